@@ -1,0 +1,51 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each target works alone on a fresh clone.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Tools that consult Galaxy or write to the home directory are kept from both.
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+.PHONY: help
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | column -t -s '|'
+
+$(VENV)/.ready: requirements.txt tests/install-venv.sh
+	@tests/install-venv.sh $(VENV)
+
+.PHONY: venv
+venv: $(VENV)/.ready ## Make .venv from the pinned requirements
+
+.PHONY: docker
+docker:
+	@tests/fleet/ensure-docker.sh
+
+.PHONY: demo
+demo: venv docker ## Boot the demo fleet, run site.yml on it, show plans and a real answer
+	@$(PYTHON) -m tests.demo
+
+.PHONY: demo-down
+demo-down: venv docker ## Remove the demo fleet
+	@$(PYTHON) -m tests.fleet down demo
+	@echo "demo: hosts, volumes, network and credentials are gone; Docker stays installed"
+
+.PHONY: test
+test: venv ## Everything: lint, unit, sanity, Molecule
+	@$(PYTHON) -m tests.run
+
+.PHONY: lint unit sanity engine molecule
+lint unit sanity engine molecule: venv ## One part of `make test`
+	@$(PYTHON) -m tests.run $@
+
+.PHONY: test-long
+test-long: venv docker ## site.yml killed at every tenth task, and run again
+	@$(PYTHON) -m tests.long
+
+.PHONY: docs
+docs: venv ## Write the roles' README files from their argument_specs
+	@$(PYTHON) tools/role_readme.py

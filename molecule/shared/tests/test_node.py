@@ -1,0 +1,153 @@
+"""Each node runs what its plan says, shut in, and nobody but a gateway reaches it."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+PORTS_TRIED = (
+    22,
+    53,
+    80,
+    111,
+    443,
+    2375,
+    2376,
+    3000,
+    5000,
+    8000,
+    8080,
+    8443,
+    9090,
+    9100,
+    9115,
+    9400,
+    9835,
+    11434,
+    11435,
+)
+# All at once: a port that a firewall drops answers nothing, and is waited for to the end.
+CONNECT = """
+import socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def answers(port):
+    with socket.socket() as s:
+        s.settimeout(1.5)
+        return s.connect_ex((sys.argv[1], port)) == 0
+ports = [int(port) for port in sys.argv[2].split(",")]
+with ThreadPoolExecutor(len(ports)) as pool:
+    print(*(port for port, open in zip(ports, pool.map(answers, ports)) if open))
+"""
+
+
+def open_ports(neighbour, address: str) -> set[int]:
+    ports = ",".join(str(port) for port in PORTS_TRIED)
+    return {int(port) for port in neighbour.check_output("python3 -c %s %s %s", CONNECT, address, ports).split()}
+
+
+def container(node) -> dict:
+    name = node.host.check_output("docker ps --quiet --filter label=com.docker.compose.project")
+    return json.loads(node.host.check_output("docker inspect %s", name))[0]
+
+
+def test_plan_has_every_workload_and_stays_in_its_budget(node) -> None:
+    assert [model["use"] for model in node.models] == ["chat", "embedding"]
+    for model in node.models:
+        account = model["account"]
+        assert 0 < account["weights_bytes"] < account["total_bytes"] <= account["budget_bytes"]
+        assert bool(model["gpus"]) == node.has_gpu
+
+
+def test_engine_runs_the_pinned_image_unprivileged(node, supplies: dict) -> None:
+    engine = container(node)
+    assert engine["Image"] == supplies["engine"]["image_id"]
+    assert engine["State"]["Health"]["Status"] == "healthy"
+    assert engine["Config"]["User"].split(":")[0] not in ("", "0", "root")
+    host = engine["HostConfig"]
+    assert host["ReadonlyRootfs"] is True
+    assert host["CapDrop"] == ["ALL"]
+    assert any(option.startswith("no-new-privileges") for option in host["SecurityOpt"])
+    assert not host["Privileged"]
+    assert not any(engine["NetworkSettings"]["Ports"].values() if engine["NetworkSettings"]["Ports"] else [])
+
+
+def test_engine_has_no_way_out(node) -> None:
+    engine = container(node)
+    routes = node.host.file(f"/proc/{engine['State']['Pid']}/net/route").content_string.splitlines()[1:]
+    assert routes
+    assert not [route for route in routes if route.split()[1] == "00000000"]
+
+
+def test_every_planned_model_is_loaded_and_stays(node) -> None:
+    loaded = {model["name"]: model for model in node.api("/api/ps")["models"]}
+    for model in node.models:
+        assert model["name"] in loaded
+        assert int(loaded[model["name"]]["expires_at"][:4]) > 2100
+
+
+def test_models_sit_where_the_plan_says(node, supplies: dict) -> None:
+    for model in node.api("/api/ps")["models"]:
+        if not node.has_gpu:
+            assert model["size_vram"] == 0
+        elif supplies["engine"]["gpu_proof"] == "required":
+            assert model["size_vram"] == model["size"] > 0
+
+
+def test_release_and_plan_are_a_local_fact(node) -> None:
+    fact = json.loads(node.host.check_output("/etc/ansible/facts.d/onprem_llm.fact"))
+    assert fact["plan"] == node.plan
+    engine = node.api("/api/version")["version"]
+    assert engine in json.dumps(fact["release"])
+    for model in node.models:
+        assert model["source"]["sha256"] in json.dumps(fact["release"])
+
+
+def test_deep_health_tells_the_truth(node, supplies: dict) -> None:
+    timer = node.host.check_output("systemctl list-timers --all --no-legend")
+    unit = next(word for word in timer.split() if word.startswith("onprem-llm") and word.endswith(".service"))
+    node.host.check_output("systemctl start %s", unit)
+    last = json.loads(node.host.check_output("tail -n 1 /var/log/ollama/health_check.log"))
+    # A CPU build of the engine serves, and not from the GPU that the plan names.
+    lost = node.has_gpu and supplies["engine"]["gpu_proof"] == "report"
+    assert last["status"] == ("degraded" if lost else "healthy"), last
+    assert last["duration_ms"] > 0
+
+
+def test_node_exporter_is_not_published(node) -> None:
+    listening = node.host.check_output("ss --no-header --listening --tcp --numeric")
+    exporter = [line.split()[3] for line in listening.splitlines() if line.split()[3].endswith(":9100")]
+    assert exporter == ["127.0.0.1:9100"]
+
+
+def test_neighbour_meets_ssh_and_the_gateway_alone(managed, gateway, neighbour) -> None:
+    expected = {22, 80, 443} if managed.name == gateway.name else {22}
+    assert open_ports(neighbour, managed.address) == expected
+
+
+def test_neighbour_with_a_route_does_not_reach_the_engine(node, neighbour) -> None:
+    engine = container(node)
+    address = next(iter(engine["NetworkSettings"]["Networks"].values()))["IPAddress"]
+    neighbour.check_output("ip route replace %s via %s", f"{address}/32", node.address)
+    try:
+        assert open_ports(neighbour, address) == set()
+    finally:
+        neighbour.check_output("ip route del %s", f"{address}/32")
+
+
+def test_no_secret_lies_about(managed, secrets: dict) -> None:
+    texts = [secrets["pki_ca_passphrase"]]
+    texts += [user[key] for user in secrets["users"].values() for key in ("api_key", "password")]
+    # Encoded, or the search would find its own command line.
+    patterns = base64.b64encode("\n".join(texts).encode()).decode()
+    places = "/etc /opt /var/log /var/lib/onprem-llm /home /root /proc/[0-9]*/cmdline /proc/[0-9]*/environ"
+    found = managed.host.run(f"echo {patterns} | base64 -d | grep -rlF -f - {places}")
+    assert found.rc in (1, 2), found.stderr
+    assert found.stdout == ""
+
+
+@pytest.mark.parametrize("path", ["/etc/onprem-llm/pki"])
+def test_keys_are_not_world_readable(managed, path: str) -> None:
+    if managed.host.file(path).exists:
+        assert managed.host.check_output("find %s -name '*.key' -perm /007", path) == ""

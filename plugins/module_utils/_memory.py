@@ -1,0 +1,460 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a model takes in memory: weights, KV cache, compute buffers and what lies outside of them, in bytes.
+
+The terms follow llama.cpp v0.5.0 (src/llama-kv-cache.cpp, src/llama-memory-recurrent.cpp, src/models/*.cpp and the CUDA
+backend's allocation rules), which is what Ollama 0.30 and newer run. The compute term is the largest phase of the
+graph; it was compared with llama.cpp's own planner for the architectures in ``_COMPARED`` and is an estimate elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import typing as t
+from dataclasses import dataclass, replace
+
+from ansible_collections.onprem.llm.plugins.module_utils import _gguf
+
+MIB = 2**20
+
+# CUDA contexts measured 107 to 555 MiB by GPU; the upper value where the GPU's own is not known. Once a model and GPU.
+CUDA_CONTEXT_BYTES = 555 * MIB
+# llama.cpp's own fit keeps this free on each device, else layers go to the CPU (LLAMA_ARG_FIT_TARGET, common/arg.cpp).
+FIT_TARGET_BYTES = 1024 * MIB
+
+# Bytes a cache element (ggml block sizes): f16, and blocks of 32 elements in 34 and 18 bytes.
+KV_CACHE_TYPES = {"f16": (1, 2), "q8_0": (32, 34), "q4_0": (32, 18)}
+
+# Window layers that no header states, as (period, which of its layers are windowed): llama.cpp, set_swa_pattern.
+_WINDOW_PATTERNS: dict[str, tuple[int, t.Callable[[int], bool]]] = {
+    "gemma2": (2, lambda place: place < 1),
+    "gemma3": (6, lambda place: place < 5),
+    "gemma-embedding": (6, lambda place: place < 5),
+    "gpt-oss": (2, lambda place: place < 1),
+    "llama4": (4, lambda place: place < 3),
+    "cohere2": (4, lambda place: place < 3),
+    "afmoe": (4, lambda place: place < 3),
+    "smallthinker": (4, lambda place: place > 0),
+}
+_DEFAULT_WINDOWS = {"llama4": 8192, "smallthinker": 4096}
+
+# Encoders without any output layer, and all that keep no cache between calls.
+_BERTS = frozenset({"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert"})
+_ENCODERS = _BERTS | {"gemma-embedding"}
+# Ollama, server/sched.go: the runner is started with one sequence whatever OLLAMA_NUM_PARALLEL says.
+_ONE_SLOT = frozenset(
+    {
+        "mllama",
+        "qwen3vl",
+        "qwen3vlmoe",
+        "qwen35",
+        "qwen35moe",
+        "qwen3next",
+        "lfm2",
+        "lfm2moe",
+        "nemotron_h",
+        "nemotron_h_moe",
+    }
+)
+_COMPARED = frozenset(
+    {
+        "llama",
+        "qwen2",
+        "qwen3",
+        "qwen3moe",
+        "gemma2",
+        "gemma3",
+        "gpt-oss",
+        "phi3",
+        "deepseek2",
+        "qwen35",
+        "qwen35moe",
+        "llama4",
+    }
+    | {"bert", "nomic-bert", "gemma-embedding"}
+)
+
+
+class ShapeError(Exception):
+    """A header or catalog entry lacks, or contradicts, what the account needs."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of the tensors. ``device`` is what a GPU holds, ``host`` what a CPU-only load holds; ``layers`` and
+    ``output`` divide ``device``. ``exact`` is false where only the file's size is known."""
+
+    device: int
+    host: int
+    layers: tuple[int, ...]
+    output: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The hyper-parameters that memory depends on, in GGUF's words. Lengths are elements, ``context_length`` tokens."""
+
+    architecture: str
+    layers: int
+    embedding_length: int
+    heads: int
+    kv_heads: tuple[int, ...]
+    key_length: int
+    value_length: int
+    feed_forward_length: int
+    vocabulary: int
+    context_length: int
+    weights: Weights
+    window: int = 0
+    windowed: tuple[bool, ...] = ()
+    experts_used: int = 0
+    expert_feed_forward_length: int = 0
+    kv_lora_rank: int = 0
+    rope_dimensions: int = 0
+    nope_length: int = 0
+    attention_interval: int = 0
+    state: tuple[int, int, int, int] = (0, 0, 0, 0)
+    gated: bool = True
+    embedding: bool = False
+    patterns_known: bool = True
+
+    @property
+    def encoder(self) -> bool:
+        return self.architecture in _ENCODERS
+
+    @property
+    def one_slot(self) -> bool:
+        """Ollama gives such a model one sequence, whatever the instance's setting."""
+        return self.embedding or self.architecture in _ONE_SLOT
+
+    @property
+    def confidence(self) -> str:
+        """``medium`` where tensors are known and the architecture was compared with llama.cpp's planner, else ``low``.
+        Nothing is ``high`` before it was measured on the host itself."""
+        return "medium" if self.weights.exact and self.patterns_known and self.architecture in _COMPARED else "low"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How an instance runs its models: tokens a sequence, sequences, cache type, and what the engine does by itself."""
+
+    context_length: int
+    slots: int
+    kv_cache_type: str = "f16"
+    flash_attention: bool = True
+    # Up to Ollama 0.17 logits are reserved for every row of the batch (before llama.cpp #23861).
+    all_logits: bool = False
+
+
+@dataclass(frozen=True)
+class Account:
+    """One model's bytes. ``layer_bytes`` (weights and cache) and ``output_bytes`` serve the split over several GPUs,
+    as do ``mask`` (attention mask) and ``hidden`` (one activation of the batch)."""
+
+    weights: int
+    kv_cache: int
+    compute: int
+    mask: int
+    hidden: int
+    layer_bytes: tuple[int, ...]
+    output_bytes: int
+    confidence: str
+
+
+def _pad(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def _whole(value: t.Any, name: str, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**40:
+        raise ShapeError(f"{name} is {value!r}; a whole number of {least} or more is needed")
+    return value
+
+
+def _by_layer(value: t.Any, layers: int, name: str) -> tuple[int, ...]:
+    values = value if isinstance(value, list) else [value] * layers
+    if len(values) < layers:
+        raise ShapeError(f"{name} has {len(values)} values for {layers} layers")
+    return tuple(_whole(item, name) for item in values[:layers])
+
+
+def _widest(value: t.Any, name: str, layers: int) -> int:
+    return max(_by_layer(value, layers, name))
+
+
+def _windows(architecture: str, layers: int, window: int, stated: t.Any) -> tuple[tuple[bool, ...], bool]:
+    """Which layers have a sliding window, and whether that is known rather than assumed."""
+    if not window or architecture == "phi3":
+        return (False,) * layers, True
+    if isinstance(stated, list) and len(stated) >= layers:
+        return tuple(bool(item) for item in stated[:layers]), True
+    if architecture in _WINDOW_PATTERNS:
+        period, rule = _WINDOW_PATTERNS[architecture]
+        return tuple(rule(layer % period) for layer in range(layers)), True
+    # Full attention on every layer is the larger figure of the two.
+    return (False,) * layers, False
+
+
+def _weights_from_tensors(tensors: t.Sequence[_gguf.Tensor], layers: int, has_output: bool) -> Weights:
+    """Every tensor padded to 128 bytes, as the CUDA backend lays them out; input embeddings stay with the host, and an
+    output layer tied to them (``has_output`` without a tensor of its own) is held on both sides."""
+    by_layer = [0] * layers
+    output = host = 0
+    tied = has_output and not any(tensor.name == "output.weight" for tensor in tensors)
+    for tensor in tensors:
+        size = _pad(tensor.bytes + tensor.row_padding_bytes, 128)
+        host += _pad(tensor.bytes, 32)
+        name = tensor.name.split(".")
+        if name[0] == "blk" and len(name) > 1 and name[1].isdigit() and int(name[1]) < layers:
+            by_layer[int(name[1])] += size
+        elif name[0] == "token_embd" and len(name) == 2 and tied:
+            output += size
+        elif name[0] in ("token_embd", "per_layer_token_embd", "position_embd", "token_types"):
+            continue
+        else:
+            output += size
+    return Weights(sum(by_layer) + output, host, tuple(by_layer), output, True)
+
+
+def _weights_from_size(size: int, layers: int) -> Weights:
+    """Only the file's size is known: all of it counts on the device, evenly by layer, the output as one layer more."""
+    part = size // (layers + 1)
+    return Weights(size, size, (part,) * layers, size - part * layers, False)
+
+
+def shape_from_header(header: _gguf.Header) -> Shape:
+    """The shape of the model in a GGUF file, its weights exact.
+
+    :raises ShapeError: a value that every model has is missing or impossible.
+    """
+    if not header.architecture:
+        raise ShapeError("the header names no architecture (general.architecture)")
+    layers = _whole(header.get("block_count"), "block_count", 1)
+    tensors = header.tensors
+    names = {tensor.name: tensor for tensor in tensors}
+    values = {
+        key.split(".", 1)[1]: value
+        for key, value in header.metadata.items()
+        if key.startswith(header.architecture + ".")
+    }
+    vocabulary = header.lengths.get("tokenizer.ggml.tokens") or values.get("vocab_size") or 0
+    # The metadata's value is that of the widest layer or of dense layers alone in some models; the tensors cannot err.
+    down = [tensor.dimensions[0] for tensor in tensors if tensor.name.endswith(".ffn_down.weight")]
+    shape = _shape(
+        header.architecture,
+        values,
+        vocabulary,
+        _weights_from_tensors(tensors, layers, header.architecture not in _BERTS),
+    )
+    return replace(
+        shape,
+        feed_forward_length=max(down) if down else (0 if shape.experts_used else shape.feed_forward_length),
+        gated=any(".ffn_gate" in name for name in names) or _fused_gate(names),
+        embedding=shape.embedding or f"{header.architecture}.pooling_type" in header.metadata,
+    )
+
+
+def _fused_gate(names: t.Mapping[str, _gguf.Tensor]) -> bool:
+    """Whether ffn_up holds gate and up at once (phi3): twice as wide as ffn_down reads."""
+    up, down = names.get("blk.0.ffn_up.weight"), names.get("blk.0.ffn_down.weight")
+    return bool(up and down and up.dimensions[-1] == 2 * down.dimensions[0])
+
+
+def shape_from_entry(values: t.Mapping[str, t.Any], size_bytes: int, embedding: bool) -> Shape:
+    """The shape of a catalog entry: ``values`` are its hyper-parameters under GGUF's names without the architecture's
+    prefix, ``architecture`` and ``vocabulary`` beside them; the weights are the file's size.
+
+    :raises ShapeError: see :func:`shape_from_header`.
+    """
+    layers = _whole(values.get("block_count"), "block_count", 1)
+    shape = _shape(
+        str(values.get("architecture", "")), values, values.get("vocabulary", 0), _weights_from_size(size_bytes, layers)
+    )
+    return replace(shape, embedding=shape.embedding or embedding)
+
+
+def _shape(architecture: str, values: t.Mapping[str, t.Any], vocabulary: t.Any, weights: Weights) -> Shape:
+    layers = _whole(values.get("block_count"), "block_count", 1)
+    width = _whole(values.get("embedding_length"), "embedding_length", 1)
+    heads = _widest(values.get("attention.head_count", 0), "attention.head_count", layers)
+    head_length = width // heads if heads else 0
+    window = _widest(
+        values.get("attention.sliding_window") or _DEFAULT_WINDOWS.get(architecture, 0),
+        "attention.sliding_window",
+        layers,
+    )
+    windowed, known = _windows(architecture, layers, window, values.get("attention.sliding_window_pattern"))
+    experts_used = _whole(values.get("expert_used_count", 0), "expert_used_count")
+    feed_forward = _widest(values.get("feed_forward_length", 0), "feed_forward_length", layers)
+    key_mla = _whole(values.get("attention.key_length_mla", 0), "attention.key_length_mla")
+    rope = _whole(values.get("rope.dimension_count", 0), "rope.dimension_count")
+    return Shape(
+        architecture=architecture,
+        layers=layers,
+        embedding_length=width,
+        heads=heads,
+        kv_heads=_by_layer(values.get("attention.head_count_kv", heads), layers, "attention.head_count_kv"),
+        key_length=_widest(values.get("attention.key_length", head_length), "attention.key_length", layers),
+        value_length=_widest(values.get("attention.value_length", head_length), "attention.value_length", layers),
+        feed_forward_length=feed_forward,
+        vocabulary=_whole(vocabulary, "vocabulary"),
+        context_length=_whole(values.get("context_length"), "context_length", 1),
+        weights=weights,
+        window=window,
+        windowed=windowed,
+        experts_used=experts_used,
+        expert_feed_forward_length=_whole(
+            values.get("expert_feed_forward_length", feed_forward if experts_used else 0), "expert_feed_forward_length"
+        ),
+        # minicpm3 states a rank and yet keeps full K and V.
+        kv_lora_rank=0
+        if architecture == "minicpm3"
+        else _whole(values.get("attention.kv_lora_rank", 0), "attention.kv_lora_rank"),
+        rope_dimensions=rope,
+        nope_length=max(0, key_mla - rope),
+        attention_interval=_whole(values.get("full_attention_interval", 0), "full_attention_interval"),
+        state=tuple(
+            _whole(values.get("ssm." + key, 0), "ssm." + key)
+            for key in ("conv_kernel", "inner_size", "group_count", "state_size")
+        ),  # type: ignore[arg-type]
+        embedding=architecture in _ENCODERS,
+        patterns_known=known,
+    )
+
+
+def ubatch(shape: Shape, setting: Setting) -> int:
+    """Tokens computed at once. Ollama 0.30 and newer raise it with the context (512, 1024 above 4096 tokens, 2048 above
+    32768) where memory allows; embedding models take up to 2048. Older ones: 512. The larger figure is the safe one."""
+    context = min(setting.context_length, shape.context_length)
+    if shape.embedding:
+        return min(2048, context)
+    total = context * setting.slots
+    return 512 if setting.all_logits or total <= 4096 else 1024 if total <= 32768 else 2048
+
+
+def account(shape: Shape, setting: Setting, on_gpu: bool) -> Account:
+    """The bytes of one model under an instance's setting.
+
+    Context and slots are clamped as the engine does it: never more context than the model was trained for, one slot
+    for embedding models and the architectures that take no more.
+    """
+    context = _pad(min(setting.context_length, shape.context_length), 256)
+    slots = 1 if shape.one_slot else setting.slots
+    batch = ubatch(shape, setting)
+    cache = _cache_by_layer(shape, context, slots, batch, setting.kv_cache_type)
+    mask, hidden, compute = _compute(shape, setting, context, slots, batch)
+    weights = shape.weights.device if on_gpu else shape.weights.host
+    return Account(
+        weights=weights,
+        kv_cache=sum(cache),
+        compute=compute,
+        mask=mask,
+        hidden=hidden,
+        layer_bytes=tuple(size + kv for size, kv in zip(shape.weights.layers, cache)),
+        output_bytes=shape.weights.output,
+        confidence=shape.confidence,
+    )
+
+
+def _row_bytes(elements: int, cache_type: str) -> int:
+    block, size = KV_CACHE_TYPES[cache_type]
+    return -(-elements // block) * size
+
+
+def _cache_by_layer(shape: Shape, context: int, slots: int, batch: int, cache_type: str) -> list[int]:
+    """K and V of every layer, or its recurrent state (float32). Encoders keep nothing between calls."""
+    if shape.encoder:
+        return [0] * shape.layers
+    conv, inner, groups, state = shape.state
+    cache = []
+    for layer in range(shape.layers):
+        if shape.attention_interval and (layer + 1) % shape.attention_interval:
+            cache.append(slots * 4 * ((conv - 1) * (inner + 2 * groups * state) + state * inner))
+            continue
+        cells = _pad(min(context, shape.window + batch), 256) if shape.windowed[layer] else context
+        if shape.kv_lora_rank:
+            cache.append(_pad(_row_bytes(shape.kv_lora_rank + shape.rope_dimensions, cache_type) * cells * slots, 128))
+            continue
+        heads = shape.kv_heads[layer]
+        cache.append(
+            sum(
+                _pad(_row_bytes(heads * length, cache_type) * cells * slots, 128)
+                for length in (shape.key_length, shape.value_length)
+            )
+        )
+    return cache
+
+
+def _compute(shape: Shape, setting: Setting, context: int, slots: int, batch: int) -> tuple[int, int, int]:
+    """(attention mask, one activation of the batch, largest phase of the graph), bytes. float32 activations; the mask
+    is f16 with flash attention."""
+    flash = setting.flash_attention
+    cells = batch if shape.encoder else context
+    swa = _pad(min(cells, shape.window + batch), 256) if any(shape.windowed) else 0
+    mask = (cells + swa) * batch * (2 if flash else 4)
+    kv_heads, width = max(shape.kv_heads, default=0), max(shape.key_length, shape.value_length)
+    e = 4 * shape.embedding_length * batch
+    f = 4 * shape.feed_forward_length * batch
+    q = 4 * shape.heads * width * batch
+    k = 4 * kv_heads * width * batch
+    phases = [(3 * f if shape.gated else f) + 3 * e + mask]
+    if shape.experts_used:
+        fe = 4 * shape.expert_feed_forward_length * batch
+        used = shape.experts_used
+        phases.append(mask + max(3 * used * fe + 3 * e, used * fe + 2 * used * e + 2 * e))
+    if shape.kv_lora_rank:
+        rank, rope = shape.kv_lora_rank, shape.rope_dimensions
+        phases.append(
+            mask + 4 * shape.heads * (2 * rank + rope) * batch + 8 * shape.heads * shape.nope_length * batch + 3 * e
+        )
+    if flash:
+        phases.append(mask + 2 * e + 2 * q + 2 * k)
+        if setting.kv_cache_type != "f16":
+            # One layer's K and V are turned into f16 for the kernel.
+            phases.append(mask + 2 * e + 2 * q + 2 * kv_heads * width * cells * slots * 2)
+    elif shape.heads:
+        phases.append(mask + 4 * shape.heads * cells * batch + 2 * e + 2 * q + (4 if swa else 2) * k)
+    if setting.all_logits and not shape.encoder:
+        phases.append(shape.vocabulary * batch * 4 + e)
+    # Inputs of the graph: positions, token ids and the like, about five 32-bit numbers a token.
+    return mask, e, max(phases) + 20 * batch + 128
+
+
+def refusal(shape: Shape, setting: Setting, on_gpu: bool) -> str | None:
+    """Why llama.cpp would not run this model under this setting at all, or None.
+
+    Sources: ggml-cuda's flash-attention kernels have no head sizes 160 and 96/64; no quantized cache for head size 80.
+    """
+    lengths = (shape.key_length, shape.value_length)
+    if setting.kv_cache_type != "f16" and (80 in lengths or shape.architecture == "grok"):
+        return "its head size has no quantized KV cache in llama.cpp"
+    if on_gpu and setting.flash_attention and (160 in lengths or lengths == (96, 64)) and not shape.kv_lora_rank:
+        return "its head size {}/{} has no CUDA flash-attention kernel, so its attention would run on the CPU".format(
+            *lengths
+        )
+    return None
+
+
+def split_over(account_: Account, free: t.Sequence[int]) -> list[int]:
+    """Bytes on each of several GPUs, without what lies outside the buffers.
+
+    Layers go by the cumulated share of free memory, the output as the last layer (llama.cpp,
+    llama_model::load_tensors). The pipeline keeps copies: 3 masks and 4 activations on the first GPU, 8 on the others.
+    """
+    total = sum(free)
+    bounds = [sum(free[: index + 1]) / total for index in range(len(free))]
+    placed = [0] * len(free)
+    parts = [*list(account_.layer_bytes), account_.output_bytes]
+    for index, size in enumerate(parts):
+        place = index / len(parts)
+        placed[next(number for number, bound in enumerate(bounds) if place < bound or number == len(bounds) - 1)] += (
+            size
+        )
+    return [
+        size + account_.compute + 3 * account_.mask + (4 if number == 0 else 8) * account_.hidden
+        if math.fsum(placed)
+        else 0
+        for number, size in enumerate(placed)
+    ]

@@ -1,0 +1,213 @@
+#!/usr/bin/python
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ollama_model_info
+short_description: Tell which models an Ollama server has and holds in memory
+version_added: 0.1.0
+author:
+  - onprem.llm contributors (@onprem-llm)
+description:
+  - Returns the server's version, its installed models with the digest of their weights, and those in memory.
+  - Compares with O(wanted) and names what is missing, so that a role knows which files to bring before it creates
+    models.
+extends_documentation_fragment:
+  - onprem.llm.attributes
+  - onprem.llm.attributes.info
+  - onprem.llm.attributes.ollama
+options:
+  name:
+    description:
+      - Return this model alone. Without a tag it is C(latest).
+    type: str
+  wanted:
+    description:
+      - Models to compare with. A model is missing if it is not installed or, with C(digest), if its weights are
+        others.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description:
+          - Name of the model.
+        type: str
+        required: true
+      digest:
+        description:
+          - The sha256 of its weights, with or without V(sha256:) before it.
+        type: str
+seealso:
+  - module: onprem.llm.ollama_model
+"""
+
+EXAMPLES = r"""
+- name: See what the server has
+  onprem.llm.ollama_model_info:
+  register: server
+
+- name: See which models of the plan are missing
+  onprem.llm.ollama_model_info:
+    wanted:
+      - name: house-model:1
+        digest: "{{ house_model_sha256 }}"
+  register: server
+
+- name: Say so
+  ansible.builtin.debug:
+    msg: "Missing: {{ server.missing }}"
+"""
+
+RETURN = r"""
+version:
+  description: Version of the server.
+  returned: success
+  type: str
+  sample: 0.32.15
+models:
+  description: The installed models.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name with tag.
+      type: str
+      sample: gemma3:270m
+    digest:
+      description: Digest of the manifest.
+      type: str
+      sample: a5a469da27fcefff3ec60caccd923e7cedb4d56d5c5309a2e8b823dd31235be1
+    weights_digest:
+      description: Digest of the weights' layer.
+      type: str
+      sample: sha256:a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
+    size_bytes:
+      description: Size of all layers in bytes.
+      type: int
+      sample: 253113196
+    quantization:
+      description: Quantization as the server tells it.
+      type: str
+      sample: Q4_K_M
+    family:
+      description: Architecture.
+      type: str
+      sample: gemma3
+    trained_context_length:
+      description: Tokens of context that the model was trained for.
+      type: int
+      sample: 32768
+    capabilities:
+      description: What the server says the model can do.
+      type: list
+      elements: str
+      sample: [completion]
+    parameters:
+      description: Its parameters.
+      type: dict
+      sample: {num_ctx: 512}
+    system:
+      description: Its system message.
+      type: str
+      sample: ""
+    template:
+      description: Its prompt template.
+      type: str
+      sample: "{{ .Prompt }}"
+loaded:
+  description: The models in memory.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name with tag.
+      type: str
+      sample: gemma3:270m
+    digest:
+      description: Digest of the manifest.
+      type: str
+      sample: a5a469da27fcefff3ec60caccd923e7cedb4d56d5c5309a2e8b823dd31235be1
+    size_bytes:
+      description: Bytes that the server says it takes.
+      type: int
+      sample: 275188284
+    size_vram_bytes:
+      description: Bytes of them on GPUs. On Ollama 0.32 too small for models with a sliding window; no proof by
+        itself.
+      type: int
+      sample: 0
+    context_length:
+      description: Tokens of context.
+      type: int
+      sample: 512
+    expires_at:
+      description: When it leaves memory if nobody asks.
+      type: str
+      sample: "2319-03-03T02:30:20.333078831Z"
+missing:
+  description: Names of O(wanted) that are not installed or have other weights, as they were given.
+  returned: success
+  type: list
+  elements: str
+  sample: [house-model:1]
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "api_url": {"type": "str", "default": "http://127.0.0.1:11434"},
+            "timeout": {"type": "float", "default": 600},
+            "name": {"type": "str"},
+            "wanted": {
+                "type": "list",
+                "elements": "dict",
+                "options": {"name": {"type": "str", "required": True}, "digest": {"type": "str"}},
+            },
+        },
+        supports_check_mode=True,
+    )
+    only = canonical_name(module.params["name"]) if module.params["name"] else None
+    try:
+        wanted = {
+            item["name"]: api.full_digest(item["digest"]) if item["digest"] else None
+            for item in module.params["wanted"] or []
+        }
+        client = api.Client(module.params["api_url"], module.params["timeout"])
+        version = client.version()
+        tags = client.tags()
+        needed = {canonical_name(name) for name in wanted}
+        found = {}
+        for tag in tags:
+            name = tag.get("name")
+            model = client.model(name, tags) if name and (only is None or name == only or name in needed) else None
+            if model:
+                found[name] = model
+        loaded = [api.loaded(item) for item in client.running() if only is None or item.get("name") == only]
+    except (api.OllamaError, ValueError) as error:
+        module.fail_json(msg=str(error))
+    missing = []
+    for name, digest in wanted.items():
+        model = found.get(canonical_name(name))
+        if model is None or (digest and model.weights_digest != digest):
+            missing.append(name)
+    module.exit_json(
+        changed=False,
+        version=version,
+        models=[model.result() for name, model in sorted(found.items()) if only is None or name == only],
+        loaded=loaded,
+        missing=missing,
+    )
+
+
+if __name__ == "__main__":
+    main()

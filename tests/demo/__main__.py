@@ -1,0 +1,211 @@
+"""``make demo``: from nothing to an answer, then what runs where, in a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import docker
+import yaml
+
+from tests.demo.client import complete
+from tests.fleet.hosts import ROOT, Fleet, FleetError, write_if_changed
+from tests.fleet.supplies import supply
+
+MIB = 2**20
+# Run on a node: its plan, what the engine has loaded, and the buffers that each runner says it allocated (bytes, by the
+# digest of the weights). A runner is named by its command line; the lines that follow are its own.
+READ_NODE = r"""
+import json, re, subprocess, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+log = subprocess.run(["docker", "logs", "onprem-llm-ollama"], stdout=-1, stderr=-2, text=True, errors="replace").stdout
+buffers, digest = {}, None
+for line in log.splitlines():
+    start = re.search(r"starting (?:runner|llama-server)\b.*--model \S*sha256-([0-9a-f]{64})", line)
+    size = re.search(r"(?:model|KV|RS|compute|output) buffer size *= *([0-9.]+) MiB", line)
+    if start:
+        digest = start.group(1)
+        buffers[digest] = 0
+    elif size and digest:
+        buffers[digest] += float(size.group(1)) * 2**20
+print(json.dumps({
+    "plan": json.load(open("/etc/onprem-llm/plan.json")),
+    "loaded": json.load(opener.open("http://%s:11434/api/ps", timeout=10))["models"],
+    "buffers": buffers,
+}))
+"""
+
+
+def main() -> int:
+    client = docker.from_env(timeout=300)
+    started = time.monotonic()
+    try:
+        fleet = Fleet.load("demo")
+        supply(client, fleet.state)
+        fleet.up(client)
+    except (FleetError, RuntimeError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    report = fleet.state / "executions.json"
+    environment = os.environ | {
+        "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "callbacks"),
+        "ANSIBLE_CALLBACKS_ENABLED": "executions",
+        "EXECUTIONS_FILE": str(report),
+    }
+    play = subprocess.run(
+        ["ansible-playbook", "-i", "inventories/demo", "site.yml"], cwd=ROOT, env=environment, check=False
+    )
+    if play.returncode != 0:
+        print(
+            "demo: site.yml failed; mend what it names and run `make demo` again: it goes on from there",
+            file=sys.stderr,
+        )
+        return play.returncode
+    nodes = read_nodes(client)
+    access = write_access(fleet, nodes)
+    show_plans(nodes)
+    show_answer(access)
+    show_cost(json.loads(report.read_text(encoding="utf-8")), time.monotonic() - started)
+    return 0
+
+
+def inventory() -> dict[str, dict[str, dict]]:
+    """Hosts with their variables by group, as Ansible itself resolves them."""
+    output = subprocess.run(
+        ["ansible-inventory", "-i", "inventories/demo", "--list"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    listing = json.loads(output)
+    variables = listing["_meta"]["hostvars"]
+
+    def members(group: str) -> list[str]:
+        own = listing.get(group, {})
+        return own.get("hosts", []) + [host for child in own.get("children", []) for host in members(child)]
+
+    return {group: {host: variables[host] for host in members(group)} for group in ("llm_nodes", "gateways")}
+
+
+def engine_address() -> str:
+    defaults = yaml.safe_load((ROOT / "roles" / "ollama" / "defaults" / "main.yml").read_text(encoding="utf-8"))
+    return defaults["ollama_address"]
+
+
+def read_nodes(client: docker.DockerClient) -> dict[str, dict]:
+    nodes = {}
+    for host, variables in inventory()["llm_nodes"].items():
+        container = client.containers.get(host)
+        address = variables.get("ollama_address", engine_address())
+        result = container.exec_run(["python3", "-c", READ_NODE % address])
+        if result.exit_code != 0:
+            raise RuntimeError(f"{host}: {result.output.decode()}")
+        smi = container.exec_run(["nvidia-smi", "-L"])
+        gpus = [line.split(" (")[0] for line in smi.output.decode().splitlines()] if smi.exit_code == 0 else []
+        nodes[host] = {"address": variables["ansible_host"], "engine_address": address, "gpus": gpus}
+        nodes[host] |= json.loads(result.output)
+    return nodes
+
+
+def write_access(fleet: Fleet, nodes: dict[str, dict]) -> dict:
+    """.demo/access.json: how other tools reach the demo fleet."""
+    secrets = json.loads((fleet.state / "secrets.json").read_text(encoding="utf-8"))
+    gateways = {host: {"address": v["ansible_host"], "container": host} for host, v in inventory()["gateways"].items()}
+    outside = next(host.name for host in fleet.hosts if not host.managed)
+    plan = next(iter(nodes.values()))["plan"]
+    access = {
+        "gateway_url": f"https://{next(iter(gateways.values()))['address']}",
+        "ca_file": str(fleet.state / "pki" / "ca.crt"),
+        "users": {
+            name: {key: user[key] for key in ("role", "api_key", "password")} for name, user in secrets["users"].items()
+        },
+        "model": next(m["name"] for i in plan["instances"] for m in i["models"] if m["use"] == "chat"),
+        "nodes": {
+            host: {
+                "address": node["address"],
+                "container": host,
+                "engine_address": node["engine_address"],
+                "engine_port": 11434,
+            }
+            for host, node in nodes.items()
+        },
+        "gateways": gateways,
+        "outside": outside,
+    }
+    write_if_changed(fleet.state / "access.json", json.dumps(access, indent=1) + "\n")
+    return access
+
+
+def show_plans(nodes: dict[str, dict]) -> None:
+    titles = (
+        "HOST",
+        "GPUS",
+        "MODEL",
+        "QUANTIZATION",
+        "CONTEXT x SLOTS",
+        "PREDICTED",
+        "MEASURED",
+        "WITH CUDA",
+        "ON GPU",
+    )
+    rows = [titles]
+    for host, node in nodes.items():
+        left = [host, " + ".join(node["gpus"]) or "none"]
+        loaded = {model["name"]: model for model in node["loaded"]}
+        for model in (model for instance in node["plan"]["instances"] for model in instance["models"]):
+            account, now = model["account"], loaded.get(model["name"])
+            rows.append(
+                (
+                    *left,
+                    model["name"],
+                    model["quantization"],
+                    f"{model['context_length']} x {model['slots']}",
+                    mib(account["total_bytes"] - account["overhead_bytes"]),
+                    mib(node["buffers"].get(model["source"]["sha256"])),
+                    mib(account["total_bytes"]),
+                    f"{100 * now['size_vram'] / now['size']:.0f} %" if now else "not loaded",
+                )
+            )
+            left = ["", ""]
+    print_table("What runs where (predicted: the plan's buffers; measured: those that the runner's log names)", rows)
+
+
+def mib(size: float | None) -> str:
+    return "unknown" if size is None else f"{size / MIB:.1f} MiB"
+
+
+def show_answer(access: dict) -> None:
+    user = next(name for name, user in access["users"].items() if user["role"] == "user")
+    prompt = "The three largest cities of Japan are"
+    answer = complete(
+        access["gateway_url"], access["ca_file"], access["users"][user]["api_key"], access["model"], prompt
+    )
+    print(f"\nA completion through {access['gateway_url']} over TLS, with the key of {user}, from {access['model']}")
+    print("(a base model of 270 million parameters: its words are poor, its tokens are real)")
+    print(f"  prompt: {prompt}")
+    print(f"  answer: {' '.join(answer.text.split())}")
+    print(
+        f"  first token after {answer.first_token_seconds:.3f} s, {answer.tokens} tokens, "
+        f"{answer.tokens_per_second:.1f} tokens/s"
+    )
+
+
+def show_cost(report: dict, seconds: float) -> None:
+    rows = [("HOST", "OK", "CHANGED", "FAILED", "UNREACHABLE", "MODULE EXECUTIONS")]
+    for host, recap in report["hosts"].items():
+        counts = (recap[key] for key in ("ok", "changed", "failures", "unreachable", "executions"))
+        rows.append((host, *(str(count) for count in counts)))
+    print_table("What it took", rows)
+    print(f"\nsite.yml: {report['seconds']:.0f} s; the whole demo: {seconds:.0f} s")
+    print("Access for other tools: .demo/access.json    Take it down: make demo-down")
+
+
+def print_table(title: str, rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    print(f"\n{title}")
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

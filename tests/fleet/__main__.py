@@ -1,0 +1,39 @@
+"""Command line of the test fleet: ``python -m tests.fleet up|down|unchanged NAME``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import docker
+
+from tests.fleet.hosts import Fleet, FleetError
+from tests.fleet.supplies import supply
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__)
+    parser.add_argument("command", choices=["up", "down", "unchanged"])
+    parser.add_argument("fleet", help="name of a file under tests/fleet/fleets")
+    arguments = parser.parse_args()
+    client = docker.from_env(timeout=300)
+    try:
+        fleet = Fleet.load(arguments.fleet)
+        if arguments.command == "down":
+            fleet.down(client)
+        elif arguments.command == "unchanged":
+            changed = {host: paths for host, paths in fleet.changes(client).items() if paths}
+            for host, paths in changed.items():
+                print(f"{host}: {', '.join(paths[:20])}")
+            return int(bool(changed))
+        else:
+            supply(client, fleet.state)
+            fleet.up(client)
+    except (FleetError, RuntimeError) as error:
+        print(f"fleet: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""What a fleet's inventory needs and no registry serves here: engine image, model files, credentials.
+
+All made on the spot, in the fleet's state directory: ``supplies.json`` for the inventory (paths, digests, hashes of
+credentials) and ``secrets.json`` (0600) for whoever plays a user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import subprocess
+from pathlib import Path
+
+import docker
+
+from tests.engine import image, models
+from tests.fleet.hosts import ROOT, write_if_changed
+
+CACHE = ROOT / "build" / "cache"
+# The upstream release that the stand-in imitates.
+ENGINE_VERSION = "0.32.15"
+USERS = {"app": "user", "ops": "admin"}
+
+
+def supply(client: docker.DockerClient, state: Path) -> None:
+    """Fill a state directory; what is there already stays."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    credentials = _credentials(state / "secrets.json")
+    supplies = {
+        "engine": _engine(client),
+        "models": _models(),
+        "users": [
+            {
+                "name": name,
+                "role": user["role"],
+                "api_key_sha256": [hashlib.sha256(user["api_key"].encode()).hexdigest()],
+                "password_hash": user["password_hash"],
+            }
+            for name, user in credentials["users"].items()
+        ],
+    }
+    write_if_changed(state / "supplies.json", json.dumps(supplies, indent=1) + "\n")
+
+
+def _engine(client: docker.DockerClient) -> dict[str, object]:
+    given = os.environ.get("OLLAMA_IMAGE_ARCHIVE")
+    version = os.environ.get("OLLAMA_VERSION") or ENGINE_VERSION
+    if given:
+        if not os.environ.get("OLLAMA_VERSION"):
+            raise RuntimeError("OLLAMA_IMAGE_ARCHIVE is set: set OLLAMA_VERSION=<x.y.z> to the version of that image")
+        path, image_id = image.import_archive(client, Path(given), version, CACHE)
+    else:
+        path, image_id = image.archive(client, image.build(client), version, CACHE)
+    # A CPU build of the real server cannot put a layer on a simulated GPU; the stand-in says that it did.
+    return {
+        "version": version,
+        "archive": str(path),
+        "image_id": image_id,
+        "gpu_proof": "report" if given else "required",
+    }
+
+
+def _models() -> dict[str, dict[str, str]]:
+    files = {"gemma": models.gemma(CACHE), "embedding": CACHE / "tiny-embedding.gguf"}
+    if not files["embedding"].exists():
+        fresh = models.write_embedding(CACHE / ".tiny-embedding.new")
+        fresh.rename(files["embedding"])
+    return {name: {"path": str(path), "sha256": _sha256(path)} for name, path in files.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _credentials(path: Path) -> dict[str, dict]:
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    credentials: dict[str, dict] = {"pki_ca_passphrase": secrets.token_urlsafe(32), "users": {}}
+    for name, role in USERS.items():
+        password = secrets.token_urlsafe(24)
+        hashed = subprocess.run(
+            ["openssl", "passwd", "-6", "-stdin"], input=password, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        credentials["users"][name] = {
+            "role": role,
+            "api_key": secrets.token_urlsafe(32),
+            "password": password,
+            "password_hash": hashed,
+        }
+    write_if_changed(path, json.dumps(credentials, indent=1) + "\n")
+    return credentials

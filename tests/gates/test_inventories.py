@@ -1,0 +1,48 @@
+"""The inventories that this repository shows are ones that its own preflight accepts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def check(inventory: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    playbook = Path(sys.executable).parent / "ansible-playbook"
+    return subprocess.run(
+        [playbook, "-i", inventory, "tests/gates/check_inventory.yml", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_example_has_known_variables_of_the_right_types() -> None:
+    result = check("inventories/example")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("ollama_verison=0.32.15", "ollama_version"),
+        ('{"docker_packages_hold": "perhaps"}', "docker_packages_hold"),
+        ("docker_source=elsewhere", "upstream"),
+    ],
+)
+def test_fault_is_told_with_what_would_be_right(fault: str, told: str) -> None:
+    result = check("inventories/example", "-e", fault)
+    assert result.returncode != 0
+    assert told in result.stdout
+
+
+def test_site_starts_with_the_preflight() -> None:
+    text = (ROOT / "playbooks" / "site.yml").read_text(encoding="utf-8")
+    assert text.index("import_playbook: preflight.yml") < text.index("hosts:")

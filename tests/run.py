@@ -1,0 +1,165 @@
+"""``make test``: every check of the repository in parts, one summary, `N passed, N failed` as the last line.
+
+A part is a list of checks; a check is a command with a name. pytest's tests are counted each; any other check is one.
+Everything lands in build/test/<check>.log; a failed check's last lines are printed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests import sanity
+
+ROOT = Path(__file__).resolve().parents[1]
+LOGS = ROOT / "build" / "test"
+TAIL_LINES = 60
+PARTS = ("lint", "unit", "sanity", "engine", "molecule")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One command. ``junit``: pytest counts its tests in a file. ``each``: a pattern of the log that marks one test.
+
+    ``forbidden``: a text of the log that makes the check fail whatever its exit status.
+    """
+
+    name: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    directory: Path = ROOT
+    junit: bool = False
+    each: str = ""
+    forbidden: str = ""
+
+
+@dataclass
+class Tally:
+    passed: int = 0
+    failed: int = 0
+
+
+def pytest(name: str, *arguments: str, python: str = sys.executable, **environment: str) -> Check:
+    command = [python, "-m", "pytest", "-q", "--junitxml", str(LOGS / f"{name}.xml"), *arguments]
+    return Check(name, command, environment, junit=True)
+
+
+def lint() -> Iterator[Check]:
+    shell = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.sh", ".ci/run"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    yield Check("yamllint", ["yamllint", "--strict", "."])
+    yield Check("ruff check", ["ruff", "check", "."])
+    yield Check("ruff format", ["ruff", "format", "--check", "."])
+    yield Check("shellcheck", ["shellcheck", *shell])
+    yield Check("mypy", ["mypy", "--config-file", "pyproject.toml"])
+    yield Check("ansible-lint", ["ansible-lint", "--profile", "production", "--offline", "--strict", "-q"])
+
+
+def unit() -> Iterator[Check]:
+    yield pytest("unit", "tests/unit", "tests/gates")
+    yield from sanity.newest_core(lambda python: pytest("unit on the newest core", "tests/unit/plugins", python=python))
+
+
+def engine() -> Iterator[Check]:
+    yield Check("docker", ["tests/fleet/ensure-docker.sh"])
+    yield pytest("engine", "tests/engine")
+
+
+def molecule() -> Iterator[Check]:
+    yield Check("docker", ["tests/fleet/ensure-docker.sh"])
+    for scenario in sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")):
+        yield Check(
+            f"molecule {scenario}",
+            ["molecule", "test", "--scenario-name", scenario],
+            {"NO_COLOR": "1"},
+            each=r"Executed: Successful| PASSED ",
+            forbidden="Executed: Missing",
+        )
+
+
+def sanity_checks() -> Iterator[Check]:
+    for core, command, environment, directory in sanity.runs():
+        yield Check(f"sanity {core}", command, environment, directory, each=r"(?m)^Running sanity test ")
+
+
+BUILDERS = {"lint": lint, "unit": unit, "sanity": sanity_checks, "engine": engine, "molecule": molecule}
+
+
+def run(check: Check) -> Tally:
+    """Run one check and count it; its output goes to a log, the end of it to the screen if it failed."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = LOGS / f"{check.name.replace(' ', '-')}.log"
+    report = LOGS / f"{check.name}.xml"
+    report.unlink(missing_ok=True)
+    started = time.monotonic()
+    with log.open("w", encoding="utf-8") as output:
+        code = subprocess.run(
+            check.command,
+            cwd=check.directory,
+            env=os.environ | check.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    tally = Tally(passed=int(code == 0), failed=int(code != 0))
+    if check.junit and report.exists():
+        suite = next(ElementTree.parse(report).iter("testsuite"))
+        failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        skipped = int(suite.get("skipped", 0))
+        # pytest may also fail as a whole, with no test to blame.
+        tally = Tally(int(suite.get("tests", 0)) - failed - skipped, failed or int(code != 0))
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if check.forbidden and check.forbidden in text:
+        tally = Tally(failed=1)
+    if check.each:
+        count = len(re.findall(check.each, text))
+        # A run that tested nothing has proved nothing.
+        tally = Tally(count, tally.failed) if count else Tally(failed=1)
+    verdict = "ok    " if tally.failed == 0 else "FAILED"
+    spent = time.monotonic() - started
+    print(f"  {verdict} {check.name:<28} {tally.passed:>4} passed {tally.failed:>3} failed  {spent:6.1f} s")
+    if tally.failed:
+        lines = text.splitlines()[-TAIL_LINES:]
+        print("\n".join(f"    | {line}" for line in lines))
+        print(f"    the whole of it: {log.relative_to(ROOT)}")
+    sys.stdout.flush()
+    return tally
+
+
+def main(arguments: list[str]) -> int:
+    unknown = [part for part in arguments if part not in PARTS]
+    if unknown:
+        print(f"unknown part {unknown[0]!r}; there are: {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    # The tools of this environment come first, also for what they start themselves.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    shutil.rmtree(LOGS, ignore_errors=True)
+    total = Tally()
+    seconds = {}
+    for part in arguments or PARTS:
+        print(f"{part}", flush=True)
+        started = time.monotonic()
+        for check in BUILDERS[part]():
+            tally = run(check)
+            total.passed += tally.passed
+            total.failed += tally.failed
+        seconds[part] = time.monotonic() - started
+    print("\nTime by part: " + ", ".join(f"{part} {spent:.0f} s" for part, spent in seconds.items()))
+    print(f"Together: {sum(seconds.values()):.0f} s\n")
+    print(f"{total.passed} passed, {total.failed} failed")
+    return int(total.failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

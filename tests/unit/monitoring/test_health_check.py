@@ -1,0 +1,268 @@
+"""The health check of the monitoring role, run as a program against an engine that a thread of the test plays."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[3] / "roles/monitoring/files/health_check.py"
+CHAT = {
+    "name": "chat-model:q4",
+    "use": "chat",
+    "context_length": 8192,
+    "gpus": ["GPU-1"],
+    "account": {"weights_bytes": 600, "total_bytes": 900, "budget_bytes": 2000},
+}
+EMBEDDING = {"name": "embedder", "use": "embedding", "context_length": 512, "gpus": [], "account": {"total_bytes": 50}}
+
+
+class FakeEngine:
+    """Ollama's API as far as the check uses it; `posts` keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.loaded = [
+            {"name": "chat-model:q4", "size": 1000, "size_vram": 1000, "context_length": 8192},
+            {"name": "embedder:latest", "size": 60, "size_vram": 0, "context_length": 512},
+        ]
+        self.answers: dict[str, tuple[int, Any]] = {
+            "/api/version": (200, {"version": "0.32.15"}),
+            "/api/generate": (200, {"response": "x", "done": True}),
+            "/api/embed": (200, {"embeddings": [[0.1, 0.2]]}),
+        }
+        self.delay = 0.0
+        self.posts: list[tuple[str, dict[str, Any]]] = []
+        engine = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if body:
+                    engine.posts.append((self.path, json.loads(body)))
+                    time.sleep(engine.delay)
+                answers = {**engine.answers, "/api/ps": (200, {"models": engine.loaded})}
+                code, content = answers[self.path]
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(code)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                with contextlib.suppress(BrokenPipeError):  # a client that gave up
+                    self.wfile.write(data)
+
+            do_GET = do_POST = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+
+@pytest.fixture
+def engine() -> Iterator[FakeEngine]:
+    fake = FakeEngine()
+    yield fake
+    fake.server.shutdown()
+    fake.server.server_close()
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+class Check:
+    def __init__(self, directory: Path, url: str, models: list[dict[str, Any]], *arguments: str) -> None:
+        plan = directory / "plan.json"
+        plan.write_text(json.dumps({"schema": 1, "instances": [{"name": "ollama", "models": models}]}))
+        self.metrics_file = directory / "health.prom"
+        done = run("--plan", plan, "--engine", url, "--metrics", self.metrics_file, *arguments)
+        self.exit_status, self.stderr = done.returncode, done.stderr
+        assert done.stdout.count("\n") == 1, done
+        self.line = json.loads(done.stdout)
+        self.findings = {(finding["finding"], finding.get("model")) for finding in self.line["findings"]}
+        self.metrics = dict(re.findall(r"^(\w[^ ]*) (\S+)$", self.metrics_file.read_text(), re.MULTILINE))
+
+
+def test_healthy(engine: FakeEngine, tmp_path: Path) -> None:
+    before = datetime.now(timezone.utc)
+    check = Check(tmp_path, engine.url, [CHAT, EMBEDDING])
+    assert (check.exit_status, check.stderr) == (0, "")
+    assert (check.line["event"], check.line["level"], check.line["status"]) == ("health_check", "info", "healthy")
+    assert check.line["ts"].endswith("Z")
+    assert 0 <= (datetime.fromisoformat(check.line["ts"][:-1] + "+00:00") - before).total_seconds() + 0.001 < 60
+    assert 0 < check.line["duration_ms"] < 60_000
+    assert check.findings == set()
+    assert check.metrics["onprem_llm_healthy"] == "1"
+    assert check.metrics['onprem_llm_engine_info{version="0.32.15"}'] == "1"
+    assert check.metrics['onprem_llm_model_vram_bytes{model="chat-model:q4"}'] == "1000"
+    assert check.metrics['onprem_llm_model_planned_bytes{model="embedder:latest"}'] == "50"
+
+
+def test_probes_change_no_residency(engine: FakeEngine, tmp_path: Path) -> None:
+    Check(tmp_path, engine.url, [CHAT, EMBEDDING])
+    assert [path for path, _ in engine.posts] == ["/api/generate", "/api/embed"]
+    for _, body in engine.posts:
+        assert body["keep_alive"] == -1
+        assert set(body.get("options", {})) <= {"num_predict"}  # any other option may load the model anew
+    assert engine.posts[0][1]["options"] == {"num_predict": 1}
+    assert engine.posts[0][1]["stream"] is False
+
+
+def test_model_not_resident_is_reported_and_not_asked(engine: FakeEngine, tmp_path: Path) -> None:
+    del engine.loaded[0]
+    check = Check(tmp_path, engine.url, [CHAT, EMBEDDING])
+    assert (check.exit_status, check.line["status"], check.line["level"]) == (1, "unhealthy", "error")
+    assert check.findings == {("not_resident", "chat-model:q4")}
+    assert [body["model"] for _, body in engine.posts] == ["embedder:latest"]
+    assert check.metrics['onprem_llm_model_resident{model="chat-model:q4"}'] == "0"
+    assert 'onprem_llm_model_size_bytes{model="chat-model:q4"}' not in check.metrics
+    assert "chat-model:q4" in check.stderr
+
+
+@pytest.mark.parametrize(("proof", "exit_status", "status"), [("required", 1, "unhealthy"), ("report", 0, "degraded")])
+def test_planned_gpu_model_in_host_memory(
+    engine: FakeEngine, tmp_path: Path, proof: str, exit_status: int, status: str
+) -> None:
+    engine.loaded[0]["size_vram"] = 299
+    check = Check(tmp_path, engine.url, [CHAT, EMBEDDING], "--gpu-proof", proof)
+    assert (check.exit_status, check.line["status"]) == (exit_status, status)
+    assert check.findings == {("not_on_gpu", "chat-model:q4")}
+    assert "only 299 of 1000 bytes" in check.stderr
+
+
+def test_size_vram_below_size_is_no_proof_of_a_spill(engine: FakeEngine, tmp_path: Path) -> None:
+    engine.loaded[0]["size_vram"] = 300
+    assert Check(tmp_path, engine.url, [CHAT, EMBEDDING]).line["status"] == "healthy"
+
+
+def test_gpu_model_without_account_has_to_be_on_a_gpu_at_all(engine: FakeEngine, tmp_path: Path) -> None:
+    engine.loaded[0]["size_vram"] = 0
+    check = Check(tmp_path, engine.url, [{**CHAT, "account": None}, EMBEDDING])
+    assert check.findings == {("not_on_gpu", "chat-model:q4")}
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        pytest.param({"size": 2001, "size_vram": 2001}, "over_budget", id="more memory than the plan allows"),
+        pytest.param({"context_length": 4096}, "context_short", id="shorter context than planned"),
+    ],
+)
+def test_difference_from_the_plan_degrades(
+    engine: FakeEngine, tmp_path: Path, change: dict[str, int], finding: str
+) -> None:
+    engine.loaded[0].update(change)
+    check = Check(tmp_path, engine.url, [CHAT, EMBEDDING])
+    assert (check.exit_status, check.line["status"], check.line["level"]) == (0, "degraded", "warning")
+    assert check.findings == {(finding, "chat-model:q4")}
+
+
+def test_unplanned_model_is_reported(engine: FakeEngine, tmp_path: Path) -> None:
+    check = Check(tmp_path, engine.url, [CHAT])
+    assert (check.exit_status, check.line["status"]) == (0, "degraded")
+    assert check.findings == {("unplanned", "embedder:latest")}
+    assert check.metrics["onprem_llm_models_unplanned"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        pytest.param("/api/generate", (500, {"error": "CUDA error: out of memory"}), id="status 500"),
+        pytest.param("/api/generate", (200, {"error": "llama runner terminated"}), id="error with status 200"),
+        pytest.param("/api/generate", (200, {"response": "", "done": False}), id="not done"),
+        pytest.param("/api/generate", (200, b"<html>"), id="no JSON"),
+        pytest.param("/api/generate", (200, []), id="no object"),
+    ],
+)
+def test_model_without_answer(engine: FakeEngine, tmp_path: Path, path: str, answer: tuple[int, Any]) -> None:
+    engine.answers[path] = answer
+    check = Check(tmp_path, engine.url, [CHAT, EMBEDDING])
+    assert check.exit_status == 1
+    assert check.findings == {("no_answer", "chat-model:q4")}
+    assert check.metrics['onprem_llm_model_probe_success{model="chat-model:q4"}'] == "0"
+    assert check.metrics['onprem_llm_model_probe_success{model="embedder:latest"}'] == "1"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param((200, {"embeddings": []}), id="none"),
+        pytest.param((200, {"embeddings": [[]]}), id="empty"),
+        pytest.param((501, {"error": "This server does not support embeddings."}), id="status 501"),
+    ],
+)
+def test_embedding_model_without_embedding(engine: FakeEngine, tmp_path: Path, answer: tuple[int, Any]) -> None:
+    engine.answers["/api/embed"] = answer
+    check = Check(tmp_path, engine.url, [CHAT, EMBEDDING])
+    assert (check.exit_status, check.findings) == (1, {("no_answer", "embedder:latest")})
+
+
+def test_slow_model_times_out(engine: FakeEngine, tmp_path: Path) -> None:
+    engine.delay = 1.5
+    check = Check(tmp_path, engine.url, [CHAT, EMBEDDING], "--timeout", "0.3")
+    assert check.exit_status == 1
+    assert {finding for finding, _ in check.findings} == {"no_answer"}
+    assert 600 <= check.line["duration_ms"] < 1400
+
+
+def test_silent_engine(engine: FakeEngine, tmp_path: Path) -> None:
+    engine.server.shutdown()
+    engine.server.server_close()
+    check = Check(tmp_path, engine.url, [CHAT])
+    assert (check.exit_status, check.line["status"]) == (1, "unhealthy")
+    assert check.findings == {("engine_silent", None)}
+    assert check.metrics["onprem_llm_engine_up"] == "0"
+    assert check.metrics["onprem_llm_healthy"] == "0"
+    assert 'onprem_llm_model_probe_duration_seconds{model="chat-model:q4"}' not in check.metrics
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"schema": 2, "instances": []}', '{"schema": 1}', '{"schema": 1, "instances": [{}]}'],
+)
+def test_plan_that_cannot_be_read(tmp_path: Path, content: str) -> None:
+    plan = tmp_path / "plan.json"
+    plan.write_text(content)
+    done = run("--plan", plan, "--engine", "http://127.0.0.1:9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert str(plan) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_metrics_are_replaced_whole_and_readable(engine: FakeEngine, tmp_path: Path) -> None:
+    for _ in range(2):
+        check = Check(tmp_path, engine.url, [CHAT, EMBEDDING])
+        assert stat.S_IMODE(check.metrics_file.stat().st_mode) == 0o644
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.json", "health.prom"}
+
+
+def test_metrics_follow_the_text_format(engine: FakeEngine, tmp_path: Path) -> None:
+    strange = 'a"b\\c:1'
+    engine.loaded[0]["name"] = strange
+    text = Check(tmp_path, engine.url, [{**CHAT, "name": strange}, EMBEDDING]).metrics_file.read_text()
+    assert '{model="a\\"b\\\\c:1"}' in text
+    described = set(re.findall(r"^# HELP (\w+) \S", text, re.MULTILINE))
+    assert described == set(re.findall(r"^# TYPE (\w+) gauge$", text, re.MULTILINE))
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    assert {re.split(r"[{ ]", line)[0] for line in samples} == described
+    for line in samples:
+        float(line.rpartition(" ")[2])
+    promtool = shutil.which("promtool")
+    if promtool:
+        done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")

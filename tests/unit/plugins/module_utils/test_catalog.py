@@ -1,0 +1,94 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Entries of the catalog, and the catalog that the collection ships."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _select
+
+SHIPPED = yaml.safe_load(
+    (Path(__file__).resolve().parents[4] / "roles/models/files/catalog.yml").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("data", SHIPPED, ids=lambda data: data["name"])
+def test_every_shipped_entry_is_whole(data: dict[str, Any]) -> None:
+    entry = _catalog.entry(data)
+    assert entry.size_bytes > 10**8
+    assert entry.uses
+    assert "licence" in data
+    assert data["context_length"] >= 512
+    assert re.search(r":[a-z0-9.-]+$", entry.name), "an entry names its tag"
+    if entry.digest is None:
+        assert entry.size_bytes % 10**5 == 0, "a size without a digest is a listed one"
+    if entry.shape is not None:
+        shape = _select.candidate(entry).shape
+        assert shape.embedding == ("embedding" in entry.uses)
+        # Between one bit and four bytes a parameter, as far as the shape tells: the size belongs to the shape.
+        least = shape.vocabulary * shape.embedding_length
+        assert entry.size_bytes > least / 8
+
+
+def test_shipped_names_are_there_once() -> None:
+    assert [name for name, count in Counter(data["name"] for data in SHIPPED).items() if count > 1] == []
+
+
+def test_no_two_shipped_entries_share_a_digest() -> None:
+    digests = Counter(data["source"]["digest"] for data in SHIPPED if data["source"]["digest"])
+    assert [digest for digest, count in digests.items() if count > 1] == []
+    assert len(digests) > 40
+
+
+DIGEST = "a5" * 32
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        pytest.param("gemma3", "a mapping with a name", id="no mapping"),
+        pytest.param({"name": "a b"}, "'a b'", id="name with a space"),
+        pytest.param({"name": "a", "qantization": "x"}, "did you mean quantization", id="misspelt field"),
+        pytest.param({"name": "a", "source": {"type": "file"}}, "must be registry or gguf", id="source type"),
+        pytest.param({"name": "a", "source": {"type": "gguf"}}, "needs a path", id="no path"),
+        pytest.param({"name": "a", "source": {"type": "registry", "digest": "5"}}, "64 hexadecimal", id="short digest"),
+        pytest.param({"name": "a", "size_bytes": "4 GB"}, "whole number of bytes", id="size in words"),
+        pytest.param({"name": "a", "size_bytes": -1}, "whole number of bytes", id="negative size"),
+        pytest.param({"name": "a", "shape": [1]}, "hyper-parameters", id="shape is a list"),
+        pytest.param({"name": "a", "uses": "chat"}, "list of words", id="uses is a word"),
+    ],
+)
+def test_refuses_wrong_entries(data: Any, says: str) -> None:
+    with pytest.raises(_catalog.CatalogError, match=says):
+        _catalog.entry(data)
+
+
+def test_a_later_entry_replaces_an_earlier_one() -> None:
+    mine = {"name": "gemma3", "source": {"type": "gguf", "path": "/x.gguf", "sha256": DIGEST}}
+    merged = _catalog.merge([{"name": "gemma3:latest"}, mine])
+    assert list(merged) == ["gemma3:latest"]
+    assert merged["gemma3:latest"].source == {"type": "gguf", "path": "/x.gguf", "sha256": DIGEST}
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    catalog = _catalog.merge(SHIPPED)
+    with pytest.raises(_catalog.CatalogError, match="did you mean 'qwen3:14b'"):
+        _catalog.find(catalog, "qwen3:14")
+    with pytest.raises(_catalog.CatalogError, match=r"not in the catalog$"):
+        _catalog.find(catalog, "zzzzzzzz")
+    assert _catalog.find(catalog, "nomic-embed-text").name == "nomic-embed-text:latest"
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [("gemma3", "gemma3:latest"), ("gemma3:1b", "gemma3:1b"), ("host:5000/library/x", "host:5000/library/x:latest")],
+)
+def test_canonical_name(name: str, whole: str) -> None:
+    assert _catalog.canonical_name(name) == whole

@@ -1,0 +1,81 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""gpu_info and model_select as modules: one feeds the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., dict[str, Any]]
+LINE = "0, GPU-{number}, NVIDIA Example, {total}, {free}, 0, 8.9, 00000000:01:00.0, [N/A], [N/A], Disabled, 580.142"
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path) -> Callable[[int], str]:
+    """A stand-in that shows one GPU of so many MiB."""
+
+    def write(mebibytes: int) -> str:
+        path = tmp_path / f"nvidia-smi-{mebibytes}"
+        line = LINE.format(number="0" * 8, total=mebibytes, free=mebibytes - 300)
+        path.write_text(f"#!/bin/sh\necho '{line}'\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return write
+
+
+def select(run: Run, gpus: dict[str, Any], path: str, **more: Any) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "gpus": gpus["gpus"], "host": gpus["host"], "engine_version": "0.32.15", "host_name": "node1",
+        "workloads": [{"name": "chat", "models": ["mine:1"], "context_length": {"min": 1024, "max": 1 << 20}}],
+        "catalog": [{"name": "mine:1", "source": {"type": "gguf", "path": path, "sha256": "a5" * 32}}],
+    }  # fmt: skip
+    return run("model_select", **{**arguments, **more})
+
+
+def test_from_gpu_to_plan(run: Run, nvidia_smi: Callable[[int], str], gguf_file: Callable[..., str]) -> None:
+    path = gguf_file(context=1 << 20, layers=16)
+    plans = {}
+    for mebibytes in (4096, 16384):
+        found = run("gpu_info", nvidia_smi=nvidia_smi(mebibytes), check_mode=True)
+        assert (found["changed"], found["state"], found["problems"]) == (False, "ready", [])
+        assert found["driver"]["loaded_version"] == "580.142"
+        result = select(run, found, path)
+        assert result["changed"] is False
+        plans[mebibytes] = result["plan"]
+        again = select(run, found, path, current_plan=result["plan"])
+        assert again["plan"] == result["plan"]
+    small, large = (plan["instances"][0]["models"][0] for plan in plans.values())
+    assert small["context_length"] < large["context_length"]
+    assert small["gpus"] == ["GPU-00000000"]
+
+
+def test_gpu_info_without_anything(run: Run, tmp_path: Path) -> None:
+    found = run("gpu_info", nvidia_smi=str(tmp_path / "absent"))
+    assert "failed" not in found
+    assert found["gpus"] == []
+    assert found["host"]["memory_total_bytes"] > 0
+
+
+def test_gpu_info_refuses_no_time(run: Run) -> None:
+    assert "above 0" in run("gpu_info", timeout=0)["msg"]
+
+
+def test_no_plan_is_a_failure_with_its_reason(
+    run: Run, nvidia_smi: Callable[[int], str], gguf_file: Callable[..., str]
+) -> None:
+    found = run("gpu_info", nvidia_smi=nvidia_smi(1800))
+    result = select(run, found, gguf_file())
+    assert result["failed"]
+    assert result["msg"].startswith("nothing fits on node1. The nearest miss is ")
+
+
+def test_wrong_workloads_are_refused(run: Run, nvidia_smi: Callable[[int], str], gguf_file: Callable[..., str]) -> None:
+    found = run("gpu_info", nvidia_smi=nvidia_smi(8192))
+    result = select(run, found, gguf_file(), workloads=[{"name": "chat", "models": ["mine:2"]}])
+    assert "did you mean 'mine:1'" in result["msg"]

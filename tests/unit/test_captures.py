@@ -1,0 +1,85 @@
+"""The simulated GPUs of the test fleet, seen through the collection's own reader and planner."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.onprem.llm.plugins.module_utils import _nvidia_smi, _select
+
+from tests.fleet import gpus, nvidia_smi
+
+ROOT = Path(__file__).resolve().parents[2]
+CATALOG = yaml.safe_load((ROOT / "roles/models/files/catalog.yml").read_text(encoding="utf-8"))
+WORKLOADS = [
+    {
+        "name": "chat",
+        "use": "chat",
+        "models": ["qwen3:14b", "qwen3:8b", "qwen2.5:0.5b"],
+        "context_length": {"min": 4096, "max": 32768},
+        "slots": {"min": 1, "max": 4},
+    }
+]
+
+
+@pytest.fixture
+def simulate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Plan for a host whose nvidia-smi prints a capture."""
+
+    def run(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
+        if "nvidia-smi" not in argv[0]:
+            raise FileNotFoundError(argv[0])
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            status = nvidia_smi.main(list(argv[1:]))
+        return status, output.getvalue(), ""
+
+    def plan(capture: str) -> dict:
+        path = tmp_path / "capture.csv"
+        path.write_text(capture, encoding="utf-8")
+        monkeypatch.setattr(nvidia_smi, "CAPTURE", str(path))
+        seen = _nvidia_smi.collect("nvidia-smi", 5, run=run, root=str(tmp_path))
+        assert seen["state"] == "ready", seen["problems"]
+        options = _select.Options(engine_version="0.32.15", host_name="host")
+        made, _ = _select.make_plan(WORKLOADS, seen["gpus"], seen["host"], CATALOG, options)
+        return made["instances"][0]["models"][0]
+
+    return plan
+
+
+def capture(name: str) -> str:
+    return gpus.capture_path(name).read_text(encoding="utf-8")
+
+
+def test_two_captures_make_two_plans(simulate) -> None:
+    assert simulate(capture("l40s-2x"))["name"] == "qwen3:14b"
+    assert simulate(capture("rtx-4080-super-busy"))["name"] == "qwen2.5:0.5b"
+
+
+@pytest.mark.parametrize(
+    ("used", "free", "model"), [(596, 15348, "qwen3:14b"), (5942, 10000, "qwen3:8b"), (13442, 2500, "qwen2.5:0.5b")]
+)
+def test_changing_the_memory_of_a_capture_changes_the_plan(simulate, used: int, free: int, model: str) -> None:
+    busy = capture("rtx-4080-super-busy")
+    changed, count = re.subn(r"\d+ MiB, \d+ MiB, Default", f"{used} MiB, {free} MiB, Default", busy)
+    assert count == 1
+    assert simulate(changed)["name"] == model
+
+
+def test_unknown_capture_names_those_there_are() -> None:
+    with pytest.raises(FileNotFoundError, match="l40s-2x"):
+        gpus.capture_path("nonsense")
+
+
+@pytest.mark.parametrize("name", ["l40s-2x", "rtx-4080-super-busy"])
+def test_cdi_spec_names_every_gpu(name: str) -> None:
+    devices = gpus.cdi_spec(capture(name))["devices"]
+    count = len(capture(name).splitlines()) - 1
+    names = [device["name"] for device in devices]
+    assert len(names) == len(set(names)) == 2 * count + 1
+    assert len(next(device for device in devices if device["name"] == "all")["containerEdits"]["env"]) == count
