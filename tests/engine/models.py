@@ -92,6 +92,8 @@ SIZES = {
 }
 QUANTIZATIONS = ("F32", "F16", "BF16", "Q8_0", "Q5_0", "Q4_0")
 VOCABULARY = 1024
+# The token that ends an answer, in the generative models.
+END = 2
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -128,14 +130,15 @@ def write_generative(
     gguf_writer.add_token_types([kind for _, kind in tokens])
     gguf_writer.add_unk_token_id(0)
     gguf_writer.add_bos_token_id(1)
-    gguf_writer.add_eos_token_id(2)
+    gguf_writer.add_eos_token_id(END)
     gguf_writer.add_add_bos_token(True)
     gguf_writer.add_chat_template(CHAT_TEMPLATE)
     wide = shape.embedding
     narrow = wide // shape.heads * shape.heads_kv
     writer.matrix("token_embd.weight", VOCABULARY, wide)
     writer.vector("output_norm.weight", wide, 1.0)
-    writer.matrix("output.weight", VOCABULARY, wide)
+    # A test decides how long an answer is: the end's logit is always 0, of which the samplers' best 40 never think.
+    writer.matrix("output.weight", VOCABULARY, wide, zero_row=END)
     for layer in range(shape.layers):
         block = f"blk.{layer}."
         writer.vector(f"{block}attn_norm.weight", wide, 1.0)
@@ -209,9 +212,13 @@ class _Writer:
         self.gguf.add_feed_forward_length(shape.feed_forward)
         self.gguf.add_head_count(shape.heads)
 
-    def matrix(self, name: str, rows: int, columns: int, quantization: str | None = None) -> None:
+    def matrix(
+        self, name: str, rows: int, columns: int, quantization: str | None = None, zero_row: int | None = None
+    ) -> None:
         kind = gguf.GGMLQuantizationType[quantization or self.quantization]
         values = (self._random.standard_normal((rows, columns)) / columns**0.5).astype(numpy.float32)
+        if zero_row is not None:
+            values[zero_row] = 0
         self.gguf.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
 
     def vector(self, name: str, length: int, value: float) -> None:
