@@ -18,7 +18,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._text import nearest
 ROLES = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "roles")
 
 # Names that roles hand on during a run, and groups whose names begin like a role's; nobody sets them.
-OUTPUTS = frozenset({"models_plan", "nvidia_driver_gpu_info", "nvidia_driver_reboot_required"})
+OUTPUTS = frozenset({"models_selection", "nvidia_driver_gpu_info", "nvidia_driver_reboot_required"})
 
 # A value made of these may not be known before the hosts were asked.
 _LATER = re.compile(r"\b(ansible_facts|ansible_local|hostvars)\b")

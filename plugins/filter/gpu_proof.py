@@ -46,7 +46,7 @@ EXAMPLES = r"""
     msg: "{{ proof | map(attribute='problem') }}"
   vars:
     proof: "{{ instance.models | onprem.llm.gpu_proof(log.stdout, engine.models, engine.loaded) }}"
-    instance: "{{ models_plan.instances[0] }}"
+    instance: "{{ models_selection.plan.instances[0] }}"
 """
 
 RETURN = r"""
