@@ -69,9 +69,18 @@ options:
   digest:
     description:
       - The sha256 that the weights' layer must have, with or without V(sha256:) before it. A pin, for
-        O(source=registry).
-      - The module fails if the registry gives other weights.
+        O(source=registry), where the module fails if the registry gives other weights.
+      - For O(source=gguf), the weights that the server makes of the file where they may differ from it, see
+        O(models_dir).
     type: str
+  models_dir:
+    description:
+      - The server's models directory (E(OLLAMA_MODELS)) as the managed host sees it, for O(source=gguf).
+      - From 0.32 on, Ollama writes a file anew when a model is created from it. One that its own C(llama-quantize) did
+        not write comes out with other bytes, and with another digest. With this directory the module puts the file's
+        own bytes back, so that what was checked is what is served. Without it, the module fails and names O(digest) as
+        the way to accept the server's.
+    type: path
   from:
     description:
       - Name of the installed model to create from, for O(source=model). Its settings are inherited.
@@ -248,6 +257,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
+from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
 from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
 
 
@@ -367,18 +377,20 @@ class Manager:
                 system=(base.system if base else "") if system is None else system,
                 template=self.params["template"],
             )
-        if self.params["sha256"]:
-            digest = api.full_digest(self.params["sha256"])
-        else:
+        return api.Wanted(self.pin or self._file_digest(), parameters, system or "", self.params["template"])
+
+    def _file_digest(self) -> str:
+        """The sha256 of the GGUF file, as given or as read once."""
+        if not self.params["sha256"]:
             try:
-                digest = api.file_digest(self.params["gguf"])
+                self.params["sha256"] = api.file_digest(self.params["gguf"])
             except OSError as error:
                 raise api.OllamaError(
                     "cannot read {}, and without sha256 nothing says whether {} has its weights: {}".format(
                         self.params["gguf"], self.name, error.strerror
                     )
                 ) from error
-        return api.Wanted(digest, parameters, system or "", self.params["template"])
+        return api.full_digest(self.params["sha256"])
 
     def present(self, before):
         source = self.params["source"]
@@ -408,8 +420,9 @@ class Manager:
         if source == "model":
             body["from"] = canonical_name(self.params["from"])
         else:
-            self._send(wanted.weights_digest)
-            body["files"] = {"model.gguf": wanted.weights_digest}
+            digest = self._file_digest()
+            self._send(digest)
+            body["files"] = {"model.gguf": digest}
         if wanted.parameters:
             body["parameters"] = wanted.parameters
         if wanted.system:
@@ -418,6 +431,8 @@ class Manager:
             body["template"] = wanted.template
         self.client.create(self.name, body)
         after = self._there()
+        if source == "gguf" and after.weights_digest != wanted.weights_digest:
+            after = self._with_own_weights(after, wanted.weights_digest)
         left = api.differences(after, wanted)
         if left:
             raise api.OllamaError(
@@ -426,6 +441,20 @@ class Manager:
                 )
             )
         return after
+
+    def _with_own_weights(self, model, digest: str):
+        """The model with the weights ``digest`` in place of those that the server wrote of the file."""
+        if not self.params["models_dir"] or digest != self._file_digest():
+            raise api.OllamaError(
+                f"the server made the weights {model.weights_digest} of the file, not {digest}: Ollama writes a file "
+                "anew that its own llama-quantize did not write. Give models_dir, so that the file's own bytes are put "
+                f"back, or accept the server's with digest: {model.weights_digest}"
+            )
+        try:
+            store.put_weights_back(self.params["models_dir"], self.name, model.weights_digest, digest)
+        except (store.StoreError, OSError) as error:
+            raise api.OllamaError(f"cannot put the file's own weights back: {error}") from error
+        return self._there()
 
     def _send(self, digest: str) -> None:
         if self.client.has_blob(digest):
@@ -481,6 +510,7 @@ def main() -> None:
             "gguf": {"type": "path"},
             "sha256": {"type": "str"},
             "digest": {"type": "str"},
+            "models_dir": {"type": "path"},
             "from": {"type": "str"},
             "parameters": {"type": "dict", "default": {}},
             "system": {"type": "str"},

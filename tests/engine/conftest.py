@@ -79,11 +79,22 @@ class Engine:
         assert status == 200, answer
         return answer
 
-    def add(self, name: str, file: Path, **fields: Any) -> None:
-        """Upload a GGUF and create a model of it."""
+    def upload(self, file: Path) -> str:
+        """The digest of a file that the engine now has."""
         digest = f"sha256:{models.sha256(file)}"
         with file.open("rb") as content:
             self.open("POST", f"/api/blobs/{digest}", content).close()
+        return digest
+
+    def weights(self, name: str) -> Path:
+        """The blob of a model's weights, on this side of the volume."""
+        modelfile = self.post("/api/show", model=name)["modelfile"]
+        blob = next(line for line in modelfile.splitlines() if line.startswith("FROM ")).rsplit("/", 1)[1]
+        return self.home / "models" / "blobs" / blob
+
+    def add(self, name: str, file: Path, **fields: Any) -> None:
+        """Upload a GGUF and create a model of it."""
+        digest = self.upload(file)
         assert self.post("/api/create", model=name, files={"model.gguf": digest}, **fields) == {"status": "success"}
 
     def loaded(self) -> dict[str, dict[str, Any]]:

@@ -154,10 +154,33 @@ def test_slots_work_at_the_same_time(engine: Engine) -> None:
     assert len(engine.runners()) <= 2
 
 
-def test_file_that_llama_server_cannot_load_is_an_error(engine: Engine, generative: Path, tmp_path: Path) -> None:
+def test_truncated_file_makes_no_model(engine: Engine, generative: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(generative.read_bytes()[:-100_000])
-    engine.add("broken", broken)
+    digest = engine.upload(broken)
+    status, answer = engine.call(
+        "POST", "/api/create", {"model": "broken", "files": {"a.gguf": digest}, "stream": False}
+    )
+    assert status == 500
+    assert "failed to validate GGUF" in answer["error"]
+    assert not list((engine.home / "models/blobs").glob("COPY*"))
+
+
+def test_created_model_has_bytes_of_llama_quantizes_own(engine: Engine, tmp_path: Path) -> None:
+    foreign = models.write_generative(tmp_path / "foreign.gguf", seed=7)
+    engine.add("foreign", foreign)
+    rewritten = engine.weights("foreign")
+    assert rewritten.read_bytes() != foreign.read_bytes()
+    own = tmp_path / "own.gguf"
+    own.write_bytes(rewritten.read_bytes())
+    engine.add("own", own)
+    assert engine.weights("own") == rewritten
+
+
+def test_file_that_llama_server_cannot_load_is_an_error(engine: Engine, tmp_path: Path) -> None:
+    engine.add("broken", models.write_generative(tmp_path / "broken.gguf", seed=8))
+    with engine.weights("broken").open("r+b") as file:
+        file.truncate(500_000)
     status, answer = engine.call("POST", "/api/generate", {"model": "broken"})
     assert status == 500
     assert answer["error"].startswith("llama-server process has terminated: exit status 1")

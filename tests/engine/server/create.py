@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 from . import gguf, registry
@@ -70,9 +73,22 @@ def _from_files(store: Store, files: dict[str, str]) -> Generator[dict[str, Any]
             gguf.read(path)
         except gguf.NotGGUF as error:
             raise Failure(400, "unknown type") from error
-        layers.append(Layer(LAYER + "model", digest.replace("-", ":"), path.stat().st_size))
+        layers.append(_copy(store, path))
     yield {"status": "verifying conversion"}
     return layers
+
+
+def _copy(store: Store, path: Path) -> Layer:
+    """The layer of a file as Ollama 0.32 takes it in: through llama-quantize, which has its own order of metadata."""
+    with tempfile.NamedTemporaryFile(dir=store.blobs, prefix="COPY") as output:
+        command = ["llama-quantize", "--allow-requantize", str(path), output.name, "COPY"]
+        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if run.returncode != 0:
+            said = (run.stdout + run.stderr).strip().splitlines()[-1:]
+            raise Failure(400, f"failed to validate GGUF with llama-quantize: {' '.join(said)}")
+        with open(output.name, "rb") as content:
+            digest, size, _ = store.write_blob(lambda: content.read(1 << 20))
+    return Layer(LAYER + "model", digest, size)
 
 
 def _from_model(store: Store, text: str) -> Generator[dict[str, Any], None, list[Layer]]:

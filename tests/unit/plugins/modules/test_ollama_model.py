@@ -106,6 +106,35 @@ def test_the_file_is_not_needed_once_the_server_has_the_weights(server: Server, 
     assert server.model(source="gguf", gguf=gone["gguf"])["msg"].startswith("mine:1: cannot read")
 
 
+def test_a_file_that_the_server_writes_anew_keeps_its_own_weights(
+    server: Server, weights: Path, tmp_path: Path
+) -> None:
+    server.state.rewrites[DIGEST] = OTHER
+    server.state.directory = tmp_path / "models"
+    arguments = {"source": "gguf", "gguf": str(weights), "sha256": DIGEST, "models_dir": str(tmp_path / "models")}
+    done = server.quartet(**arguments)
+    assert done["model"]["weights_digest"] == DIGEST
+    assert [path.name for path in (tmp_path / "models" / "blobs").iterdir()] == [DIGEST.replace(":", "-")]
+
+
+def test_without_the_directory_the_servers_weights_are_accepted_by_their_digest(server: Server, weights: Path) -> None:
+    server.state.rewrites[DIGEST] = OTHER
+    arguments = {"source": "gguf", "gguf": str(weights), "sha256": DIGEST}
+    refused = server.model(**arguments)
+    assert refused["failed"]
+    assert refused["msg"].endswith(f"or accept the server's with digest: {OTHER}")
+    assert server.model(digest=OTHER, **arguments)["changed"] is False
+    server.state.models.clear()
+    assert server.quartet(digest=OTHER, **arguments)["model"]["weights_digest"] == OTHER
+
+
+def test_the_directory_of_another_server_is_told(server: Server, weights: Path, tmp_path: Path) -> None:
+    server.state.rewrites[DIGEST] = OTHER
+    result = server.model(source="gguf", gguf=str(weights), models_dir=str(tmp_path))
+    assert result["failed"]
+    assert result["msg"].endswith(f"is {tmp_path} the server's models directory?")
+
+
 def test_a_missing_file_is_named(server: Server, tmp_path: Path) -> None:
     gone = str(tmp_path / "gone.gguf")
     result = server.model(source="gguf", gguf=gone, sha256=DIGEST)

@@ -1,0 +1,123 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ollama's models directory as files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
+
+OWN, REWRITTEN = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+SYSTEM = {"mediaType": "application/vnd.ollama.image.system", "digest": "sha256:" + "c" * 64, "size": 3}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    directory = tmp_path / "models"
+    for name, weights in (("chat", REWRITTEN), ("other", OWN)):
+        path = Path(store.manifest_path(str(directory), name))
+        path.parent.mkdir(parents=True)
+        layers = [{"mediaType": store.WEIGHTS_TYPE, "digest": weights, "size": 4}, SYSTEM]
+        path.write_text(json.dumps({"schemaVersion": 2, "config": {}, "layers": layers}))
+        path.chmod(0o640)
+    (directory / "blobs").mkdir()
+    for digest, content in ((OWN, b"12345"), (REWRITTEN, b"1234")):
+        Path(store.blob_path(str(directory), digest)).write_bytes(content)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("gemma3", "registry.ollama.ai/library/gemma3/latest"),
+        ("gemma3:270m", "registry.ollama.ai/library/gemma3/270m"),
+        ("house/model:1", "registry.ollama.ai/house/model/1"),
+        ("mirror.example:5000/house/model", "mirror.example:5000/house/model/latest"),
+    ],
+)
+def test_manifests_place(name: str, path: str) -> None:
+    assert store.manifest_path("/m", name) == f"/m/manifests/{path}"
+
+
+@pytest.mark.parametrize("name", ["", "a/b/c/d", "../x", "a/../b", "x:..", "a//b", ".hidden"])
+def test_name_that_is_none(name: str) -> None:
+    with pytest.raises(store.StoreError, match="is no model's name"):
+        store.manifest_path("/m", name)
+
+
+def test_weights_are_put_back(models: Path) -> None:
+    store.put_weights_back(str(models), "chat:latest", REWRITTEN, OWN)
+    path = Path(store.manifest_path(str(models), "chat"))
+    manifest = json.loads(path.read_text())
+    assert manifest["layers"] == [{"mediaType": store.WEIGHTS_TYPE, "digest": OWN, "size": 5}, SYSTEM]
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert not Path(store.blob_path(str(models), REWRITTEN)).exists()
+    assert sorted(entry.name for entry in models.iterdir()) == ["blobs", "manifests"]
+
+
+def test_weights_that_another_model_has_stay(models: Path) -> None:
+    path = Path(store.manifest_path(str(models), "other"))
+    path.write_text(path.read_text().replace(OWN, REWRITTEN))
+    (path.parent / "broken").write_text("{")
+    store.put_weights_back(str(models), "chat", REWRITTEN, OWN)
+    assert Path(store.blob_path(str(models), REWRITTEN)).exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "rewritten", "digest", "said"),
+    [
+        ("absent", REWRITTEN, OWN, "absent/latest is not there; is .*models the server's models directory"),
+        ("chat", REWRITTEN, "sha256:" + "d" * 64, "blobs/sha256-d+ is not there"),
+        ("chat", OWN, OWN, "does not name the weights sha256:a+ alone"),
+    ],
+)
+def test_store_of_another_server(models: Path, name: str, rewritten: str, digest: str, said: str) -> None:
+    with pytest.raises(store.StoreError, match=said):
+        store.put_weights_back(str(models), name, rewritten, digest)
+    assert REWRITTEN in Path(store.manifest_path(str(models), "chat")).read_text()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"layers": 1}', '{"layers": [1]}'])
+def test_file_that_is_no_manifest(models: Path, content: str) -> None:
+    path = Path(store.manifest_path(str(models), "chat"))
+    path.write_text(content)
+    with pytest.raises(store.StoreError, match="is no manifest"):
+        store.put_weights_back(str(models), "chat", REWRITTEN, OWN)
+    assert path.read_text() == content
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be led where others may not go")
+def test_link_of_the_owners_making_leads_nowhere(models: Path) -> None:
+    # Outside pytest's own directory, which is closed to the owner anyway.
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        mine = Path(shutil.copytree(models, f"{directory}/models"))
+        outside = Path(shutil.move(Path(store.manifest_path(str(mine), "chat")).parent, f"{directory}/outside"))
+        Path(store.manifest_path(str(mine), "chat")).parent.symlink_to(outside)
+        for path in [mine, *mine.rglob("*")]:
+            os.chown(path, 12345, 12345, follow_symlinks=False)
+        (outside / "latest").chmod(0o644)
+        with pytest.raises(PermissionError):
+            store.put_weights_back(str(mine), "chat", REWRITTEN, OWN)
+        assert REWRITTEN in (outside / "latest").read_text()
+        assert sorted(path.name for path in mine.iterdir()) == ["blobs", "manifests"]
+    assert os.geteuid() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take another's place")
+def test_what_root_writes_is_the_owners(models: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        mine = Path(shutil.copytree(models, f"{directory}/models"))
+        for path in [mine, *mine.rglob("*")]:
+            os.chown(path, 12345, 12346)
+        store.put_weights_back(str(mine), "chat", REWRITTEN, OWN)
+        written = Path(store.manifest_path(str(mine), "chat")).stat()
+        assert (written.st_uid, written.st_gid) == (12345, 12346)
