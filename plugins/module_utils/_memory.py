@@ -76,6 +76,18 @@ _COMPARED = frozenset(
 )
 
 
+# Ollama 0.17.7, fs/ggml/ggml.go, OllamaEngineRequired: its own engine runs these (not from 0.30 on). It reserves one
+# row of logits a slot (runner/ollamarunner/runner.go); what it keeps beside the largest phase was read off a CPU build:
+# gemma3 270M at 4096, 8192 and 32768 tokens took 23.5, 27.5 and 51.5 MiB.
+_OWN_ENGINE = frozenset(
+    [
+        "bert", "deepseek2", "deepseekocr", "gemma3", "gemma3n", "glm4moelite", "glmocr", "gpt-oss", "gptoss", "lfm2",
+        "lfm2moe", "llama4", "mistral3", "mllama", "nemotron_h", "nemotron_h_moe", "nomic-bert", "olmo3", "qwen25vl",
+        "qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vl", "qwen3vlmoe",
+    ]
+)  # fmt: skip
+
+
 class ShapeError(Exception):
     """A header or catalog entry lacks, or contradicts, what the account needs."""
 
@@ -83,13 +95,15 @@ class ShapeError(Exception):
 @dataclass(frozen=True)
 class Weights:
     """Bytes of the tensors. ``device`` is what a GPU holds, ``host`` what a CPU-only load holds; ``layers`` and
-    ``output`` divide ``device``. ``exact`` is false where only the file's size is known."""
+    ``output`` divide ``device``. ``exact`` is false where only the file's size is known. ``tied`` is the size of input
+    embeddings that are the output layer as well."""
 
     device: int
     host: int
     layers: tuple[int, ...]
     output: int
     exact: bool
+    tied: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,8 +158,9 @@ class Setting:
     slots: int
     kv_cache_type: str = "f16"
     flash_attention: bool = True
-    # Up to Ollama 0.17 logits are reserved for every row of the batch (before llama.cpp #23861).
-    all_logits: bool = False
+    # Before Ollama 0.30: batches of 512, Ollama's own engine for some architectures, and for the others a llama.cpp
+    # that reserves logits for every row of the batch (before its #23861).
+    before_0_30: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,7 +216,7 @@ def _weights_from_tensors(tensors: t.Sequence[_gguf.Tensor], layers: int, has_ou
     """Every tensor padded to 128 bytes, as the CUDA backend lays them out; input embeddings stay with the host, and an
     output layer tied to them (``has_output`` without a tensor of its own) is held on both sides."""
     by_layer = [0] * layers
-    output = host = 0
+    output = host = twice = 0
     tied = has_output and not any(tensor.name == "output.weight" for tensor in tensors)
     for tensor in tensors:
         size = _pad(tensor.bytes + tensor.row_padding_bytes, 128)
@@ -211,11 +226,12 @@ def _weights_from_tensors(tensors: t.Sequence[_gguf.Tensor], layers: int, has_ou
             by_layer[int(name[1])] += size
         elif name[0] == "token_embd" and len(name) == 2 and tied:
             output += size
+            twice = size
         elif name[0] in ("token_embd", "per_layer_token_embd", "position_embd", "token_types"):
             continue
         else:
             output += size
-    return Weights(sum(by_layer) + output, host, tuple(by_layer), output, True)
+    return Weights(sum(by_layer) + output, host, tuple(by_layer), output, True, twice)
 
 
 def _weights_from_size(size: int, layers: int) -> Weights:
@@ -331,7 +347,7 @@ def ubatch(shape: Shape, setting: Setting) -> int:
     if shape.embedding:
         return min(2048, context)
     total = context * setting.slots
-    return 512 if setting.all_logits or total <= 4096 else 1024 if total <= 32768 else 2048
+    return 512 if setting.before_0_30 or total <= 4096 else 1024 if total <= 32768 else 2048
 
 
 def account(shape: Shape, setting: Setting, on_gpu: bool) -> Account:
@@ -346,6 +362,8 @@ def account(shape: Shape, setting: Setting, on_gpu: bool) -> Account:
     cache = _cache_by_layer(shape, context, slots, batch, setting.kv_cache_type)
     mask, hidden, compute = _compute(shape, setting, context, slots, batch)
     weights = shape.weights.device if on_gpu else shape.weights.host
+    if not on_gpu and setting.before_0_30 and shape.architecture in _OWN_ENGINE:
+        weights += shape.weights.tied  # it holds tied embeddings twice on the CPU, too
     return Account(
         weights=weights,
         kv_cache=sum(cache),
@@ -416,10 +434,13 @@ def _compute(shape: Shape, setting: Setting, context: int, slots: int, batch: in
             phases.append(mask + 2 * e + 2 * q + 2 * kv_heads * width * cells * slots * 2)
     elif shape.heads:
         phases.append(mask + 4 * shape.heads * cells * batch + 2 * e + 2 * q + (4 if swa else 2) * k)
-    if setting.all_logits and not shape.encoder:
+    kept = 0
+    if setting.before_0_30 and shape.architecture in _OWN_ENGINE:
+        kept = shape.vocabulary * slots * 4 + 2 * e
+    elif setting.before_0_30 and not shape.encoder:
         phases.append(shape.vocabulary * batch * 4 + e)
     # Inputs of the graph: positions, token ids and the like, about five 32-bit numbers a token.
-    return mask, e, max(phases) + 20 * batch + 128
+    return mask, e, max(phases) + kept + 20 * batch + 128
 
 
 def refusal(shape: Shape, setting: Setting, on_gpu: bool) -> str | None:

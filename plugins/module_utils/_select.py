@@ -251,12 +251,12 @@ class _Search:
     def __post_init__(self) -> None:
         self.on_gpu = self.devices[0].id != HOST if self.devices else False
         self.overhead = self.options.cuda_context_bytes if self.on_gpu else 0
-        self.all_logits = _version(self.options.engine_version) < (0, 30, 0)
+        self.before_0_30 = _version(self.options.engine_version) < (0, 30, 0)
         self._accounts: dict[tuple[str, int, int], _memory.Account] = {}
 
     def setting(self, context: int, slots: int) -> _memory.Setting:
         return _memory.Setting(
-            context, slots, self.options.kv_cache_type, self.options.flash_attention, self.all_logits
+            context, slots, self.options.kv_cache_type, self.options.flash_attention, self.before_0_30
         )
 
     def account(self, model: Candidate, context: int, slots: int) -> _memory.Account:

@@ -117,9 +117,17 @@ def test_encoders_keep_no_cache_and_take_one_slot() -> None:
 def test_every_row_of_logits_counts_up_to_0_17() -> None:
     model = shape(vocabulary=100000)
     new, old = (
-        _memory.account(model, _memory.Setting(4096, 1, all_logits=flag), True).compute for flag in (False, True)
+        _memory.account(model, _memory.Setting(4096, 1, before_0_30=flag), True).compute for flag in (False, True)
     )
     assert old >= 512 * 100000 * 4 > new
+
+
+def test_ollamas_own_engine_reserves_a_row_of_logits_a_slot() -> None:
+    model = shape(architecture="qwen3", vocabulary=100000)
+    one, four = (
+        _memory.account(model, _memory.Setting(4096, slots, before_0_30=True), True).compute for slots in (1, 4)
+    )
+    assert 512 * 100000 * 4 > four > one > 100000 * 4
 
 
 def test_layers_are_split_by_free_memory_with_the_output_last() -> None:
