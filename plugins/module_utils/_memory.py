@@ -408,7 +408,8 @@ def _cache_by_layer(shape: Shape, context: int, slots: int, batch: int, cache_ty
 def _compute(shape: Shape, setting: Setting, context: int, slots: int, batch: int) -> tuple[int, int, int]:
     """(attention mask, one activation of the batch, largest phase of the graph), bytes. float32 activations; the mask
     is f16 with flash attention."""
-    flash = setting.flash_attention
+    # Ollama before 0.30 turns it off for embedding models (fs/ggml/ggml.go, SupportsFlashAttention).
+    flash = setting.flash_attention and not (setting.before_0_30 and shape.embedding)
     cells = batch if shape.encoder else context
     swa = _pad(min(cells, shape.window + batch), 256) if any(shape.windowed) else 0
     mask = (cells + swa) * batch * (2 if flash else 4)

@@ -17,7 +17,8 @@ from tests.fleet.supplies import supply
 
 MIB = 2**20
 # Run on a node: its plan, what the engine has loaded, and the buffers that each runner says it allocated (bytes, by the
-# digest of the weights). A runner is named by its command line; the lines that follow are its own.
+# digest of the weights). A runner is named by its command line; the lines that follow are its own, llama.cpp's or, up to
+# 0.29, those of Ollama's engine.
 READ_NODE = r"""
 import json, re, subprocess, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -25,12 +26,13 @@ log = subprocess.run(["docker", "logs", "onprem-llm-ollama"], stdout=-1, stderr=
 buffers, digest = {}, None
 for line in log.splitlines():
     start = re.search(r"starting (?:runner|llama-server)\b.*--model \S*sha256-([0-9a-f]{64})", line)
-    size = re.search(r"(?:model|KV|RS|compute|output) buffer size *= *([0-9.]+) MiB", line)
+    size = re.search(r"(?:model|KV|RS|compute|output) buffer size *= *([0-9.]+) (MiB)", line) or re.search(
+        r'msg="(?:model weights|kv cache|compute graph)" device=\S+ size="([0-9.]+) ([KMGT]iB|B)"', line)
     if start:
         digest = start.group(1)
         buffers[digest] = 0
     elif size and digest:
-        buffers[digest] += float(size.group(1)) * 2**20
+        buffers[digest] += float(size.group(1)) * 2 ** {"B": 0, "K": 10, "M": 20, "G": 30, "T": 40}[size.group(2)[0]]
 print(json.dumps({
     "plan": json.load(open("/etc/onprem-llm/plan.json")),
     "loaded": json.load(opener.open("http://%s:11434/api/ps", timeout=10))["models"],
