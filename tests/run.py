@@ -144,7 +144,9 @@ def main(arguments: list[str]) -> int:
         return 2
     # The tools of this environment come first, also for what they start themselves.
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    shutil.rmtree(LOGS, ignore_errors=True)
+    if not arguments:
+        # One part's logs are left alone: another part may run beside it.
+        shutil.rmtree(LOGS, ignore_errors=True)
     total = Tally()
     seconds = {}
     for part in arguments or PARTS:

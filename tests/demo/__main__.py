@@ -17,7 +17,7 @@ from tests.fleet.supplies import supply
 
 MIB = 2**20
 # Run on a node: its plan, what the engine has loaded, and the buffers that each runner says it allocated (bytes, by the
-# digest of the weights). A runner is named by its command line; the lines that follow are its own, llama.cpp's or, up to
+# digest of the weights). A runner is named by its command line; the lines that follow are its own: llama.cpp's or, to
 # 0.29, those of Ollama's engine.
 READ_NODE = r"""
 import json, re, subprocess, urllib.request
