@@ -86,7 +86,8 @@ from collections.abc import Iterator
 from ansible.module_utils.basic import AnsibleModule
 
 # Of the two, only the second moves when a running unit is reloaded.
-STARTED, RELOADED = "ActiveEnterTimestamp", "StateChangeTimestamp"
+STARTED = "ActiveEnterTimestamp"
+RELOADED = "StateChangeTimestamp"
 
 
 def properties(module: AnsibleModule, unit: str) -> dict[str, str]:
