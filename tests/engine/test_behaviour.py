@@ -82,9 +82,9 @@ def test_keep_alive(engine: Engine) -> None:
     assert engine.loaded()["chat:latest"]["expires_at"] > "2300"
     engine.post("/api/chat", model="chat", messages=QUESTION, options={"num_predict": 1})
     assert engine.loaded()["chat:latest"]["expires_at"] > "2300", "a request without keep_alive leaves the pin"
-    engine.post("/api/generate", model="chat", keep_alive="500ms")
+    engine.post("/api/generate", model="chat", keep_alive="2s")
     assert "chat:latest" in engine.loaded()
-    time.sleep(1)
+    time.sleep(3)
     assert "chat:latest" not in engine.loaded()
     engine.post("/api/generate", model="chat")
     assert engine.post("/api/generate", model="chat", keep_alive=0)["done_reason"] == "unload"
@@ -122,9 +122,9 @@ def test_client_that_leaves_ends_its_generation(engine: Engine) -> None:
     response.read1(100)
     response.close()
     left = time.monotonic()
-    # Nobody uses it any more, and keep_alive 0 then unloads it; all the tokens would take several seconds.
+    # Nobody uses it any more, and keep_alive 0 then unloads it; all the tokens would take a good deal longer.
     while "chat:latest" in engine.loaded():
-        assert time.monotonic() - left < 1
+        assert time.monotonic() - left < 3
         time.sleep(0.05)
 
 
