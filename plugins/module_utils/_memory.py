@@ -350,6 +350,11 @@ def ubatch(shape: Shape, setting: Setting) -> int:
     return 512 if setting.before_0_30 or total <= 4096 else 1024 if total <= 32768 else 2048
 
 
+def _own_engine(shape: Shape, setting: Setting) -> bool:
+    """Whether Ollama's own engine runs the model, not llama.cpp."""
+    return setting.before_0_30 and shape.architecture in _OWN_ENGINE
+
+
 def account(shape: Shape, setting: Setting, on_gpu: bool) -> Account:
     """The bytes of one model under an instance's setting.
 
@@ -362,7 +367,7 @@ def account(shape: Shape, setting: Setting, on_gpu: bool) -> Account:
     cache = _cache_by_layer(shape, context, slots, batch, setting.kv_cache_type)
     mask, hidden, compute = _compute(shape, setting, context, slots, batch)
     weights = shape.weights.device if on_gpu else shape.weights.host
-    if not on_gpu and setting.before_0_30 and shape.architecture in _OWN_ENGINE:
+    if not on_gpu and _own_engine(shape, setting):
         weights += shape.weights.tied  # it holds tied embeddings twice on the CPU, too
     return Account(
         weights=weights,
@@ -436,7 +441,7 @@ def _compute(shape: Shape, setting: Setting, context: int, slots: int, batch: in
     elif shape.heads:
         phases.append(mask + 4 * shape.heads * cells * batch + 2 * e + 2 * q + (4 if swa else 2) * k)
     kept = 0
-    if setting.before_0_30 and shape.architecture in _OWN_ENGINE:
+    if _own_engine(shape, setting):
         kept = shape.vocabulary * slots * 4 + 2 * e
     elif setting.before_0_30 and not shape.encoder:
         phases.append(shape.vocabulary * batch * 4 + e)

@@ -17,6 +17,8 @@ import tempfile
 import typing as t
 from contextlib import contextmanager
 
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+
 WEIGHTS_TYPE = "application/vnd.ollama.image.model"
 _DEFAULTS = ("registry.ollama.ai", "library")
 
@@ -30,9 +32,9 @@ def manifest_path(models: str, name: str) -> str:
 
     :raises StoreError: it is no model's name.
     """
-    path, _separator, tag = name.rpartition(":") if ":" in name.rsplit("/", 1)[-1] else (name, "", "")
+    path, tag = canonical_name(name).rsplit(":", 1)
     parts = path.split("/")
-    parts = [*_DEFAULTS[: 3 - len(parts)], *parts, tag or "latest"]
+    parts = [*_DEFAULTS[: 3 - len(parts)], *parts, tag]
     if len(parts) != 4 or not all(re.match(r"^\w[\w.:-]*$", part) for part in parts):
         raise StoreError(f"{name!r} is no model's name")
     return os.path.join(models, "manifests", *parts)
@@ -65,7 +67,8 @@ def put_weights_back(models: str, name: str, rewritten: str, digest: str) -> Non
             raise StoreError(f"{path} does not name the weights {rewritten} alone")
         layers[0].update(digest=digest, size=size)
         _replace(models, path, json.dumps(manifest, separators=(",", ":")))
-        if not any(rewritten in _digests(other) for other in glob.glob(os.path.join(models, "manifests", *"****"))):
+        manifests = glob.glob(os.path.join(models, "manifests", "*", "*", "*", "*"))
+        if not any(rewritten in _digests(other) for other in manifests):
             os.unlink(blob_path(models, rewritten))
 
 

@@ -254,6 +254,7 @@ differences:
 """
 
 import time
+from functools import cached_property
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
@@ -377,20 +378,21 @@ class Manager:
                 system=(base.system if base else "") if system is None else system,
                 template=self.params["template"],
             )
-        return api.Wanted(self.pin or self._file_digest(), parameters, system or "", self.params["template"])
+        return api.Wanted(self.pin or self.file_digest, parameters, system or "", self.params["template"])
 
-    def _file_digest(self) -> str:
-        """The sha256 of the GGUF file, as given or as read once."""
-        if not self.params["sha256"]:
-            try:
-                self.params["sha256"] = api.file_digest(self.params["gguf"])
-            except OSError as error:
-                raise api.OllamaError(
-                    "cannot read {}, and without sha256 nothing says whether {} has its weights: {}".format(
-                        self.params["gguf"], self.name, error.strerror
-                    )
-                ) from error
-        return api.full_digest(self.params["sha256"])
+    @cached_property
+    def file_digest(self) -> str:
+        """The sha256 of the GGUF file, as given or as read."""
+        if self.params["sha256"]:
+            return api.full_digest(self.params["sha256"])
+        try:
+            return api.file_digest(self.params["gguf"])
+        except OSError as error:
+            raise api.OllamaError(
+                "cannot read {}, and without sha256 nothing says whether {} has its weights: {}".format(
+                    self.params["gguf"], self.name, error.strerror
+                )
+            ) from error
 
     def present(self, before):
         source = self.params["source"]
@@ -420,9 +422,8 @@ class Manager:
         if source == "model":
             body["from"] = canonical_name(self.params["from"])
         else:
-            digest = self._file_digest()
-            self._send(digest)
-            body["files"] = {"model.gguf": digest}
+            self._send(self.file_digest)
+            body["files"] = {"model.gguf": self.file_digest}
         if wanted.parameters:
             body["parameters"] = wanted.parameters
         if wanted.system:
@@ -444,7 +445,7 @@ class Manager:
 
     def _with_own_weights(self, model, digest: str):
         """The model with the weights ``digest`` in place of those that the server wrote of the file."""
-        if not self.params["models_dir"] or digest != self._file_digest():
+        if not self.params["models_dir"] or digest != self.file_digest:
             raise api.OllamaError(
                 f"the server made the weights {model.weights_digest} of the file, not {digest}: Ollama writes a file "
                 "anew that its own llama-quantize did not write. Give models_dir, so that the file's own bytes are put "
