@@ -61,6 +61,18 @@ def canonical_name(name: str) -> str:
     return name if ":" in name.rsplit("/", 1)[-1] else name + ":latest"
 
 
+def registry_name(name: str, registry: str) -> str:
+    """Where a model is pulled from: under ``registry``, a host with or without port, unless its name has a host itself.
+
+    Ollama's rule (types/model/name.go, 0.32.15): of three parts the first is the host, and ``library`` is the namespace
+    of a name that has one part.
+    """
+    parts = name.split("/")
+    if not registry or len(parts) > 2:
+        return name
+    return "/".join([registry, *(["library"] if len(parts) == 1 else []), *parts])
+
+
 def entry(data: t.Any) -> Entry:
     """Check one entry.
 

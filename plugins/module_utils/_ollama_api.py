@@ -423,6 +423,9 @@ class Client:
     def create(self, name: str, body: t.Mapping[str, t.Any]) -> None:
         self.stream("/api/create", dict(body, model=name))
 
+    def copy(self, source: str, destination: str) -> None:
+        self.request("POST", "/api/copy", {"source": source, "destination": destination})
+
     def delete(self, name: str) -> None:
         self.request("DELETE", "/api/delete", {"model": name})
 

@@ -111,6 +111,13 @@ options:
         Negative is for ever.
     type: str
     default: "-1"
+  registry:
+    description:
+      - Host, or host and port, of the registry that a model is pulled from in place of Ollama's own, for
+        O(source=registry). The model is pulled under that name and copied to O(name).
+      - A O(name) that has a registry's host itself is pulled from there.
+    type: str
+    default: ""
   insecure:
     description:
       - Whether the server may pull from a registry over plain HTTP.
@@ -259,7 +266,7 @@ from functools import cached_property
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
-from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name, registry_name
 
 
 class Manager:
@@ -402,7 +409,11 @@ class Manager:
             self.result.update(changed=True, differences=["weights" if before else "model"])
             if self.module.check_mode:
                 return before
-            self.client.pull(self.name, self.params["insecure"])
+            origin = registry_name(self.name, self.params["registry"])
+            self.client.pull(origin, self.params["insecure"])
+            if origin != self.name:
+                self.client.copy(origin, self.name)
+                self.client.delete(origin)
             after = self._there()
             if self.pin and after.weights_digest != self.pin:
                 raise api.OllamaError(
@@ -518,6 +529,7 @@ def main() -> None:
             "template": {"type": "str"},
             "context_length": {"type": "int"},
             "keep_alive": {"type": "str", "default": "-1"},
+            "registry": {"type": "str", "default": ""},
             "insecure": {"type": "bool", "default": False},
         },
         required_if=[("source", "gguf", ["gguf"]), ("source", "model", ["from"])],

@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 import re
+import secrets
 import subprocess
 import tarfile
 import time
@@ -56,6 +57,11 @@ class Host:
     suite: str
     gpus: str | None = None
     managed: bool = True
+    # Address of a second interface, on the fleet's second network.
+    second: str | None = None
+    address6: str | None = None
+    # Whether its user has to give a password to sudo.
+    sudo_password: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,10 @@ class Fleet:
     subnet: str
     state: Path
     hosts: list[Host] = field(default_factory=list)
+    subnet6: str | None = None
+    second_subnet: str | None = None
+    # Whether its networks lead nowhere but to each other.
+    internal: bool = False
 
     @classmethod
     def load(cls, name: str) -> Fleet:
@@ -82,6 +92,9 @@ class Fleet:
                 suite=spec["suite"],
                 gpus=spec.get("gpus"),
                 managed="address" not in spec,
+                second=spec.get("second"),
+                address6=spec.get("address6"),
+                sudo_password=spec.get("sudo_password", False),
             )
             for host, spec in data["hosts"].items()
         ]
@@ -90,7 +103,15 @@ class Fleet:
         ]
         if outside:
             raise FleetError(f"{path}: addresses outside subnet {data['subnet']}: {', '.join(outside)}")
-        return cls(name=name, subnet=data["subnet"], state=ROOT / data["state"], hosts=hosts)
+        return cls(
+            name=name,
+            subnet=data["subnet"],
+            state=ROOT / data["state"],
+            hosts=hosts,
+            subnet6=data.get("subnet6"),
+            second_subnet=data.get("second_subnet"),
+            internal=data.get("internal", False),
+        )
 
     @property
     def network(self) -> str:
@@ -101,7 +122,9 @@ class Fleet:
         public_key = self._ssh_key()
         suites = {host.suite for host in self.hosts}
         tags = {suite: images.build(client, suite) for suite in sorted(suites)}
-        self._ensure_network(client)
+        self._ensure_network(client, self.network, self.subnet, self.subnet6)
+        if self.second_subnet:
+            self._ensure_network(client, f"{self.network}-second", self.second_subnet)
         booted = [host for host in self.hosts if self._boot(client, host, tags[host.suite], public_key)]
         for host in booted:
             self._wait(client, host)
@@ -128,32 +151,39 @@ class Fleet:
         # A directory is listed as changed when anything in it is, so only what it holds tells.
         differences = {}
         for host in self.hosts:
+            if not host.managed:
+                continue
             paths = {entry["Path"] for entry in client.containers.get(host.name).diff() or []}
             parents = {str(parent) for path in paths for parent in Path(path).parents}
             differences[host.name] = sorted(path for path in paths - parents if not RUNTIME_PATHS.search(path))
         return differences
 
-    def _ensure_network(self, client: docker.DockerClient) -> None:
-        if client.networks.list(names=[f"^{self.network}$"]):
+    def _ensure_network(
+        self, client: docker.DockerClient, network: str, subnet: str, subnet6: str | None = None
+    ) -> None:
+        if client.networks.list(names=[f"^{network}$"]):
             return
-        pool = docker.types.IPAMPool(subnet=self.subnet)
+        pools = [docker.types.IPAMPool(subnet=net) for net in (subnet, subnet6) if net]
         try:
             client.networks.create(
-                self.network,
+                network,
                 driver="bridge",
-                ipam=docker.types.IPAMConfig(pool_configs=[pool]),
+                ipam=docker.types.IPAMConfig(pool_configs=pools),
+                enable_ipv6=subnet6 is not None,
+                internal=self.internal,
                 labels={LABEL: self.name},
             )
         except docker.errors.APIError as error:
             raise FleetError(
-                f"the fleet {self.name} needs the network {self.subnet}, and Docker refuses it ({error.explanation}): "
+                f"the fleet {self.name} needs the network {subnet}, and Docker refuses it ({error.explanation}): "
                 "remove what uses that range, or change subnet and addresses in the fleet's file and inventory"
             ) from error
 
     def _boot(self, client: docker.DockerClient, host: Host, tag: str, public_key: str) -> bool:
         image = client.images.get(tag)
         files = gpus.files(host.gpus) if host.gpus else {}
-        recipe = json.dumps([image.id, host.address, host.gpus, self.subnet, public_key], sort_keys=True)
+        place = [self.subnet, self.subnet6, self.second_subnet, host.address6, host.second, host.sudo_password]
+        recipe = json.dumps([image.id, host.address, host.gpus, place, public_key], sort_keys=True)
         fingerprint = hashlib.sha256(recipe.encode()).hexdigest()
         try:
             container = client.containers.get(host.name)
@@ -184,7 +214,7 @@ class Fleet:
         )
         # systemd's sandboxing mounts over parts of /proc and /sys that Docker masks.
         options |= {"MaskedPaths": [], "ReadonlyPaths": []}
-        endpoint = client.api.create_endpoint_config(ipv4_address=host.address)
+        endpoint = client.api.create_endpoint_config(ipv4_address=host.address, ipv6_address=host.address6)
         created = client.api.create_container(
             image.id,
             command,
@@ -198,7 +228,11 @@ class Fleet:
         container = client.containers.get(created["Id"])
         home = f"/home/{images.USER}"
         files |= {f"{home}/.ssh/authorized_keys": (public_key.encode(), 0o600)} if host.managed else {}
+        if host.sudo_password:
+            files["/etc/sudoers.d/90-cloud-user"] = (f"{images.USER} ALL=(ALL) ALL\n".encode(), 0o440)
         container.put_archive("/", archive(files))
+        if host.second:
+            client.networks.get(f"{self.network}-second").connect(container, ipv4_address=host.second)
         container.start()
         return True
 
@@ -219,6 +253,16 @@ class Fleet:
         container.exec_run(["touch", "--date=2000-01-01", "/var/lib/apt/lists"])
         if host.managed:
             container.exec_run(["chown", "-R", f"{images.USER}:{images.USER}", f"/home/{images.USER}"])
+        if host.sudo_password:
+            given = f"echo {images.USER}:{self._sudo_password()} | chpasswd"
+            container.exec_run(["sh", "-c", given])
+
+    def _sudo_password(self) -> str:
+        """What the hosts' user gives to sudo; made on the spot, for the inventory to look up."""
+        path = self.state / "sudo_password"
+        if not path.exists():
+            write_if_changed(path, secrets.token_urlsafe(16))
+        return path.read_text(encoding="utf-8")
 
     def _ssh_key(self) -> str:
         """Public key of the fleet; made on the spot."""

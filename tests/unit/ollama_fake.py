@@ -129,6 +129,7 @@ class Handler(BaseHTTPRequestHandler):
             ("GET", "/api/ps"): self._ps,
             ("POST", "/api/show"): self._show,
             ("POST", "/api/pull"): self._pull,
+            ("POST", "/api/copy"): self._copy,
             ("POST", "/api/create"): self._create,
             ("POST", "/api/generate"): self._generate,
             ("POST", "/api/embed"): self._embed,
@@ -189,6 +190,12 @@ class Handler(BaseHTTPRequestHandler):
                 self.state.put(name, self.state.registry[name])
             last = [] if self.state.stream_cut else [{"status": "success"}]
             self._stream({"status": "pulling manifest"}, {"status": "pulling a5fd", "total": 9, "completed": 9}, *last)
+
+    def _copy(self, name: str, body: Any) -> None:
+        if self._missing(body["source"]):
+            return
+        self.state.models[body["destination"]] = self.state.models[body["source"]]
+        self._answer(200)
 
     def _create(self, name: str, body: Any) -> None:
         base: dict[str, Any] = {"parameters": {}, "system": "", "template": "{{ .Prompt }}"}

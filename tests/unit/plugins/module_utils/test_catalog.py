@@ -51,6 +51,19 @@ DIGEST = "a5" * 32
 
 
 @pytest.mark.parametrize(
+    ("name", "origin"),
+    [
+        ("qwen3:8b", "models.test:5000/library/qwen3:8b"),
+        ("somebody/qwen3:8b", "models.test:5000/somebody/qwen3:8b"),
+        ("hf.co/somebody/qwen3:8b", "hf.co/somebody/qwen3:8b"),
+    ],
+)
+def test_registry_name(name: str, origin: str) -> None:
+    assert _catalog.registry_name(name, "models.test:5000") == origin
+    assert _catalog.registry_name(name, "") == name
+
+
+@pytest.mark.parametrize(
     ("data", "says"),
     [
         pytest.param("gemma3", "a mapping with a name", id="no mapping"),

@@ -64,6 +64,13 @@ def test_pull(server: Server) -> None:
     assert len(server.state.asked("/api/pull")) == 1
 
 
+def test_pull_from_another_registry_gives_the_usual_name(server: Server) -> None:
+    server.state.registry["models.test:5000/library/mine:1"] = DIGEST
+    done = server.quartet(digest=DIGEST, registry="models.test:5000")
+    assert done["model"]["weights_digest"] == DIGEST
+    assert list(server.state.models) == ["mine:1"]
+
+
 def test_pull_again_where_the_weights_are_others(server: Server) -> None:
     server.state.put("mine:1", OTHER)
     server.state.registry["mine:1"] = DIGEST

@@ -1,0 +1,51 @@
+#!/bin/bash
+# Makes the neighbour what a site has: a proxy that asks for a login, a package mirror behind it, whose certificate is of the site's own
+# authority, and a reverse proxy in front of the gateway. Arguments: user and password of the proxy, the URL of the real archive.
+set -euo pipefail
+user=$1 password=$2 archive=$3
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update >/dev/null
+apt-get -qq install --no-install-recommends tinyproxy nginx-light >/dev/null
+
+grep -q mirror.site.test /etc/hosts || echo "127.0.0.1 mirror.site.test" >>/etc/hosts
+cat >/etc/tinyproxy/tinyproxy.conf <<CONF
+User tinyproxy
+Group tinyproxy
+Port 3128
+Timeout 60
+LogFile "/var/log/tinyproxy/tinyproxy.log"
+LogLevel Connect
+MaxClients 50
+Allow 10.78.3.0/25
+Allow 127.0.0.1
+Allow fd78:3::/64
+BasicAuth $user $password
+ConnectPort 443
+CONF
+cat >/etc/nginx/sites-enabled/default <<CONF
+server {
+    listen 443 ssl;
+    server_name mirror.site.test;
+    ssl_certificate /etc/nginx/mirror.crt;
+    ssl_certificate_key /etc/nginx/mirror.key;
+    location / {
+        proxy_pass $archive;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header Host \$proxy_host;
+        proxy_buffering off;
+    }
+}
+# In front of the gateway: says who asked, as such proxies do.
+server {
+    listen 8443 ssl;
+    ssl_certificate /etc/nginx/mirror.crt;
+    ssl_certificate_key /etc/nginx/mirror.key;
+    location / {
+        proxy_pass https://10.78.3.11;
+        proxy_http_version 1.1;
+        proxy_set_header X-Forwarded-For \$proxy_add_x_forwarded_for;
+    }
+}
+CONF
+systemctl restart tinyproxy nginx

@@ -1,0 +1,57 @@
+"""A host at a site as they are: behind a proxy, with a mirror, an authority and two networks of its own."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_everything_came_through_the_proxy(box, client) -> None:
+    assert "archive" not in box.check_output("ip route show default")
+    assert box.run("timeout 2 bash -c '</dev/tcp/1.1.1.1/80'").rc != 0
+    log = client.check_output("cat /var/log/tinyproxy/tinyproxy.log")
+    assert "CONNECT mirror.site.test:443" in log
+    # The mirror's certificate is the site's authority's, and apt believes it.
+    sources = box.check_output("apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages'").split()
+    assert {*sources} == {"https://mirror.site.test/debian/", "https://mirror.site.test/debian-security/"}
+    assert box.run("apt-get update --error-on=any").rc == 0
+
+
+def test_password_of_the_proxy_is_roots_alone(box, proxy: dict) -> None:
+    holders = box.check_output("grep -rlF %s /etc /opt /var/lib/onprem-llm /home", proxy["password"]).split()
+    assert sorted(holders) == [
+        "/etc/apt/auth.conf.d/onprem-llm-proxy.conf",
+        "/etc/onprem-llm/docker-proxy.env",
+        "/etc/onprem-llm/engine-proxy.env",
+    ]
+    for holder in holders:
+        assert (box.file(holder).user, box.file(holder).mode) == ("root", 0o600)
+    # What anybody on the host may ask.
+    shown = box.check_output("su debian -c 'apt-config dump; systemctl show docker; ps -ef'")
+    assert "10.78.3.100:3128" in shown
+    assert proxy["password"] not in shown
+    assert proxy["password"] not in box.check_output("journalctl --no-pager")
+
+
+def test_docker_and_the_engine_know_the_proxy(box, proxy: dict) -> None:
+    info = json.loads(box.check_output("docker info --format %s", "{{json .}}"))
+    assert info["HTTPSProxy"].endswith("@10.78.3.100:3128")
+    assert "172.30.250.0/28" in info["NoProxy"].split(",")
+    engine = json.loads(box.check_output("docker container inspect onprem-llm-ollama"))[0]
+    environment = dict(entry.split("=", 1) for entry in engine["Config"]["Env"])
+    assert environment["HTTPS_PROXY"] == proxy["url"]
+    assert "HTTP_PROXY" not in environment
+    assert {"localhost", "127.0.0.0/8", "::1", ".internal", "site-box1", "10.78.3.11"} <= {*environment["NO_PROXY"].split(",")}
+
+
+def test_engine_has_the_sites_authority(box) -> None:
+    box.check_output(
+        "docker exec onprem-llm-ollama sh -c %s",
+        'for d in $(echo $SSL_CERT_DIR | tr : " "); do ls $d; done | grep -q onprem-llm-site-ca.crt',
+    )
+
+
+def test_addresses_are_the_fleets_and_not_the_default_routes(box) -> None:
+    assert "eth1" in box.check_output("ip route show default")
+    certificate = box.check_output("openssl x509 -in /etc/onprem-llm/pki/gateway.crt -noout -ext subjectAltName")
+    assert "10.78.3.11" in certificate
+    assert "10.78.3.139" not in certificate
