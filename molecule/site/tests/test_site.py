@@ -34,13 +34,15 @@ def test_password_of_the_proxy_is_roots_alone(box, proxy: dict) -> None:
 
 def test_docker_and_the_engine_know_the_proxy(box, proxy: dict) -> None:
     info = json.loads(box.check_output("docker info --format %s", "{{json .}}"))
-    assert info["HTTPSProxy"].endswith("@10.78.3.100:3128")
+    assert info["HttpsProxy"].endswith("@10.78.3.100:3128")
     assert "172.30.250.0/28" in info["NoProxy"].split(",")
     engine = json.loads(box.check_output("docker container inspect onprem-llm-ollama"))[0]
     environment = dict(entry.split("=", 1) for entry in engine["Config"]["Env"])
     assert environment["HTTPS_PROXY"] == proxy["url"]
     assert "HTTP_PROXY" not in environment
-    assert {"localhost", "127.0.0.0/8", "::1", ".internal", "site-box1", "10.78.3.11"} <= {*environment["NO_PROXY"].split(",")}
+    assert {"localhost", "127.0.0.0/8", "::1", ".internal", "site-box1", "10.78.3.11"} <= {
+        *environment["NO_PROXY"].split(",")
+    }
 
 
 def test_engine_has_the_sites_authority(box) -> None:
