@@ -166,6 +166,7 @@ class ActionModule(ActionBase):
             argument_spec={
                 "roles": {"type": "list", "elements": "str", "required": True},
                 "foreign": {"type": "list", "elements": "str", "default": []},
+                "tell": {"type": "bool", "default": True},
             }
         )
         variables = task_vars or {}
@@ -196,13 +197,11 @@ class ActionModule(ActionBase):
         ):
             hint = f"did you mean {likely}?" if likely else f"the role {role} has none like it"
             faults.append({"variable": name, "role": role, "message": f"{name}: no role has this variable; {hint}"})
-        result.update(changed=False, checked=checked)
-        if faults:
+        result.update(changed=False, checked=checked, faults=faults)
+        if faults and arguments["tell"]:
             host = variables.get("inventory_hostname", "this host")
             head = "{} {} in the variables of {}:".format(len(faults), "fault" if len(faults) == 1 else "faults", host)
-            result.update(
-                failed=True, faults=faults, msg="\n".join([head] + ["- " + fault["message"] for fault in faults])
-            )
+            result.update(failed=True, msg="\n".join([head] + ["- " + fault["message"] for fault in faults]))
         return result
 
     def _fault(self, name: str, option: t.Mapping[str, t.Any], variables: t.Mapping[str, t.Any]) -> str | None:

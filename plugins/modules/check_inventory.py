@@ -41,9 +41,17 @@ options:
     type: list
     elements: str
     default: []
+  tell:
+    description:
+      - Whether a fault fails the task. If not, RV(faults) alone tells of it, for M(onprem.llm.report_preflight) to
+        tell the faults of all hosts at once.
+    type: bool
+    default: true
 notes:
   - A value that is made from facts that are not gathered yet, or from those of other hosts, is not checked.
 seealso:
+  - module: onprem.llm.check_host
+  - module: onprem.llm.report_preflight
   - module: ansible.builtin.validate_argument_spec
     description: Checks one role's variables when the role starts, and stops at that role.
 """
@@ -62,7 +70,7 @@ EXAMPLES = r"""
 RETURN = r"""
 faults:
   description: What is wrong, by variable.
-  returned: failure
+  returned: always
   type: list
   elements: dict
   contains:
