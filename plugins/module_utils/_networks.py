@@ -1,11 +1,12 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether a text is an IP network as firewalls take it, and what was probably meant."""
+"""What is wrong with the networks that an inventory names, and what was probably meant."""
 
 from __future__ import annotations
 
 import ipaddress
+import typing as t
 
 # Prefixes of so few bits are as good as everybody, also where they are written as two halves.
 WORLD_BITS = 7
@@ -39,3 +40,34 @@ def is_world(text: str) -> bool:
         return ipaddress.ip_network(text, strict=False).prefixlen <= WORLD_BITS
     except ValueError:
         return False
+
+
+def engine_network_faults(subnet: str, address: str, others: t.Mapping[str, str]) -> list[str]:
+    """What is wrong with the engine's own network and its address there.
+
+    :arg others: the host's networks in CIDR form, by interface. One that equals ``subnet`` is the engine's own bridge.
+    """
+    try:
+        network = ipaddress.IPv4Network(subnet)
+    except ValueError:
+        return [f"ollama_network_subnet is {subnet}; an IPv4 network such as 172.30.250.0/28 is needed"]
+    found = []
+    try:
+        place = ipaddress.IPv4Address(address)
+    except ValueError:
+        return [f"ollama_address is {address}; an IPv4 address in ollama_network_subnet ({subnet}) is needed"]
+    # Docker takes the first address for the host.
+    taken = {network.network_address, network.network_address + 1, network.broadcast_address}
+    if place not in network or place in taken:
+        found.append(
+            f"ollama_address is {address}; an address in ollama_network_subnet ({subnet}) is needed that is neither "
+            f"one of its first two nor its last, such as {network.network_address + 2}"
+        )
+    for interface, text in others.items():
+        other = ipaddress.IPv4Network(text, strict=False)
+        if other != network and other.overlaps(network):
+            found.append(
+                f"ollama_network_subnet is {subnet}, and {interface} of the host is in {other}, which overlaps it; "
+                "choose a subnet that the host does not have, and ollama_address in it"
+            )
+    return found

@@ -66,8 +66,8 @@ def refusal(message: str, user: str, python: str = "") -> str:
         )
     if "interpreter" in said and "not found" in said:
         return (
-            f"ansible_python_interpreter is {python or 'not set'}, and the host has no Python there "
-            f"({said.rstrip('.')}); install python3, or name the interpreter that is there"
+            f"ansible_python_interpreter is {python or 'not set'}, and the host has no Python there; "
+            "install python3, or name the interpreter that is there"
         )
     return f"the host's facts cannot be gathered: {said or 'no reason was given'}"
 

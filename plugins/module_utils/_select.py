@@ -402,6 +402,25 @@ def _would_fit(
     return f"no model of the catalog would fit for the workload {workloads[index].name}"
 
 
+def _chosen(entries: t.Mapping[str, _catalog.Entry], wanted: t.Sequence[Workload]) -> list[list[_catalog.Entry]]:
+    """The catalog's entries for what each workload names.
+
+    :raises PlanError: naming every model that is not in it.
+    """
+    found: list[list[_catalog.Entry]] = []
+    absent: list[str] = []
+    for work in wanted:
+        found.append([])
+        for name in work.models:
+            try:
+                found[-1].append(_catalog.find(entries, name))
+            except _catalog.CatalogError as error:
+                absent.append(str(error))
+    if absent:
+        raise PlanError("; ".join(absent))
+    return found
+
+
 def make_plan(
     workloads: t.Sequence[t.Any],
     gpus: t.Sequence[t.Mapping[str, t.Any]],
@@ -436,9 +455,9 @@ def make_plan(
         )
     try:
         entries = _catalog.merge(catalog)
-        chosen_entries = [[_catalog.find(entries, name) for name in work.models] for work in wanted]
     except _catalog.CatalogError as error:
         raise PlanError(str(error)) from error
+    chosen_entries = _chosen(entries, wanted)
     found, remarks = devices(gpus, host, options, current_plan)
     if not found:
         raise PlanError("no GPU of the host can be used: {}".format("; ".join(remarks)))
