@@ -17,6 +17,8 @@ import subprocess
 import sys
 import typing as t
 
+from ansible_collections.onprem.llm.plugins.module_utils import _topology
+
 MIB = 2**20
 
 # `name` is the one value that may hold a comma; what stands after it is counted from the end.
@@ -275,15 +277,20 @@ def cuda_version() -> str | None:
     return f"{number // 1000}.{number % 1000 // 10}" if number else None
 
 
-def host(root: str = "/") -> dict[str, int | None]:
-    """The host's memory in bytes and its processors, those that this process may run on."""
+def host(root: str = "/") -> dict[str, t.Any]:
+    """The host's memory in bytes, its processors, those that this process may run on, and its NUMA nodes."""
     values = {
         line.split(":")[0]: line.split(":")[1].split()[0]
         for line in (_read(os.path.join(root, "proc/meminfo")) or "").splitlines()
         if re.match(r"^\w+:\s+\d+", line)
     }
     total, available = (int(values[key]) * 1024 if key in values else None for key in ("MemTotal", "MemAvailable"))
-    return {"memory_total_bytes": total, "memory_available_bytes": available, "cpu_count": len(os.sched_getaffinity(0))}
+    return {
+        "memory_total_bytes": total,
+        "memory_available_bytes": available,
+        "cpu_count": len(os.sched_getaffinity(0)),
+        "numa_nodes": _topology.numa_nodes(root),
+    }
 
 
 def collect(nvidia_smi: str, timeout: float, run: Run = run_bounded, root: str = "/") -> dict[str, t.Any]:

@@ -162,6 +162,24 @@ host:
       description: Processors that a process may use.
       type: int
       sample: 32
+    numa_nodes:
+      description: NUMA nodes that have memory and processors; none where the kernel tells of none.
+      type: list
+      elements: dict
+      contains:
+        id:
+          description: Number of the node.
+          type: int
+          sample: 0
+        memory_total_bytes:
+          description: Memory of the node in bytes.
+          type: int
+          sample: 67492376576
+        cores:
+          description: Its physical cores, each with the numbers of its processors, which are its hyper-threads.
+          type: list
+          elements: list
+          sample: [[0, 16], [1, 17]]
 state:
   description:
     - V(ready), GPUs are there and answer.

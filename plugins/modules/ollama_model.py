@@ -87,7 +87,8 @@ options:
     type: str
   parameters:
     description:
-      - Parameters of a created model, such as C(temperature), C(stop) (a list) or C(num_predict).
+      - Parameters of the model, such as C(temperature), C(stop) (a list) or C(num_predict). With O(source=registry)
+        they are added to those that the registry's model has.
     type: dict
     default: {}
   system:
@@ -404,8 +405,14 @@ class Manager:
     def present(self, before):
         source = self.params["source"]
         if source == "registry":
-            if before and (self.pin is None or before.weights_digest == self.pin):
-                return before
+            parameters = self.params["parameters"]
+            lacking = before is None or (self.pin is not None and before.weights_digest != self.pin)
+            if not lacking:
+                found = [name for name in sorted(parameters) if before.parameters.get(name) != parameters[name]]
+                if not found:
+                    return before
+                self.result.update(changed=True, differences=found)
+                return before if self.module.check_mode else self._with_parameters(before, parameters)
             self.result.update(changed=True, differences=["weights" if before else "model"])
             if self.module.check_mode:
                 return before
@@ -420,7 +427,8 @@ class Manager:
                     f"the registry's {self.name} has the weights {after.weights_digest}, not {self.pin} as digest asks "
                     "for; the tag was re-pointed, or the digest is another layer's"
                 )
-            return after
+            lacking = [name for name in parameters if after.parameters.get(name) != parameters[name]]
+            return self._with_parameters(after, parameters) if lacking else after
         base = self._base()
         wanted = self.wanted(base)
         found = api.differences(before, wanted) if before else ["model"]
@@ -452,6 +460,15 @@ class Manager:
                     self.name, ", ".join(left)
                 )
             )
+        return after
+
+    def _with_parameters(self, model, parameters: dict):
+        """The pulled model with these parameters, its others kept: the same weights under the same name."""
+        body = {"stream": True, "from": self.name, "parameters": dict(model.parameters, **parameters)}
+        self.client.create(self.name, body)
+        after = self._there()
+        if after.weights_digest != model.weights_digest:
+            raise api.OllamaError(f"the server gave {self.name} other weights with its parameters")
         return after
 
     def _with_own_weights(self, model, digest: str):

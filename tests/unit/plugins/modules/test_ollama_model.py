@@ -71,6 +71,17 @@ def test_pull_from_another_registry_gives_the_usual_name(server: Server) -> None
     assert list(server.state.models) == ["mine:1"]
 
 
+def test_parameters_of_a_pulled_model(server: Server) -> None:
+    server.state.registry["mine:1"] = DIGEST
+    done = server.quartet(digest=DIGEST, parameters={"num_thread": 8})
+    assert done["differences"] == ["model"]
+    assert done["model"]["parameters"] == {"num_thread": 8}
+    again = server.quartet(digest=DIGEST, parameters={"num_thread": 4})
+    assert again["differences"] == ["num_thread"]
+    assert again["model"]["weights_digest"] == DIGEST
+    assert len(server.state.asked("/api/pull")) == 1
+
+
 def test_pull_again_where_the_weights_are_others(server: Server) -> None:
     server.state.put("mine:1", OTHER)
     server.state.registry["mine:1"] = DIGEST
