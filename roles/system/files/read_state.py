@@ -39,6 +39,8 @@ APT_SOURCES = (
     "/etc/apt/sources.list.d/debian.sources",
     "/etc/apt/sources.list.d/ubuntu.sources",
 )
+# What update-ca-certificates makes of them. One that leads nowhere is left of a removal that was cut off.
+LINKS = "/etc/ssl/certs/onprem-llm-*.pem"
 KEPT_SOURCES = "/etc/onprem-llm/apt-sources"
 TIME_RECORD = "/etc/onprem-llm/time-service-installed"
 TIME_UNITS = ("systemd-timesyncd", "chrony", "chronyd", "ntpsec", "ntpd", "ntp", "openntpd")
@@ -188,7 +190,10 @@ def state(wanted: dict[str, Any]) -> dict[str, Any]:
             said("timedatectl", "show", "--property=NTP", "--property=NTPSynchronized"), active_units(TIME_UNITS)
         ),
         "files": {path: file_state(path) for path in wanted["files"]},
-        "authorities": sorted(glob.glob(AUTHORITIES)),
+        "authorities": sorted(
+            [*glob.glob(AUTHORITIES), *(link for link in glob.glob(LINKS) if not os.path.exists(link))]
+        ),
+        "swappiness": recorded("/proc/sys/vm/swappiness"),
         "untrusted": untrusted(wanted["certificates"], BUNDLE),
         "mirror_lists": bool(lists(wanted["mirror"])),
         "keeps_authorities": bool(shutil.which("update-ca-certificates")),
