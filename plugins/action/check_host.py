@@ -72,7 +72,7 @@ class ActionModule(ActionBase):
         statements: dict[str, dict[str, t.Any]] = {}
         for role in roles:
             statements[role] = {}
-            for name in ("packages", "files", "paths", "units", "users", "filesystems"):
+            for name in ("packages", "files", "paths", "units", "containers", "users", "filesystems"):
                 statements[role][name] = self._stated(role, name, known)
         known["__host_state"] = self._host_state(statements, variables)
         for role in roles:
@@ -110,7 +110,9 @@ class ActionModule(ActionBase):
         self, statements: t.Mapping[str, t.Mapping[str, t.Any]], variables: dict[str, t.Any]
     ) -> dict[str, t.Any]:
         """What the host has of all that the roles name, in one look."""
-        wanted: dict[str, list[str]] = {name: [] for name in ("files", "packages", "units", "users", "filesystems")}
+        wanted: dict[str, list[str]] = {
+            name: [] for name in ("files", "packages", "units", "containers", "users", "filesystems")
+        }
         for statement in statements.values():
             for name, items in wanted.items():
                 items.extend(_preflight.wanted_paths(statement) if name == "files" else statement[name])

@@ -104,6 +104,7 @@ STATEMENT = {
         {"path": "/etc/later", "sha256": None, "mode": None},
     ],
     "units": ["run.service", "stopped.service", "off.service"],
+    "containers": ["up", "down", "gone"],
 }
 STATE = {
     "packages": {"ufw": "0.36"},
@@ -119,6 +120,7 @@ STATE = {
         "stopped.service": {"active": False, "enabled": True},
         "off.service": {"active": True, "enabled": False},
     },
+    "containers": {"up": {"running": True}, "down": {"running": False}},
 }
 
 
@@ -131,15 +133,16 @@ def test_changes_are_what_differs() -> None:
             "/etc/open (mode 0644, will be 0600)",
             "off.service (enable at boot)",
         ],
-        "restart": ["stopped.service (start)"],
+        "restart": ["stopped.service (start)", "the container down (start)", "the container gone (start)"],
     }
 
 
 def test_a_virgin_host_gets_everything() -> None:
     found = preflight.changes(STATEMENT, {})
-    assert found["install"] == ["nginx", "ufw"]
+    assert found["install"] == ["nginx, ufw"]
     assert found["change"] == [f"{entry['path']} (new)" for entry in STATEMENT["files"]]
-    assert found["restart"] == ["run.service (start)", "stopped.service (start)", "off.service (start)"]
+    assert found["restart"][:3] == ["run.service (start)", "stopped.service (start)", "off.service (start)"]
+    assert found["restart"][3:] == [f"the container {name} (start)" for name in STATEMENT["containers"]]
 
 
 def test_a_sentence_is_told_once_with_its_hosts() -> None:

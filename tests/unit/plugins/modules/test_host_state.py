@@ -64,6 +64,12 @@ def test_units(run: Run, program: Callable[[str, str], None], said: str, active:
     assert run("host_state", units=["x.service"])["units"] == {"x.service": {"active": active, "enabled": enabled}}
 
 
+@pytest.mark.parametrize(("said", "running"), [("true\n", True), ("false\n", False)])
+def test_containers(run: Run, program: Callable[[str, str], None], said: str, running: bool) -> None:
+    program("docker", said)
+    assert run("host_state", containers=["x"])["containers"] == {"x": {"running": running}}
+
+
 def test_a_place_that_is_not_there_yet_is_its_parents(run: Run, tmp_path: Path) -> None:
     paths = [str(tmp_path), str(tmp_path / "not" / "yet")]
     found = run("host_state", filesystems=paths)["filesystems"]
