@@ -72,7 +72,7 @@ class ActionModule(ActionBase):
         statements: dict[str, dict[str, t.Any]] = {}
         for role in roles:
             statements[role] = {}
-            for name in ("packages", "files", "paths", "units", "users", "filesystems"):
+            for name in ("packages", "files", "paths", "units", "containers", "users", "filesystems"):
                 statements[role][name] = self._stated(role, name, known)
         known["__host_state"] = self._host_state(statements, variables)
         for role in roles:
@@ -110,7 +110,9 @@ class ActionModule(ActionBase):
         self, statements: t.Mapping[str, t.Mapping[str, t.Any]], variables: dict[str, t.Any]
     ) -> dict[str, t.Any]:
         """What the host has of all that the roles name, in one look."""
-        wanted: dict[str, list[str]] = {name: [] for name in ("files", "packages", "units", "users", "filesystems")}
+        wanted: dict[str, list[str]] = {
+            name: [] for name in ("files", "packages", "units", "containers", "users", "filesystems")
+        }
         for statement in statements.values():
             for name, items in wanted.items():
                 items.extend(_preflight.wanted_paths(statement) if name == "files" else statement[name])
@@ -129,11 +131,20 @@ class ActionModule(ActionBase):
         Empty where it cannot be known before a fault is mended, or before the run itself has made something.
         """
         raw = (known.get(f"__{role}_outlook") or {}).get(name)
+        if name == "files" and isinstance(raw, list):
+            # One by one: a content that is not known yet takes nothing away from the other files.
+            return [
+                {key: self._foretold(role, f"{key} of a file", item, known) for key, item in entry.items()}
+                for entry in raw
+            ]
+        return self._foretold(role, name, raw, known) or []
+
+    def _foretold(self, role: str, what: str, raw: t.Any, known: dict[str, t.Any]) -> t.Any:
         try:
-            return self._templar_for(role, known).template(raw) or []
+            return self._templar_for(role, known).template(raw)
         except Exception as error:
-            self._display.vv(f"{role}: {name} cannot be foretold: {innermost(error)}")
-            return []
+            self._display.vv(f"{role}: {what} cannot be foretold: {innermost(error)}")
+            return None
 
     def _file(self, role: str, entry: dict[str, t.Any], known: dict[str, t.Any]) -> dict[str, t.Any]:
         """A file of a role's statement, with the SHA-256 of its content, or None where that cannot be told yet."""
@@ -141,14 +152,12 @@ class ActionModule(ActionBase):
         try:
             if "template" in entry:
                 source = os.path.join(ROLES, role, "templates", entry["template"])
-                lookup = lookup_loader.get(
-                    "ansible.builtin.template", loader=self._loader, templar=self._templar_for(role, known)
-                )
+                lookup = lookup_loader.get("template", loader=self._loader, templar=self._templar_for(role, known))
                 content = str(lookup.run([source], variables=self._context(role, known))[0]).encode()
             elif "source" in entry:
                 with open(os.path.join(ROLES, role, "files", entry["source"]), "rb") as stream:
                     content = stream.read()
-            elif "content" in entry:
+            elif entry.get("content") is not None:
                 content = str(entry["content"]).encode()
         except Exception as error:
             self._display.vv(f"{role}: what {entry['path']} will hold cannot be told yet: {innermost(error)}")

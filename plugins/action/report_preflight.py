@@ -31,7 +31,7 @@ class ActionModule(ActionBase):
         outlooks: dict[str, dict[str, list[str]]] = {}
         for host in hosts:
             for name in arguments["registered"]:
-                found = hostvars[host].get(name) or {}
+                found = (hostvars.get(host) or {}).get(name) or {}
                 told.setdefault(host, []).extend(fault["message"] for fault in found.get("faults") or [])
                 if found.get("outlook") and host not in lost:
                     outlooks[host] = found["outlook"]

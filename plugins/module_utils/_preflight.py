@@ -153,16 +153,16 @@ def changes(statement: t.Mapping[str, t.Any], state: t.Mapping[str, t.Any]) -> d
     """What a role would install and change on a host, and which of its units it would start.
 
     :arg statement: ``packages`` (names), ``files`` (``path``, and ``sha256`` or None where the content is not known
-        yet) and ``units`` (names).
+        yet), ``units`` and ``containers`` (names).
     :arg state: the host's, as the module ``host_state`` returns it.
     """
     installed = state.get("packages") or {}
     files = state.get("files") or {}
     units = state.get("units") or {}
     found: dict[str, list[str]] = {"install": [], "change": [], "restart": []}
-    for name in statement.get("packages") or []:
-        if name not in installed:
-            found["install"].append(name)
+    absent = [name for name in statement.get("packages") or [] if name not in installed]
+    if absent:
+        found["install"].append(", ".join(absent))
     for entry in statement.get("files") or []:
         there = files.get(entry["path"]) or {}
         if not there.get("exists"):
@@ -177,6 +177,10 @@ def changes(statement: t.Mapping[str, t.Any], state: t.Mapping[str, t.Any]) -> d
             found["restart"].append(f"{name} (start)")
         elif not there.get("enabled"):
             found["change"].append(f"{name} (enable at boot)")
+    containers = state.get("containers") or {}
+    for name in statement.get("containers") or []:
+        if name not in containers or not containers[name]["running"]:
+            found["restart"].append(f"the container {name} (start)")
     return found
 
 

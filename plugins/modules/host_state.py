@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_state
-short_description: Read the state of files, packages, units and file systems at once
+short_description: Read the state of files, packages, units, containers and file systems at once
 version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
@@ -34,6 +34,12 @@ options:
   units:
     description:
       - Names of systemd units with their suffix.
+    type: list
+    elements: str
+    default: []
+  containers:
+    description:
+      - Names of Docker containers.
     type: list
     elements: str
     default: []
@@ -84,6 +90,13 @@ units:
     nginx.service:
       active: true
       enabled: true
+containers:
+  description: Whether each container that exists runs. Without Docker, none exists.
+  returned: always
+  type: dict
+  sample:
+    onprem-llm-ollama:
+      running: true
 users:
   description: Number and primary group's number of each user that exists.
   returned: always
@@ -163,6 +176,17 @@ def unit_states(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, 
     return states
 
 
+def container_states(module: AnsibleModule, names: list[str]) -> dict[str, dict[str, bool]]:
+    """Whether those containers that exist run."""
+    found = {}
+    for name in names if module.get_bin_path("docker") else []:
+        command = ["docker", "container", "inspect", "--format", "{{.State.Running}}", name]
+        code, output, _error = module.run_command(command)
+        if code == 0:
+            found[name] = {"running": output.strip() == "true"}
+    return found
+
+
 def user_numbers(names: list[str]) -> dict[str, dict[str, int]]:
     """Numbers of those users that exist."""
     found = {}
@@ -181,6 +205,7 @@ def main() -> None:
             "files": {"type": "list", "elements": "path", "default": []},
             "packages": {"type": "list", "elements": "str", "default": []},
             "units": {"type": "list", "elements": "str", "default": []},
+            "containers": {"type": "list", "elements": "str", "default": []},
             "users": {"type": "list", "elements": "str", "default": []},
             "filesystems": {"type": "list", "elements": "path", "default": []},
         },
@@ -191,6 +216,7 @@ def main() -> None:
         files={path: file_state(path) for path in module.params["files"]},
         packages=package_versions(module, module.params["packages"]),
         units=unit_states(module, module.params["units"]),
+        containers=container_states(module, module.params["containers"]),
         users=user_numbers(module.params["users"]),
         filesystems={path: filesystem_state(path) for path in module.params["filesystems"]},
     )

@@ -47,8 +47,9 @@ def tracked_files() -> list[Path]:
     return [path for name in listed.stdout.decode().split("\0") if name and (path := ROOT / name).is_file()]
 
 
-def readme_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("role_readme", ROOT / "tools/role_readme.py")
+def tool(name: str) -> ModuleType:
+    """A program below tools/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

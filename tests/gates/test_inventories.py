@@ -13,9 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def check(inventory: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    playbook = Path(sys.executable).parent / "ansible-playbook"
+    return play("tests/gates/check_inventory.yml", inventory, *arguments)
+
+
+def play(playbook: str, inventory: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [playbook, "-i", inventory, "tests/gates/check_inventory.yml", *arguments],
+        [Path(sys.executable).parent / "ansible-playbook", "-i", inventory, playbook, *arguments],
         cwd=ROOT,
         env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
         capture_output=True,
@@ -41,6 +44,14 @@ def test_fault_is_told_with_what_would_be_right(fault: str, told: str) -> None:
     result = check("inventories/example", "-e", fault)
     assert result.returncode != 0
     assert told in result.stdout
+
+
+def test_an_inventory_without_hosts_is_no_success(tmp_path: Path) -> None:
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text("all: {hosts: {}}\n", encoding="utf-8")
+    result = play("playbooks/site.yml", str(inventory))
+    assert result.returncode != 0
+    assert "llm_nodes: the group has no host; put the inference nodes into its children" in result.stdout
 
 
 def test_site_starts_with_the_preflight() -> None:

@@ -14,9 +14,9 @@ from rules import (
     foreign_default_faults,
     metadata_faults,
     missing_rooms,
-    readme_tool,
     role_defaults,
     specification_faults,
+    tool,
 )
 
 each_role = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
@@ -40,7 +40,7 @@ def test_argument_specs_equal_defaults(role: Path) -> None:
 @each_role
 def test_readme_is_up_to_date(role: Path) -> None:
     """When this fails, run tools/role_readme.py."""
-    assert (role / "README.md").read_text(encoding="utf-8") == readme_tool().readme(role)
+    assert (role / "README.md").read_text(encoding="utf-8") == tool("role_readme").readme(role)
 
 
 def ansible_files() -> list[Path]:
@@ -119,9 +119,9 @@ def test_gate_sees_metadata(role: Path) -> None:
 
 
 def test_gate_sees_stale_readme(role: Path) -> None:
-    before = readme_tool().readme(role)
+    before = tool("role_readme").readme(role)
     change(role / "meta/argument_specs.yml", *OPTIONS, "logrotate_keep", description="Something else.")
-    assert readme_tool().readme(role) != before
+    assert tool("role_readme").readme(role) != before
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_gate_sees_other_literal(tmp_path: Path, text: str, faults: int) -> None
 
 
 def test_readme_markup() -> None:
-    markdown = readme_tool().markdown
+    markdown = tool("role_readme").markdown
     assert markdown("O(a_b) is V(x,y\\)), RV(c), C(d) or M(e.f.g)") == "`a_b` is `x,y)`, `c`, `d` or `e.f.g`"
     assert markdown("see L(the page,https://example.com/) and U(https://example.org)") == (
         "see [the page](https://example.com/) and <https://example.org>"

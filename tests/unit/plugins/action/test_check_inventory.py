@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from ansible.errors import AnsibleError
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
 from ansible_collections.onprem.llm.plugins.action import check_inventory
+
+Act = Callable[..., dict[str, Any]]
+Check = Callable[..., dict[str, Any]]
 
 SPECS = {
     "engine": {
@@ -55,43 +55,25 @@ def roles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def trusted(value: Any) -> Any:
-    """Values as an inventory gives them: their templates may be evaluated."""
-    if isinstance(value, str):
-        return trust_as_template(value)
-    if isinstance(value, dict):
-        return {key: trusted(item) for key, item in value.items()}
-    return [trusted(item) for item in value] if isinstance(value, list) else value
+@pytest.fixture
+def check(act: Act) -> Callable[..., dict[str, Any]]:
+    def call(
+        variables: dict[str, Any],
+        roles: Sequence[str] = ("engine", "gateway"),
+        foreign: Sequence[str] = (),
+        unset: bool = False,
+        tell: bool = True,
+    ) -> dict[str, Any]:
+        """What the action says of a host with these variables; ``unset`` takes away those that have no value."""
+        given = {"inventory_hostname": "node1", "engine_version": "1.2.3", **variables}
+        given = {name: value for name, value in given.items() if not (unset and value is None)}
+        return act("check_inventory", {"roles": list(roles), "foreign": list(foreign), "tell": tell}, given)
 
-
-def check(
-    variables: dict[str, Any],
-    roles: Sequence[str] = ("engine", "gateway"),
-    foreign: Sequence[str] = (),
-    unset: bool = False,
-) -> dict[str, Any]:
-    """What the action says of a host with these variables; ``unset`` takes away those that have no value."""
-    given = {"inventory_hostname": "node1", "engine_version": "1.2.3", **variables}
-    given = trusted({name: value for name, value in given.items() if not (unset and value is None)})
-    loader = DataLoader()
-    task = SimpleNamespace(
-        args={"roles": list(roles), "foreign": list(foreign)}, action="check_inventory", async_val=0, check_mode=True,
-        diff=False, environment=[], no_log=False, _role=None, _parent=None, collections=[], delegate_to=None,
-    )  # fmt: skip
-    action = check_inventory.ActionModule(
-        task=task,
-        connection=SimpleNamespace(_shell=SimpleNamespace(tmpdir=None)),
-        play_context=SimpleNamespace(check_mode=True, diff=False),
-        loader=loader,
-        templar=Templar(loader=loader, variables=given),
-        shared_loader_obj=None,
-    )
-    result: dict[str, Any] = action.run(task_vars=given)
-    return result
+    return call
 
 
 @pytest.mark.usefixtures("roles")
-def test_a_good_inventory_passes() -> None:
+def test_a_good_inventory_passes(check: Check) -> None:
     users = [{"name": "alice", "role": "admin", "key": "{{ secret_of_alice }}", "age": 5}]
     good = {
         "engine_port": "8080", "engine_mode": "{{ 'fast' if true }}", "engine_hosts": ["a"],
@@ -124,7 +106,9 @@ def test_a_good_inventory_passes() -> None:
         ("engine_proof_levle", 1, "engine_proof_levle: no role has this variable; did you mean engine_proof_level?"),
     ],
 )
-def test_a_fault_names_variable_value_and_what_would_be_right(name: str, value: Any, message: str) -> None:
+def test_a_fault_names_variable_value_and_what_would_be_right(
+    name: str, value: Any, message: str, check: Check
+) -> None:
     result = check({name: value})
     assert result["failed"]
     [fault] = result["faults"]
@@ -134,7 +118,7 @@ def test_a_fault_names_variable_value_and_what_would_be_right(name: str, value: 
 
 
 @pytest.mark.usefixtures("roles")
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_told_at_once(check: Check) -> None:
     result = check({"engine_port": "a", "engine_mode": "b", "gatway": 1, "gateway_user": [], "engine_open": "c"})
     found = sorted(fault["variable"] for fault in result["faults"])
     assert found == ["engine_mode", "engine_open", "engine_port", "gateway_user"]
@@ -142,7 +126,14 @@ def test_all_faults_are_told_at_once() -> None:
 
 
 @pytest.mark.usefixtures("roles")
-def test_a_required_variable_that_is_not_set() -> None:
+def test_faults_may_be_kept_for_a_report_on_all_hosts(check: Check) -> None:
+    result = check({"engine_port": "a"}, tell=False)
+    assert not result.get("failed")
+    assert [fault["role"] for fault in result["faults"]] == ["engine"]
+
+
+@pytest.mark.usefixtures("roles")
+def test_a_required_variable_that_is_not_set(check: Check) -> None:
     result = check({"engine_version": None}, roles=["onprem.llm.engine"], unset=True)
     assert "engine_version is not set, and the role engine needs it; a text is needed" in result["msg"]
 
@@ -164,7 +155,7 @@ def test_a_required_variable_that_is_not_set() -> None:
         ("gateway_password", "{{ pa55word-of-alice }}"),
     ],
 )
-def test_a_secret_is_never_shown(name: str, value: Any) -> None:
+def test_a_secret_is_never_shown(name: str, value: Any, check: Check) -> None:
     result = check({name: value})
     assert "pa55word" not in str(result)
     # A list passes for a text; whatever fails is named.
@@ -172,14 +163,14 @@ def test_a_secret_is_never_shown(name: str, value: Any) -> None:
 
 
 @pytest.mark.usefixtures("roles")
-def test_a_fault_inside_a_secret_is_still_located() -> None:
+def test_a_fault_inside_a_secret_is_still_located(check: Check) -> None:
     message = check({"gateway_users": [{"name": "a", "kye": "x"}]})["msg"]
     assert "gateway_users.kye. Supported parameters include: age, key, name, role" in message
     assert "name" in check({"gateway_users": [{"key": "pa55word"}]})["msg"]
 
 
 @pytest.mark.usefixtures("roles")
-def test_what_depends_on_facts_is_left_for_later() -> None:
+def test_what_depends_on_facts_is_left_for_later(check: Check) -> None:
     later = {"engine_mode": "{{ ansible_facts['x'] }}", "engine_hosts": "{{ hostvars['b'].x }}"}
     by_way = {"engine_port": "{{ base + 1 }}", "base": "{{ other['port'] }}", "other": "{{ ansible_facts['x'] }}"}
     assert not check({**later, **by_way}).get("failed")
@@ -187,13 +178,13 @@ def test_what_depends_on_facts_is_left_for_later() -> None:
 
 
 @pytest.mark.usefixtures("roles")
-def test_outputs_of_roles_and_foreign_variables_are_no_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_of_roles_and_foreign_variables_are_no_faults(monkeypatch: pytest.MonkeyPatch, check: Check) -> None:
     monkeypatch.setattr(check_inventory, "OUTPUTS", frozenset({"engine_plan"}))
     assert not check({"engine_plan": {}, "gateway_of_someone": 1}, foreign=["gateway_of_*"]).get("failed")
 
 
 @pytest.mark.usefixtures("roles")
-def test_an_unknown_role_is_refused() -> None:
+def test_an_unknown_role_is_refused(check: Check) -> None:
     with pytest.raises(AnsibleError, match="no role without_specs with a meta"):
         check({}, roles=["engine", "without_specs"])
 
