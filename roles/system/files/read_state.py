@@ -143,6 +143,9 @@ def try_proxy(proxy: str, url: str) -> dict[str, Any]:
 
     What the other side answers is no fault of the proxy, and neither is its certificate, which is not looked at.
     """
+    # The library would go by the host's own idea of what needs no proxy.
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ.pop(name, None)
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -62,7 +62,10 @@ def port() -> Iterator[int]:
         pytest.param("site:secret@", "https://403.test/", 403, id="tunnel forbidden"),
     ],
 )
-def test_proxy_that_refuses(port: int, login: str, url: str, status: int | None) -> None:
+def test_proxy_that_refuses(
+    port: int, login: str, url: str, status: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
     answer = read_state.try_proxy(f"http://{login}127.0.0.1:{port}", url)
     assert (answer["url"], answer["status"], answer["error"]) == (url, status, "")
 
