@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
             lines = _preflight.outlook_lines(outlooks, hosts) + absent
             result.update(lines=lines)
             # By itself, because each callback has its own way to fold and to quote what a task returns.
-            for line in ["", "What the run would do:", *lines]:
+            for line in ["", "What site.yml would do:", *lines]:
                 self._display.display(line)
         return result
 

@@ -53,7 +53,7 @@ def drift() -> None:
 
 
 def test_the_dry_run_names_all_of_it() -> None:
-    report = playbook("preflight.yml").partition("What the run would do:\n")[2].partition("\nTASK")[0]
+    report = playbook("preflight.yml").partition("What site.yml would do:\n")[2].partition("\nTASK")[0]
     by_host = {block.split(":\n")[0]: block for block in re.split(r"(?m)^(?=\S+:$)", report)}
     assert re.search(rf"(?m) {SITE}$", by_host[GATEWAY])
     assert f"UFW: allow {RULE}" in by_host[GATEWAY]

@@ -114,7 +114,7 @@ def test_a_host_that_is_down_is_left_out_and_the_others_go_on(tmp_path: Path) ->
 def test_the_dry_run_says_what_a_virgin_host_would_get(tmp_path: Path) -> None:
     result = playbook(tmp_path, {"refusals": []}, "preflight.yml")
     assert result.returncode == 0, result.stdout
-    report = result.stdout.partition("What the run would do:\n")[2].partition("\nTASK")[0]
+    report = result.stdout.partition("What site.yml would do:\n")[2].partition("\nTASK")[0]
     by_host = {block.split(":\n")[0]: block for block in re.split(r"(?m)^(?=\S+:$)", report) if block.strip()}
     assert set(by_host) == {"fleet-gpu1", "fleet-cpu1", "fleet-gw1"}
     for host in ("fleet-gpu1", "fleet-cpu1"):
