@@ -312,8 +312,8 @@ def test_whatever_is_planned_fits_its_devices_and_is_the_same_again(sizes: list[
     with contextlib.suppress(_select.PlanError):
         made = plan(wanted, gpus)
     if made is None:
-        # Four GiB hold the smallest of these models on their own.
-        assert max(sizes) < 4
+        # Five GiB hold the smallest of these models beside the embedding one, at each of the contexts' least.
+        assert max(sizes) < 5
         return
     assert (wanted, gpus) == before
     assert plan(wanted, gpus) == made
