@@ -15,12 +15,94 @@ from ansible_collections.onprem.llm.plugins.module_utils import _preflight
 
 ROLES = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "roles")
 
+# Parts of a role's outlook that say what to look at on the host.
+LOOKS = ("packages", "files", "paths", "units", "containers", "users", "filesystems")
+
 
 def innermost(error: BaseException) -> str:
     """What an error says at its root, without the chain of templates that led there."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(getattr(error, "message", None) or error).split()) or type(error).__name__
+
+
+class Statements:
+    """What roles state in their variables, evaluated as their own tasks would see it."""
+
+    def __init__(self, loader: t.Any, templar: t.Any, display: t.Any, variables: dict[str, t.Any]) -> None:
+        self._loader, self._templar, self._display = loader, templar, display
+        # Some roles refer to the variables of others. Defaults yield to the inventory, a role's own variables do not.
+        names = sorted(os.listdir(ROLES))
+        self.known: dict[str, t.Any] = {}
+        for role in names:
+            self.known |= self._load(role, "defaults")
+        self.known |= variables
+        for role in names:
+            self.known |= self._load(role, "vars")
+
+    def faults(self, role: str) -> list[str]:
+        """What the role cannot work with.
+
+        :raises Exception: of any kind, where a template cannot be evaluated.
+        """
+        return _preflight.sentences(self._evaluated(role, self.known.get(f"__{role}_faults")))
+
+    def undecidable(self, role: str) -> str:
+        """What it means that the role's faults cannot be evaluated."""
+        said = self._evaluated(role, self.known.get(f"__{role}_undecidable"))
+        return str(said or f"the role {role} cannot be checked").strip()
+
+    def stated(self, role: str, part: str, **more: t.Any) -> t.Any:
+        """One part of the role's outlook, with more variables at hand.
+
+        Empty where it cannot be known before a fault is mended, or before the run itself has made something.
+        """
+        raw = (self.known.get(f"__{role}_outlook") or {}).get(part)
+        if part == "files" and isinstance(raw, list):
+            # One by one: a content that is not known yet takes nothing away from the other files.
+            return [{key: self._foretold(role, key, item, more) for key, item in entry.items()} for entry in raw]
+        return self._foretold(role, part, raw, more) or []
+
+    def file(self, role: str, entry: dict[str, t.Any]) -> dict[str, t.Any]:
+        """A file of a role's outlook, with the SHA-256 of its content, or None where that cannot be told yet."""
+        content: bytes | None = None
+        try:
+            if "template" in entry:
+                source = os.path.join(ROLES, role, "templates", entry["template"])
+                lookup = lookup_loader.get("template", loader=self._loader, templar=self._templar_of(role, {}))
+                content = str(lookup.run([source], variables=self._context(role, {}))[0]).encode()
+            elif "source" in entry:
+                with open(os.path.join(ROLES, role, "files", entry["source"]), "rb") as stream:
+                    content = stream.read()
+            elif entry.get("content") is not None:
+                content = str(entry["content"]).encode()
+        except Exception as error:
+            self._display.vv(f"{role}: what {entry['path']} will hold cannot be told yet: {innermost(error)}")
+        digest = hashlib.sha256(content).hexdigest() if content is not None else None
+        return {"path": entry["path"], "mode": entry.get("mode"), "sha256": digest}
+
+    def _foretold(self, role: str, part: str, raw: t.Any, more: dict[str, t.Any]) -> t.Any:
+        try:
+            return self._evaluated(role, raw, more)
+        except Exception as error:
+            self._display.vv(f"{role}: {part} cannot be foretold: {innermost(error)}")
+            return None
+
+    def _evaluated(self, role: str, raw: t.Any, more: dict[str, t.Any] | None = None) -> t.Any:
+        return self._templar_of(role, more or {}).template(raw)
+
+    def _templar_of(self, role: str, more: dict[str, t.Any]) -> t.Any:
+        return self._templar.copy_with_new_env(available_variables=self._context(role, more))
+
+    def _context(self, role: str, more: dict[str, t.Any]) -> dict[str, t.Any]:
+        place = os.path.join(ROLES, role)
+        return self.known | more | {"role_path": place, "role_name": role, "ansible_search_path": [place]}
+
+    def _load(self, role: str, kind: str) -> dict[str, t.Any]:
+        path = os.path.join(ROLES, role, kind, "main.yml")
+        if not os.path.isfile(path):
+            return {}
+        return dict(self._loader.load_from_file(path, unsafe=True, trusted_as_template=True) or {})
 
 
 class ActionModule(ActionBase):
@@ -42,152 +124,71 @@ class ActionModule(ActionBase):
         absent = [role for role in roles if not os.path.isdir(os.path.join(ROLES, role))]
         if absent:
             raise AnsibleError(f"roles: this collection has no role {absent[0]}")
-        # A role with a variable of the wrong type can be judged no further.
-        spoiled = {fault["role"] for fault in arguments["known"]}
-        faults: list[dict[str, str]] = []
         outlook: dict[str, list[str]] = {section: [] for section in _preflight.SECTIONS}
         if arguments["refusal"]:
             user = str(variables.get("ansible_user") or "the user that logs in")
             python = str(variables.get("ansible_python_interpreter") or "")
-            faults.append({"role": "", "message": _preflight.refusal(arguments["refusal"], user, python)})
+            faults = [{"role": "", "message": _preflight.refusal(arguments["refusal"], user, python)}]
         else:
-            self._judge(roles, spoiled, variables, faults, outlook)
+            statements = Statements(self._loader, self._templar, self._display, variables)
+            # A role with a variable of the wrong type can be judged no further.
+            faults = self._faults(statements, roles, {fault["role"] for fault in arguments["known"]})
+            if not arguments["tell"]:
+                faults += self._foretell(statements, roles, variables, outlook)
         result.update(changed=False, faults=faults, outlook=outlook)
         if faults and arguments["tell"]:
             result.update(failed=True, msg="\n".join(fault["message"] for fault in faults))
         return result
 
-    def _judge(
+    def _faults(
+        self, statements: Statements, roles: t.Sequence[str], spoiled: t.Container[str]
+    ) -> list[dict[str, str]]:
+        """What the roles cannot work with."""
+        found: list[dict[str, str]] = []
+        for role in roles:
+            try:
+                found.extend({"role": role, "message": sentence} for sentence in statements.faults(role))
+            except Exception as error:
+                if role not in spoiled:
+                    message = f"{statements.undecidable(role)}: {innermost(error)}"
+                    found.append({"role": role, "message": message})
+        return found
+
+    def _foretell(
         self,
+        statements: Statements,
         roles: t.Sequence[str],
-        spoiled: t.Container[str],
         variables: dict[str, t.Any],
-        faults: list[dict[str, str]],
         outlook: dict[str, list[str]],
-    ) -> None:
-        """Evaluate what the roles state of the host, with its state at hand."""
-        known = self._roles_variables() | variables
-        for role in roles:
-            known |= self._load(role, "vars")
-        statements: dict[str, dict[str, t.Any]] = {}
-        for role in roles:
-            statements[role] = {}
-            for name in ("packages", "files", "paths", "units", "containers", "users", "filesystems"):
-                statements[role][name] = self._stated(role, name, known)
-        known["__host_state"] = self._host_state(statements, variables)
-        for role in roles:
-            statements[role]["files"] = [self._file(role, entry, known) for entry in statements[role]["files"]]
-            self._judge_role(role, role in spoiled, statements[role], known, faults, outlook)
+    ) -> list[dict[str, str]]:
+        """Fill in what the roles would do to the host; what the host has no room for is returned, as faults."""
+        looks = {role: {part: statements.stated(role, part) for part in LOOKS} for role in roles}
+        state = self._host_state(looks.values(), variables)
+        statements.known["__host_state"] = state
+        found = []
+        for role, look in looks.items():
+            look["files"] = [statements.file(role, entry) for entry in look["files"]]
+            foreseen = _preflight.changes(look, state)
+            for section in _preflight.SECTIONS:
+                stated = _preflight.sentences(statements.stated(role, section, __outlook=foreseen))
+                items = foreseen.get(section, []) + stated
+                outlook[section].extend(item for item in items if item not in outlook[section])
+            needs = [_preflight.Need(**need) for need in statements.stated(role, "space")]
+            for message in _preflight.space_faults(needs, state["filesystems"]):
+                found.append({"role": role, "message": message})
+        return found
 
-    def _judge_role(
-        self,
-        role: str,
-        spoiled: bool,
-        statement: dict[str, t.Any],
-        known: dict[str, t.Any],
-        faults: list[dict[str, str]],
-        outlook: dict[str, list[str]],
-    ) -> None:
-        state = known["__host_state"]
-        try:
-            for sentence in _preflight.sentences(self._evaluate(role, f"__{role}_faults", known)):
-                faults.append({"role": role, "message": sentence})
-        except Exception as error:
-            if not spoiled:
-                said = self._evaluate(role, f"__{role}_undecidable", known) or f"the role {role} cannot be checked"
-                faults.append({"role": role, "message": f"{said}: {innermost(error)}"})
-            return
-        foreseen = _preflight.changes(statement, state)
-        here = known | {"__outlook": foreseen}
-        for section in _preflight.SECTIONS:
-            stated = _preflight.sentences(self._stated(role, section, here))
-            outlook[section].extend(item for item in foreseen.get(section, []) + stated if item not in outlook[section])
-        needs = [_preflight.Need(**need) for need in self._stated(role, "space", known)]
-        for message in _preflight.space_faults(needs, state["filesystems"]):
-            faults.append({"role": role, "message": message})
-
-    def _host_state(
-        self, statements: t.Mapping[str, t.Mapping[str, t.Any]], variables: dict[str, t.Any]
-    ) -> dict[str, t.Any]:
+    def _host_state(self, looks: t.Iterable[dict[str, t.Any]], variables: dict[str, t.Any]) -> dict[str, t.Any]:
         """What the host has of all that the roles name, in one look."""
-        wanted: dict[str, list[str]] = {
-            name: [] for name in ("files", "packages", "units", "containers", "users", "filesystems")
-        }
-        for statement in statements.values():
-            for name, items in wanted.items():
-                items.extend(_preflight.wanted_paths(statement) if name == "files" else statement[name])
+        wanted: dict[str, set[str]] = {part: set() for part in LOOKS if part != "paths"}
+        for look in looks:
+            for part, items in wanted.items():
+                items.update(_preflight.wanted_paths(look) if part == "files" else look[part])
         state: dict[str, t.Any] = self._execute_module(
             module_name="onprem.llm.host_state",
-            module_args={name: sorted(set(items)) for name, items in wanted.items()},
+            module_args={part: sorted(items) for part, items in wanted.items()},
             task_vars=variables,
         )
         if state.get("failed"):
             raise AnsibleError(f"the host's state cannot be read: {state.get('msg')}")
         return state
-
-    def _stated(self, role: str, name: str, known: dict[str, t.Any]) -> t.Any:
-        """One part of what a role states of itself.
-
-        Empty where it cannot be known before a fault is mended, or before the run itself has made something.
-        """
-        raw = (known.get(f"__{role}_outlook") or {}).get(name)
-        if name == "files" and isinstance(raw, list):
-            # One by one: a content that is not known yet takes nothing away from the other files.
-            return [
-                {key: self._foretold(role, f"{key} of a file", item, known) for key, item in entry.items()}
-                for entry in raw
-            ]
-        return self._foretold(role, name, raw, known) or []
-
-    def _foretold(self, role: str, what: str, raw: t.Any, known: dict[str, t.Any]) -> t.Any:
-        try:
-            return self._templar_for(role, known).template(raw)
-        except Exception as error:
-            self._display.vv(f"{role}: {what} cannot be foretold: {innermost(error)}")
-            return None
-
-    def _file(self, role: str, entry: dict[str, t.Any], known: dict[str, t.Any]) -> dict[str, t.Any]:
-        """A file of a role's statement, with the SHA-256 of its content, or None where that cannot be told yet."""
-        content: bytes | None = None
-        try:
-            if "template" in entry:
-                source = os.path.join(ROLES, role, "templates", entry["template"])
-                lookup = lookup_loader.get("template", loader=self._loader, templar=self._templar_for(role, known))
-                content = str(lookup.run([source], variables=self._context(role, known))[0]).encode()
-            elif "source" in entry:
-                with open(os.path.join(ROLES, role, "files", entry["source"]), "rb") as stream:
-                    content = stream.read()
-            elif entry.get("content") is not None:
-                content = str(entry["content"]).encode()
-        except Exception as error:
-            self._display.vv(f"{role}: what {entry['path']} will hold cannot be told yet: {innermost(error)}")
-        return {
-            "path": entry["path"],
-            "mode": entry.get("mode"),
-            "sha256": hashlib.sha256(content).hexdigest() if content is not None else None,
-        }
-
-    def _evaluate(self, role: str, name: str, known: dict[str, t.Any]) -> t.Any:
-        return self._templar_for(role, known).template(known[name]) if name in known else None
-
-    def _templar_for(self, role: str, known: dict[str, t.Any]) -> t.Any:
-        return self._templar.copy_with_new_env(available_variables=self._context(role, known))
-
-    def _context(self, role: str, known: dict[str, t.Any]) -> dict[str, t.Any]:
-        """The variables as the role's own tasks would see them."""
-        place = os.path.join(ROLES, role)
-        return known | {"role_path": place, "role_name": role, "ansible_search_path": [place]}
-
-    def _roles_variables(self) -> dict[str, t.Any]:
-        """Defaults and variables of every role: some refer to those of others."""
-        found: dict[str, t.Any] = {}
-        for kind in ("defaults", "vars"):
-            for role in sorted(os.listdir(ROLES)):
-                found |= self._load(role, kind)
-        return found
-
-    def _load(self, role: str, kind: str) -> dict[str, t.Any]:
-        path = os.path.join(ROLES, role, kind, "main.yml")
-        if not os.path.isfile(path):
-            return {}
-        return dict(self._loader.load_from_file(path, unsafe=True, trusted_as_template=True) or {})

@@ -15,7 +15,7 @@ description:
   - Every role of this collection states in its own variables what it cannot work with (C(__ROLE_faults)) and what it
     puts on a host (C(__ROLE_outlook)). This module evaluates the statements of several roles against the variables,
     the facts and the state of one host.
-  - It changes nothing, and looks at the host once.
+  - It changes nothing, and looks at the host at most once.
 extends_documentation_fragment:
   - onprem.llm.attributes
   - onprem.llm.attributes.info
@@ -45,8 +45,9 @@ options:
     default: []
   tell:
     description:
-      - Whether a fault fails the task. If not, RV(faults) alone tells of it, for M(onprem.llm.report_preflight) to
-        tell the faults of all hosts at once.
+      - Whether a fault fails the task.
+      - If not, RV(faults) alone tells of it, for M(onprem.llm.report_preflight) to tell those of all hosts at once,
+        and the host is looked at for the RV(outlook), which is empty otherwise.
     type: bool
     default: true
 seealso:
