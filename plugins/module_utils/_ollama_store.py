@@ -9,13 +9,17 @@ server/images.go of Ollama 0.17 to 0.32).
 
 from __future__ import annotations
 
+import errno
 import glob
+import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 import typing as t
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
 
@@ -25,6 +29,17 @@ _DEFAULTS = ("registry.ollama.ai", "library")
 
 class StoreError(Exception):
     """The directory does not hold what the server says that it has."""
+
+
+@dataclass
+class Adoption:
+    """What came from another store. Sizes in bytes; ``skipped`` is a model's name and the reason."""
+
+    adopted: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    linked_bytes: int = 0
+    copied_bytes: int = 0
 
 
 def manifest_path(models: str, name: str) -> str:
@@ -70,6 +85,134 @@ def put_weights_back(models: str, name: str, rewritten: str, digest: str) -> Non
         manifests = glob.glob(os.path.join(models, "manifests", "*", "*", "*", "*"))
         if not any(rewritten in _digests(other) for other in manifests):
             os.unlink(blob_path(models, rewritten))
+
+
+def models_of(models: str) -> dict[str, str]:
+    """The models of a store: name as the server lists it → path of its manifest."""
+    found = {}
+    for path in sorted(glob.glob(os.path.join(models, "manifests", "*", "*", "*", "*"))):
+        host, namespace, model, tag = os.path.relpath(path, os.path.join(models, "manifests")).split(os.sep)
+        parts = [model] if (host, namespace) == _DEFAULTS else [namespace, model]
+        found["/".join(parts if host == _DEFAULTS[0] else [host, namespace, model]) + ":" + tag] = path
+    return found
+
+
+def adopt(source: str, destination: str, check: bool = False) -> Adoption:
+    """Take over the models of another store, which stays as it is.
+
+    Each blob is read and must have the sha256 of its name. On one file system it is linked, so that it takes no room
+    twice; else, or where others may not read it, it is copied. A name that the destination has already is left alone.
+
+    :param source: a models directory.
+    :param destination: a models directory, whose parent is there and belongs to the server's user.
+    :param check: change nothing, and read no blob.
+    :raises OSError: the destination cannot be written.
+    """
+    result = Adoption()
+    own = models_of(destination)
+    with _store_opened(destination, check) as (root, blobs):
+        for name, path in models_of(source).items():
+            if name in own:
+                result.kept.append(name)
+                continue
+            try:
+                with open(path, "rb") as stream:
+                    content = stream.read()
+                manifest = _read(path)
+                digests = [str(part.get("digest")) for part in [manifest.get("config") or {}, *manifest["layers"]]]
+                if not check:
+                    for digest in dict.fromkeys(digests):
+                        _adopt_blob(source, digest, root, blobs, result)
+                    _write_manifest(destination, os.path.relpath(path, source), content)
+            except StoreError as error:
+                result.skipped.append((name, str(error)))
+            except FileNotFoundError as error:
+                result.skipped.append((name, f"{error.filename} is not there"))
+            else:
+                result.adopted.append(name)
+    return result
+
+
+@contextmanager
+def _store_opened(models: str, check: bool) -> t.Iterator[tuple[int, int]]:
+    """Descriptors of a models directory and of its blobs, both made where they lack. Neither may be a link, since the
+    engine may write beside them, and root links into them. In check mode, both are -1."""
+    if check:
+        yield -1, -1
+        return
+    blobs = os.path.join(models, "blobs")
+    with _as_owner_of(os.path.dirname(models)):
+        os.makedirs(blobs, mode=0o750, exist_ok=True)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    root = os.open(models, flags)
+    try:
+        directory = os.open("blobs", flags, dir_fd=root)
+        try:
+            yield root, directory
+        finally:
+            os.close(directory)
+    finally:
+        os.close(root)
+
+
+def _adopt_blob(source: str, digest: str, root: int, blobs: int, result: Adoption) -> None:
+    if not re.match(r"^sha256:[0-9a-f]{64}$", digest):
+        raise StoreError(f"its manifest names {digest!r}, which is no digest")
+    path, name = blob_path(source, digest), digest.replace(":", "-")
+    with suppress(FileNotFoundError):
+        os.stat(name, dir_fd=blobs, follow_symlinks=False)
+        return
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StoreError(f"{path} is a symbolic link") from error
+        raise
+    with open(opened, "rb") as stream:
+        about = os.fstat(opened)
+        if not stat.S_ISREG(about.st_mode):
+            raise StoreError(f"{path} is no file")
+        actual = hashlib.sha256()
+        while chunk := stream.read(2**20):
+            actual.update(chunk)
+        if actual.hexdigest() != digest[7:]:
+            raise StoreError(f"{path} is damaged: its sha256 is {actual.hexdigest()}")
+        if about.st_dev == os.fstat(blobs).st_dev and about.st_mode & stat.S_IROTH:
+            os.link(path, name, dst_dir_fd=blobs, follow_symlinks=False)
+            result.linked_bytes += about.st_size
+            return
+        stream.seek(0)
+        _copy_blob(stream, name, about.st_size, root, blobs)
+        result.copied_bytes += about.st_size
+
+
+def _copy_blob(stream: t.BinaryIO, name: str, size: int, root: int, blobs: int) -> None:
+    """Copy a blob beside the directory that the server prunes, and put it in place whole."""
+    owner, room = os.fstat(root), os.fstatvfs(root)
+    if size > room.f_bavail * room.f_frsize:
+        raise StoreError(f"its {size} bytes have to be copied, and {room.f_bavail * room.f_frsize} are free")
+    temporary = f".onprem-llm-{name}"
+    with suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=root)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640, dir_fd=root)
+    with open(handle, "wb") as target:
+        while chunk := stream.read(2**20):
+            target.write(chunk)
+        target.flush()
+        os.fsync(handle)
+        os.fchown(handle, owner.st_uid, owner.st_gid)
+    os.rename(temporary, name, src_dir_fd=root, dst_dir_fd=blobs)
+
+
+def _write_manifest(models: str, relative: str, content: bytes) -> None:
+    with _as_owner_of(models):
+        path = os.path.join(models, relative)
+        os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=".onprem-llm-", dir=models)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.chmod(temporary, 0o640)
+        os.replace(temporary, path)
 
 
 def _read(path: str) -> dict[str, t.Any]:

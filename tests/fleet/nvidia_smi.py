@@ -6,9 +6,11 @@ line a GPU. A test that wants another GPU rewrites that file.
 """
 
 import csv
+import os
 import sys
 
 CAPTURE = "/etc/simulated-gpus.csv"
+PROCESSES = "/etc/simulated-gpu-processes.csv"
 CUDA_VERSION = "13.2"
 
 
@@ -54,6 +56,10 @@ def main(arguments):
         elif argument.startswith("--format="):
             options = argument.split("=", 1)[1].split(",")
         elif argument.startswith("--query-compute-apps="):
+            # A line a process, in the fields that were asked for; a test that wants some writes them.
+            if os.path.exists(PROCESSES):
+                with open(PROCESSES, encoding="utf-8") as processes:
+                    print(processes.read(), end="")
             return 0
         elif argument in ("-L", "--list-gpus"):
             for gpu in gpus:

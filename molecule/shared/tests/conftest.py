@@ -16,6 +16,7 @@ from tests.fleet.hosts import ROOT, Fleet
 SCENARIO = os.environ["MOLECULE_SCENARIO_NAME"]
 FLEET = Fleet.load(f"molecule-{SCENARIO}")
 INVENTORY = yaml.safe_load((ROOT / "molecule" / SCENARIO / "inventory" / "hosts.yml").read_text(encoding="utf-8"))
+SITE = INVENTORY["all"].get("vars") or {}
 GPU_NODES = list(INVENTORY["all"]["children"]["llm_nodes"]["children"]["gpu_nodes"]["hosts"])
 CPU_NODES = list((INVENTORY["all"]["children"]["llm_nodes"]["children"].get("cpu_nodes") or {"hosts": {}})["hosts"])
 GATEWAYS = list(INVENTORY["all"]["children"]["gateways"]["hosts"])

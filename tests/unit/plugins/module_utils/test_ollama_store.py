@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -121,3 +122,86 @@ def test_what_root_writes_is_the_owners(models: Path) -> None:
         store.put_weights_back(str(mine), "chat", REWRITTEN, OWN)
         written = Path(store.manifest_path(str(mine), "chat")).stat()
         assert (written.st_uid, written.st_gid) == (12345, 12346)
+
+
+def foreign(directory: Path, **models: bytes) -> Path:
+    """A store of others with models by name, each of its weights alone."""
+    (directory / "blobs").mkdir(parents=True)
+    for name, weights in models.items():
+        layers = []
+        for content in (weights, b"{}"):
+            digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+            Path(store.blob_path(str(directory), digest)).write_bytes(content)
+            layers.append({"mediaType": store.WEIGHTS_TYPE, "digest": digest, "size": len(content)})
+        path = Path(store.manifest_path(str(directory), name))
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"layers": layers[:1], "config": layers[1]}, indent=1))
+    return directory
+
+
+def test_models_are_adopted_by_link(tmp_path: Path) -> None:
+    source, destination = foreign(tmp_path / "theirs", a=b"aaa", b=b"bbb"), tmp_path / "ours" / "models"
+    destination.parent.mkdir()
+    result = store.adopt(str(source), str(destination))
+    assert (result.adopted, result.skipped, result.copied_bytes) == (["a:latest", "b:latest"], [], 0)
+    assert result.linked_bytes == len(b"aaa" + b"bbb" + b"{}")
+    for path in source.glob("blobs/*"):
+        assert (destination / "blobs" / path.name).samefile(path)
+    for path in source.glob("manifests/*/*/*/*"):
+        copy = destination / path.relative_to(source)
+        assert copy.read_bytes() == path.read_bytes()
+        assert not copy.samefile(path)
+    again = store.adopt(str(source), str(destination))
+    assert (again.adopted, again.kept) == ([], ["a:latest", "b:latest"])
+
+
+def test_what_others_may_not_read_is_copied(tmp_path: Path) -> None:
+    source, destination = foreign(tmp_path / "theirs", a=b"aaa"), tmp_path / "ours" / "models"
+    destination.parent.mkdir()
+    for path in source.glob("blobs/*"):
+        path.chmod(0o600)
+    result = store.adopt(str(source), str(destination))
+    assert (result.linked_bytes, result.copied_bytes) == (0, 5)
+    for path in source.glob("blobs/*"):
+        assert (destination / "blobs" / path.name).read_bytes() == path.read_bytes()
+        assert not (destination / "blobs" / path.name).samefile(path)
+    assert [path.name for path in destination.iterdir() if path.is_file()] == []
+
+
+@pytest.mark.parametrize("fault", ["damaged", "missing", "link", "no digest", "no manifest"])
+def test_a_model_that_is_not_whole_stays_behind(tmp_path: Path, fault: str) -> None:
+    source, destination = foreign(tmp_path / "theirs", a=b"aaa", b=b"bbb"), tmp_path / "ours" / "models"
+    destination.parent.mkdir()
+    blob = Path(store.blob_path(str(source), f"sha256:{hashlib.sha256(b'aaa').hexdigest()}"))
+    manifest = Path(store.manifest_path(str(source), "a"))
+    if fault == "damaged":
+        blob.write_bytes(b"aab")
+    elif fault in ("missing", "link"):
+        blob.unlink()
+        if fault == "link":
+            (tmp_path / "elsewhere").write_bytes(b"aaa")
+            blob.symlink_to(tmp_path / "elsewhere")
+    else:
+        manifest.write_text(manifest.read_text().replace("sha256:", "../../") if fault == "no digest" else "no JSON")
+    result = store.adopt(str(source), str(destination))
+    assert result.adopted == ["b:latest"]
+    assert [name for name, _ in result.skipped] == ["a:latest"]
+    assert not Path(store.manifest_path(str(destination), "a")).exists()
+    assert not (destination / "blobs" / blob.name).exists()
+
+
+def test_check_mode_adopts_nothing(tmp_path: Path) -> None:
+    source, destination = foreign(tmp_path / "theirs", a=b"aaa"), tmp_path / "ours" / "models"
+    destination.parent.mkdir()
+    assert store.adopt(str(source), str(destination), check=True).adopted == ["a:latest"]
+    assert not destination.exists()
+
+
+def test_root_follows_no_link_of_the_engine(tmp_path: Path) -> None:
+    source, destination = foreign(tmp_path / "theirs", a=b"aaa"), tmp_path / "ours" / "models"
+    destination.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (destination / "blobs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="blobs"):
+        store.adopt(str(source), str(destination))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
