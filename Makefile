@@ -47,5 +47,6 @@ test-long: venv docker ## site.yml killed at every tenth task, and run again
 	@$(PYTHON) -m tests.long
 
 .PHONY: docs
-docs: venv ## Write the roles' README files from their argument_specs
+docs: venv ## Write the roles' README files, and docs/contracts.md from the tests' marks
 	@$(PYTHON) tools/role_readme.py
+	@$(PYTHON) tools/contracts.py

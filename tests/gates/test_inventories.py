@@ -29,6 +29,7 @@ def test_example_has_known_variables_of_the_right_types() -> None:
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.contract(2)
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
@@ -43,6 +44,7 @@ def test_fault_is_told_with_what_would_be_right(fault: str, told: str) -> None:
     assert told in result.stdout
 
 
+@pytest.mark.contract(2)
 def test_site_starts_with_the_preflight() -> None:
     text = (ROOT / "playbooks" / "site.yml").read_text(encoding="utf-8")
     assert text.index("import_playbook: preflight.yml") < text.index("hosts:")

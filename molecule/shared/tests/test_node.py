@@ -72,6 +72,7 @@ def test_plan_has_every_workload_and_stays_in_its_budget(node) -> None:
         assert bool(model["gpus"]) == node.has_gpu
 
 
+@pytest.mark.contract(3)
 def test_engine_runs_the_pinned_image_unprivileged(node, supplies: dict) -> None:
     engine = container(node)
     assert engine["Image"] == supplies["engine"]["image_id"]
@@ -85,6 +86,7 @@ def test_engine_runs_the_pinned_image_unprivileged(node, supplies: dict) -> None
     assert not any(engine["NetworkSettings"]["Ports"].values() if engine["NetworkSettings"]["Ports"] else [])
 
 
+@pytest.mark.contract(7)
 def test_engine_has_no_way_out(node) -> None:
     engine = container(node)
     routes = node.host.file(f"/proc/{engine['State']['Pid']}/net/route").content_string.splitlines()[1:]
@@ -102,6 +104,7 @@ def test_every_planned_model_is_loaded_and_stays(node) -> None:
         assert int(loaded[model["name"]]["expires_at"][:4]) > 2100
 
 
+@pytest.mark.contract(6)
 def test_models_sit_where_the_plan_says(node, supplies: dict) -> None:
     for model in node.api("/api/ps")["models"]:
         if not node.has_gpu:
@@ -110,6 +113,7 @@ def test_models_sit_where_the_plan_says(node, supplies: dict) -> None:
             assert model["size_vram"] == model["size"] > 0
 
 
+@pytest.mark.contract(9)
 def test_release_and_plan_are_a_local_fact(node) -> None:
     fact = json.loads(node.host.check_output("/etc/ansible/facts.d/onprem_llm.fact"))
     assert fact["plan"] == node.plan
@@ -130,12 +134,14 @@ def test_deep_health_tells_the_truth(node, supplies: dict) -> None:
     assert last["duration_ms"] > 0
 
 
+@pytest.mark.contract(7)
 def test_node_exporter_is_not_published(node) -> None:
     listening = node.host.check_output("ss --no-header --listening --tcp --numeric")
     exporter = [line.split()[3] for line in listening.splitlines() if line.split()[3].endswith(":9100")]
     assert exporter == ["127.0.0.1:9100"]
 
 
+@pytest.mark.contract(7)
 def test_neighbour_meets_ssh_and_the_gateway_alone(managed, gateway, neighbour) -> None:
     expected = {22, 80, 443} if managed.name == gateway.name else {22}
     assert open_ports(neighbour, managed.address)[managed.address] == expected
@@ -172,6 +178,7 @@ def test_neighbour_reaches_no_container_by_port_nor_by_route(node, neighbour, su
         node.host.check_output("docker rm --force published")
 
 
+@pytest.mark.contract(8)
 def test_no_secret_lies_about(managed, secrets: dict) -> None:
     texts = [secrets["pki_ca_passphrase"]]
     texts += [user[key] for user in secrets["users"].values() for key in ("api_key", "password")]
@@ -183,6 +190,7 @@ def test_no_secret_lies_about(managed, secrets: dict) -> None:
     assert found.stdout == ""
 
 
+@pytest.mark.contract(8)
 @pytest.mark.parametrize("path", ["/etc/onprem-llm/pki"])
 def test_keys_are_not_world_readable(managed, path: str) -> None:
     if managed.host.file(path).exists:
