@@ -23,7 +23,7 @@ CONTRACTS = {
     4: "`/etc/docker/daemon.json` has one owner, the `docker` role, which reads, merges, validates and writes.",
     5: "A reboot needs consent (`nvidia_driver_reboot`); unset, one that is due is a fault with its reason.",
     6: "After whatever may take a GPU away, the play proves that the models compute on it. CPU fallback is a failure.",
-    7: "No container port is published; the engine, the endpoint and the gateway let in whom they must and nobody else.",
+    7: "No container port is published; engine, endpoint and gateway let in whom they must and nobody else.",
     8: "Secrets have no working default and reach no log, no diff and no world-readable file.",
     9: "Upgrades go by the same roles in batches, canary first, each with a gate; a rescue restores the last release.",
     10: "Any playbook, interrupted at any task and run again, converges.",
