@@ -21,28 +21,29 @@ from tests.fleet.hosts import ROOT
 class Run:
     """A run of site.yml, up to where it was killed or to its end.
 
-    ``changed`` has the number of the task, the host and the task's name for every change; handlers are apart.
+    ``passed`` has the names of the tasks before that one, ``changed`` host and task of every change, handlers left out.
     """
 
     killed: bool
     task: int
     name: str
-    changed: tuple[tuple[int, str, str], ...]
+    passed: tuple[str, ...]
+    changed: tuple[tuple[str, str], ...]
     handlers_lost: tuple[str, ...]
     handlers_run: tuple[str, ...]
 
     @property
     def left(self) -> str:
         """What a killed run left, in words."""
-        last = f", the last by {self.changed[-1][2]!r}" if self.changed else ""
+        last = f", the last by {self.changed[-1][1]!r}" if self.changed else ""
         lost = f"; lost: {', '.join(map(repr, self.handlers_lost))}" if self.handlers_lost else ""
         return f"{len(self.changed)} changes{last}{lost}"
 
     def mended(self, earlier: Run) -> str:
-        """What this run did over of what the earlier one, killed, had gone past or had lost, in words."""
-        again = list(dict.fromkeys(name for number, _, name in self.changed if number < earlier.task))
+        """What this run did where the earlier one, killed, had gone past already, or had lost a handler, in words."""
+        again = list(dict.fromkeys(name for _, name in self.changed if name in earlier.passed))
         handled = [name for name in dict.fromkeys(self.handlers_run) if name in earlier.handlers_lost]
-        return "; ".join(map(repr, again + handled)) or "nothing before that task had to be done again"
+        return "; ".join(map(repr, again + handled)) or "it went on from there"
 
 
 def run_site(inventory: str, report: Path, task: int = 0) -> Run:
@@ -74,6 +75,7 @@ def run_site(inventory: str, report: Path, task: int = 0) -> Run:
         killed=run.returncode == -signal.SIGKILL,
         task=record["task"],
         name=record["name"],
+        passed=tuple(record["passed"]),
         changed=tuple(tuple(change) for change in record["changed"]),
         handlers_lost=tuple(record["handlers_lost"]),
         handlers_run=tuple(record["handlers_run"]),

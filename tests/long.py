@@ -50,7 +50,7 @@ def play(inventory: str, playbook: str, report: Path) -> tuple[bool, dict]:
 
 def show(runs: list[Run]) -> None:
     """Each kill with what it left and how the next run mended it."""
-    print("\nWhat each kill left, and what the next run did again of it")
+    print("\nWhat each run left when it was killed, and what the next one mended before it went on")
     for run, following in zip(runs, runs[1:]):
         print(f"  task {run.task:>3}  {run.name}")
         for title, text in (("left", run.left), ("mended", following.mended(run))):
@@ -60,7 +60,9 @@ def show(runs: list[Run]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
     parser.add_argument("fleet", nargs="?", default="molecule-single", help="a file under tests/fleet/fleets")
-    name = parser.parse_args().fleet
+    parser.add_argument("--step", type=int, default=STEP, help="tasks between two kills")
+    arguments = parser.parse_args()
+    name, step = arguments.fleet, arguments.step
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
     client = docker.from_env(timeout=300)
@@ -72,18 +74,18 @@ def main() -> int:
     fleet.up(client)
     results: dict[str, bool] = {}
     runs: list[Run] = []
-    task, started = STEP, time.monotonic()
+    task, started = step, time.monotonic()
     while not runs or runs[-1].killed:
         try:
             runs.append(run_site(inventory, fleet.state / "interrupted.json", task))
         except RuntimeError as error:
             print(f"  FAILED {error}")
-            results[f"site.yml after its kill at task {task - STEP}"] = False
+            results[f"site.yml after its kill at task {task - step}"] = False
             break
         text = f"killed at task {task}" if runs[-1].killed else "ran to its end"
         print(f"  ok     {text:<24} {time.monotonic() - started:6.0f} s", flush=True)
         results[text] = True
-        task += STEP
+        task += step
     report = fleet.state / "executions.json"
     for text, playbook in (("verify", "playbooks/verify.yml"), ("second run", "site.yml")):
         passed, hosts = play(inventory, playbook, report)

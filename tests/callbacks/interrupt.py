@@ -19,8 +19,8 @@ description:
   - Sends SIGKILL to the run's whole process group when the task starts whose number the environment variable
     INTERRUPT_AT_TASK says, counted from 1. Without that variable the run goes to its end.
   - Before that, or at the end, writes a JSON file named by the environment variable INTERRUPT_FILE with the number and
-    name of the task, the tasks that changed something by then, the handlers that had been notified and never ran, and
-    those that ran.
+    name of the task, the names of the tasks before it, hosts and names of what changed, the handlers that were notified
+    and never ran, and those that ran.
 """
 
 
@@ -34,8 +34,7 @@ class CallbackModule(CallbackBase):
         super().__init__()
         self.last = int(os.environ.get("INTERRUPT_AT_TASK", "0"))
         self.number = 0
-        self.numbers = {}
-        self.name = ""
+        self.started = []
         self.changed = []
         self.pending = []
         self.handled = []
@@ -45,7 +44,8 @@ class CallbackModule(CallbackBase):
         if report:
             record = {
                 "task": self.number,
-                "name": self.name,
+                "name": self.started[-1] if self.started else "",
+                "passed": list(dict.fromkeys(self.started[:-1])),
                 "changed": self.changed,
                 "handlers_lost": self.pending,
                 "handlers_run": self.handled,
@@ -54,27 +54,26 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_task_start(self, task, is_conditional):
         self.number += 1
-        self.numbers[task._uuid] = self.number
-        self.name = task.get_name()
+        self.started.append(task.get_name())
         if self.number == self.last:
             self._write()
             os.killpg(os.getpgid(0), signal.SIGKILL)
 
-    def v2_playbook_on_notify(self, handler, host):
-        if handler.get_name() not in self.pending:
-            self.pending.append(handler.get_name())
-
     def v2_playbook_on_handler_task_start(self, task):
-        name = task.get_name()
+        # A notification has the handler's name without its role.
+        name = task.get_name().split(" : ")[-1]
         self.pending = [pending for pending in self.pending if pending != name]
         self.handled.append(name)
 
     def v2_runner_on_ok(self, result):
         if result._result.get("changed"):
             name = result._task.get_name()
-            change = [self.numbers.get(result._task._uuid, self.number), result._host.get_name(), name]
-            if name not in self.handled:
-                self.changed.append(change)
+            if name.split(" : ")[-1] not in self.handled:
+                self.changed.append([result._host.get_name(), name])
+            # Core itself tells of a notification only when handlers are flushed, and a killed run never comes so far.
+            for handler in result._result.get("_ansible_notify") or result._task.notify or []:
+                if handler not in self.pending:
+                    self.pending.append(handler)
 
     def v2_playbook_on_stats(self, stats):
         self._write()
