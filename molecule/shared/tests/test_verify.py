@@ -22,7 +22,9 @@ def verify(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["ansible-playbook", "-i", f"molecule/{SCENARIO}/inventory", "playbooks/verify.yml", *arguments],
         cwd=ROOT,
-        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        # Molecule forces colours, which go before the verdicts.
+        env=os.environ
+        | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
         capture_output=True,
         text=True,
         check=False,
