@@ -71,7 +71,8 @@ class CallbackModule(CallbackBase):
             if name.split(" : ")[-1] not in self.handled:
                 self.changed.append([result._host.get_name(), name])
             # Core itself tells of a notification only when handlers are flushed, and a killed run never comes so far.
-            for handler in result._result.get("_ansible_notify") or result._task.notify or []:
+            notified = result._result.get("_ansible_notify") or result._task.notify or []
+            for handler in [notified] if isinstance(notified, str) else notified:
                 if handler not in self.pending:
                     self.pending.append(handler)
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 def reached(address):
-    host, _, port = address.rpartition(":")
+    host, _colon, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=2) as connection:
             number = connection.getpeername()[0]
