@@ -47,6 +47,7 @@ test-long: venv docker ## site.yml killed at every tenth task, and run again
 	@$(PYTHON) -m tests.long
 
 .PHONY: docs
-docs: venv ## Write the roles' README files from their argument_specs, and the table of docs/preflight.md
+docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md
 	@$(PYTHON) tools/role_readme.py
 	@$(PYTHON) tools/preflight_page.py
+	@$(PYTHON) tools/contracts.py

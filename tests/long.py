@@ -1,37 +1,42 @@
 """``make test-long``: site.yml on a virgin box, killed (SIGKILL) at every tenth task, then run to its end.
 
 Each run goes on from what the one before left. At the end the box must be what an undisturbed run makes of it:
-verify.yml passes and a further run changes nothing.
+verify.yml passes and a further run changes nothing. A table says of each kill what it left, and what the next run did
+over to mend it.
 """
+
+# contract: 10
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import docker
+import yaml
 
 from tests.fleet.hosts import ROOT, Fleet
 from tests.fleet.supplies import supply
-from tests.interrupt import interrupted_run
+from tests.interrupt import Run, run_site
 
-FLEET = "molecule-single"
-INVENTORY = "molecule/single/inventory"
 STEP = 10
+WIDTH = 150
 
 
-def play(playbook: str, report: Path) -> tuple[bool, dict]:
+def play(inventory: str, playbook: str, report: Path) -> tuple[bool, dict]:
     environment = os.environ | {
         "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "callbacks"),
         "ANSIBLE_CALLBACKS_ENABLED": "executions",
         "EXECUTIONS_FILE": str(report),
     }
     run = subprocess.run(
-        ["ansible-playbook", "-i", INVENTORY, playbook],
+        ["ansible-playbook", "-i", inventory, playbook],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -43,33 +48,51 @@ def play(playbook: str, report: Path) -> tuple[bool, dict]:
     return run.returncode == 0, json.loads(report.read_text(encoding="utf-8"))["hosts"]
 
 
+def show(runs: list[Run]) -> None:
+    """Each kill with what it left and how the next run mended it."""
+    print("\nWhat each run left when it was killed, and what the next one mended before it went on")
+    for run, following in zip(runs, runs[1:]):
+        print(f"  task {run.task:>3}  {run.name}")
+        for title, text in (("left", run.left), ("mended", following.mended(run))):
+            print(textwrap.fill(text, WIDTH, initial_indent=f"            {title:<8}", subsequent_indent=" " * 20))
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
+    parser.add_argument("fleet", nargs="?", default="molecule-single", help="a file under tests/fleet/fleets")
+    parser.add_argument("--step", type=int, default=STEP, help="tasks between two kills")
+    arguments = parser.parse_args()
+    name, step = arguments.fleet, arguments.step
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
     client = docker.from_env(timeout=300)
-    fleet = Fleet.load(FLEET)
+    fleet = Fleet.load(name)
+    specification = yaml.safe_load((ROOT / "tests/fleet/fleets" / f"{name}.yml").read_text(encoding="utf-8"))
+    inventory = str(Path(specification["inventory"]).parent)
     fleet.down(client)
     supply(client, fleet.state)
     fleet.up(client)
-    report = fleet.state / "executions.json"
     results: dict[str, bool] = {}
-    task, started, killed = STEP, time.monotonic(), True
-    while killed:
+    runs: list[Run] = []
+    task, started = step, time.monotonic()
+    while not runs or runs[-1].killed:
         try:
-            killed = interrupted_run(INVENTORY, task)
+            runs.append(run_site(inventory, fleet.state / "interrupted.json", task))
         except RuntimeError as error:
             print(f"  FAILED {error}")
-            results[f"site.yml after its kill at task {task - STEP}"] = False
+            results[f"site.yml after its kill at task {task - step}"] = False
             break
-        name = f"killed at task {task}" if killed else "ran to its end"
-        print(f"  ok     {name:<24} {time.monotonic() - started:6.0f} s", flush=True)
-        results[name] = True
-        task += STEP
-    for name, playbook in (("verify", "playbooks/verify.yml"), ("second run", "site.yml")):
-        passed, hosts = play(playbook, report)
-        results[name] = passed and (name != "second run" or all(recap["changed"] == 0 for recap in hosts.values()))
-        print(f"  {'ok    ' if results[name] else 'FAILED'} {name}", flush=True)
+        text = f"killed at task {task}" if runs[-1].killed else "ran to its end"
+        print(f"  ok     {text:<24} {time.monotonic() - started:6.0f} s", flush=True)
+        results[text] = True
+        task += step
+    report = fleet.state / "executions.json"
+    for text, playbook in (("verify", "playbooks/verify.yml"), ("second run", "site.yml")):
+        passed, hosts = play(inventory, playbook, report)
+        results[text] = passed and (text != "second run" or all(recap["changed"] == 0 for recap in hosts.values()))
+        print(f"  {'ok    ' if results[text] else 'FAILED'} {text}", flush=True)
     fleet.down(client)
+    show(runs)
     failed = sum(not passed for passed in results.values())
     print(f"\n{len(results) - failed} passed, {failed} failed")
     return int(failed > 0)

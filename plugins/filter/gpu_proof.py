@@ -14,7 +14,9 @@ description:
   - Compares the plan's models with the engine's log and with what the engine reports as loaded.
   - A model that is planned for a GPU is where it should be when its runner printed, at its last load, that all layers
     are on the GPU, and the engine reports GPU memory for it.
-positional: log, installed, loaded
+  - With O(strict), the bytes of the runner's buffers on GPUs, or its process in nvidia-smi, must be those of the plan
+    as well, within 12 % and 8 MiB.
+positional: log, installed, loaded, processes, strict
 options:
   _input:
     description: The models of one instance of the plan.
@@ -23,7 +25,8 @@ options:
     required: true
   log:
     description:
-      - The container's log, whole, or the lines that name a start of the server or of a runner, and offloaded layers.
+      - The container's log, whole, or the lines that name a start of the server or of a runner, offloaded layers, and
+        buffers.
     type: str
     required: true
   installed:
@@ -36,6 +39,16 @@ options:
     type: list
     elements: dict
     required: true
+  processes:
+    description:
+      - A line for each process and GPU that nvidia-smi shows, with the name of the weights' blob from the process's
+        command line, the GPU's UUID, and MiB.
+    type: str
+    default: ""
+  strict:
+    description: Whether the bytes on the GPU must be proven, and be those of the plan.
+    type: bool
+    default: false
 seealso:
   - module: onprem.llm.ollama_model_info
 """
@@ -67,6 +80,13 @@ _value:
     layers:
       description: Layers in all, the output layer included. Null where the log does not say.
       type: int
+    gpu_bytes:
+      description: Bytes on GPUs by the runner's buffers or its process. Null where neither says.
+      type: int
+    planned_bytes:
+      description: Bytes that the plan's account has for it there, with the CUDA context where the evidence is
+        V(process).
+      type: int
     size_bytes:
       description: Bytes that the engine reports for the loaded model. Null where it is not loaded.
       type: int
@@ -75,7 +95,11 @@ _value:
       type: int
     evidence:
       description:
-        - V(log), or V(api) where the log no longer reaches back to the load and only the engine's own figures speak.
+        - V(log), V(process) where the log no longer reaches back to the load and nvidia-smi shows the runner, or V(api)
+          where only the engine's own figures speak.
+      type: str
+    found:
+      description: Where the model is, in words.
       type: str
     problem:
       description: Empty, or what is wrong and what may be the reason.

@@ -1,48 +1,103 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whether every planned model sits where the plan says, by the runner's own log and the engine's /api/ps.
+"""Whether every planned model sits where the plan says, by the runner's own log, nvidia-smi and the engine's /api/ps.
 
-/api/ps alone is no proof: it counts what the engine believes to have placed. The runner prints, after each load, how
-many of the model's layers it put on a GPU; Ollama's own engine (ggml.go, 0.17) and llama.cpp (llama-model.cpp, all
-versions) use the same words for it.
+/api/ps alone is no proof: it counts what the engine believes to have placed (0.17.7 and 0.32.15 report 452 and 275 MB
+for the same load). The runner prints, after each load, how many of the model's layers it put on a GPU; Ollama's own
+engine (ggml.go, 0.17) and llama.cpp (llama-model.cpp, all versions) use the same words for it. Then each prints the
+buffers that it allocated, by device: llama.cpp a line a buffer, Ollama's engine one for weights, cache and graph.
 """
 
 from __future__ import annotations
 
 import re
 import typing as t
+from dataclasses import dataclass, field
 
 from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
+
+MIB = 2**20
+
+# How far the bytes on the GPU may be from the account's. The share is the 95th percentile of the account's error on
+# architectures that its rules were not made from (11.5 %); the bytes are what small models' rounding and the buffer for
+# the logits, which a build has on the device or beside it, can make. A spill of single layers is seen by their count.
+TOLERANCE_SHARE = 0.12
+TOLERANCE_BYTES = 8 * MIB
+# What a process has besides, by nvidia-smi: cuBLAS' workspace and the growth of its pools.
+PROCESS_BYTES = 300 * MIB
 
 # Ollama's server/routes.go prints the first once a start; llm/server.go (to 0.29) and llm/llama_server.go print the
 # runner's command line, whose --model is the blob of the weights.
 _SERVER_START = re.compile(r"Listening on \S+ \(version ")
 _RUNNER_START = re.compile(r"starting (?:runner|llama-server)\b.*--model \S*sha256-([0-9a-f]{64})")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
+# llama.cpp: "load_tensors: CUDA0 model buffer size = 235.16 MiB"; CUDA_Host is pinned memory of the host.
+_BUFFER = re.compile(r"(\S+) +(model|KV|RS|compute|output) buffer size *= *([\d.]+) MiB")
+# Ollama's engine (ml/device.go): msg="kv cache" device=CUDA0 size="24.0 MiB".
+_MEMORY = re.compile(r'msg="(model weights|kv cache|compute graph)" device=(\S+) size="([\d.]+) ([KMGT]iB|B)"')
+_UNITS = {"B": 1, "KiB": 2**10, "MiB": MIB, "GiB": 2**30, "TiB": 2**40}
+# A context that is reserved anew prints these once more; a sliding window's second cache is a buffer of its own.
+_REPEATED = ("compute", "output", "model weights", "kv cache", "compute graph")
 
 
-def offloaded_layers(log: str) -> tuple[dict[str, tuple[int, int]], bool]:
-    """Layers on the GPU and layers in all, by the weights' SHA-256, of each model's last load since the engine's last
-    start, and whether the log reaches back to that start.
+@dataclass
+class Load:
+    """What a runner printed of one load: layers on GPUs, layers in all, bytes by (device, kind of buffer)."""
 
-    A load that printed no count is not in it: a runner without any GPU backend prints none.
+    on_gpu: int | None = None
+    layers: int | None = None
+    buffers: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def add(self, device: str, kind: str, size: int) -> None:
+        before = 0 if kind in _REPEATED else self.buffers.get((device, kind), 0)
+        self.buffers[(device, kind)] = before + size
+
+    @property
+    def gpu_bytes(self) -> int | None:
+        """Bytes of all buffers on GPUs; None where no buffer was printed."""
+        on_gpu = [size for (device, _kind), size in self.buffers.items() if re.match(r"CUDA\d+$", device)]
+        return sum(on_gpu) if self.buffers else None
+
+
+def loads(log: str) -> tuple[dict[str, Load], bool]:
+    """Each model's last load since the engine's last start, by the weights' SHA-256, and whether the log reaches back
+    to that start.
+
+    A load that printed no count has none: a runner without any GPU backend prints none.
     """
-    found: dict[str, tuple[int, int]] = {}
-    blob = None
+    found: dict[str, Load] = {}
+    load = None
     complete = False
     for line in log.splitlines():
         start = _RUNNER_START.search(line)
-        count = _OFFLOADED.search(line)
         if _SERVER_START.search(line):
-            found, blob, complete = {}, None, True
+            found, load, complete = {}, None, True
         elif start:
-            blob = start.group(1)
-            found.pop(blob, None)
-        elif count and blob:
-            found[blob] = (int(count.group(1)), int(count.group(2)))
+            load = found[start.group(1)] = Load()
+        elif load is not None:
+            count, buffer, memory = _OFFLOADED.search(line), _BUFFER.search(line), _MEMORY.search(line)
+            if count:
+                load.on_gpu, load.layers = int(count.group(1)), int(count.group(2))
+            elif buffer:
+                load.add(buffer.group(1), buffer.group(2), int(float(buffer.group(3)) * MIB))
+            elif memory:
+                load.add(memory.group(2), memory.group(1), int(float(memory.group(3)) * _UNITS[memory.group(4)]))
     return found, complete
+
+
+def process_bytes(lines: str) -> dict[str, int]:
+    """GPU memory of the runners by the weights' SHA-256, from lines of blob, GPU and MiB, one a process and GPU.
+
+    nvidia-smi prints [N/A] where the driver does not tell (MIG, WSL): such a process is left out.
+    """
+    found: dict[str, int] = {}
+    for line in lines.splitlines():
+        match = re.match(r"(?:sha256-)?([0-9a-f]{64}) \S+ (\d+)$", line.strip())
+        if match:
+            found[match.group(1)] = found.get(match.group(1), 0) + int(match.group(2)) * MIB
+    return found
 
 
 def judge(
@@ -50,39 +105,108 @@ def judge(
     log: str,
     installed: t.Iterable[t.Mapping[str, t.Any]],
     loaded: t.Iterable[t.Mapping[str, t.Any]],
+    processes: str = "",
+    strict: bool = False,
 ) -> list[dict[str, t.Any]]:
     """One finding for each planned model, in the plan's order.
 
-    A busy engine's log is rotated in a day or two, and its loads with it. Then, and only then, /api/ps is believed:
-    reloading a model that serves users just to see the line again would be worse.
+    A busy engine's log is rotated in a day or two, and its loads with it. Then the runner's process in nvidia-smi
+    speaks, and where there is none /api/ps is believed, unless ``strict``.
 
     :arg models: the plan's models, of one instance.
-    :arg log: the lines of the instance's container log, at least those that name a start or offloaded layers.
+    :arg log: the lines of the instance's container log, at least those that name a start, offloaded layers or buffers.
     :arg installed: the engine's models, each with name and weights_digest.
     :arg loaded: the models that /api/ps names, each with name, size_bytes and size_vram_bytes.
+    :arg processes: the runners' memory by nvidia-smi, see :func:`process_bytes`.
+    :arg strict: whether the bytes on the GPU must be those of the plan's account, within the tolerance, by the log or
+        by nvidia-smi; otherwise the layers decide.
     :returns: mappings of model, planned ("gpu" or "cpu"), layers_on_gpu and layers (None where the log says nothing),
-        size_bytes and size_vram_bytes (None where it is not loaded), evidence ("log", or "api" where the log was
-        rotated), and problem: empty, or what is wrong and why that may be.
+        gpu_bytes (None where neither log nor nvidia-smi says), planned_bytes, size_bytes and size_vram_bytes (None
+        where it is not loaded), evidence ("log", "process", or "api" where neither says anything), found: all that in
+        words, and problem: empty, or what is wrong and why that may be.
     """
-    layers, complete = offloaded_layers(log)
+    runs, complete = loads(log)
+    used = process_bytes(processes)
     digests = {canonical_name(item["name"]): str(item.get("weights_digest") or "")[-64:] for item in installed}
     running = {canonical_name(item["name"]): item for item in loaded}
     findings = {}
     for model in models:
         name = canonical_name(model["name"])
         present = running.get(name, {})
-        on_gpu, total = layers.get(digests.get(name, ""), (None, None))
+        blob = digests.get(name, "")
+        load = runs.get(blob, Load())
+        by_log = complete or bool(load.layers)
+        account = model.get("account") or {}
+        overhead = 0 if by_log or blob not in used else account.get("overhead_bytes", 0)
         finding: dict[str, t.Any] = {
             "model": model["name"],
             "planned": "gpu" if model.get("gpus") else "cpu",
-            "layers_on_gpu": on_gpu,
-            "layers": total,
+            "layers_on_gpu": load.on_gpu,
+            "layers": load.layers,
+            "gpu_bytes": load.gpu_bytes if by_log else used.get(blob),
+            "planned_bytes": account.get("total_bytes", 0) - account.get("overhead_bytes", 0) + overhead,
             "size_bytes": present.get("size_bytes"),
             "size_vram_bytes": present.get("size_vram_bytes"),
-            "evidence": "log" if complete or total else "api",
+            "evidence": "log" if by_log else "process" if blob in used else "api",
         }
-        findings[name] = dict(finding, problem=_problem(finding))
+        problem = _problem(finding)
+        if strict and not problem:
+            problem = _bytes_problem(finding, account)
+        findings[name] = dict(finding, found=_found(finding), problem=problem)
     return list(findings.values())
+
+
+def _bytes_problem(finding: t.Mapping[str, t.Any], account: t.Mapping[str, t.Any]) -> str:
+    """What is wrong with the bytes on the GPU, or nothing."""
+    if finding["planned"] == "cpu":
+        return ""
+    name, measured, planned = finding["model"], finding["gpu_bytes"], finding["planned_bytes"]
+    if measured is None:
+        return (
+            f"{name}: nothing proves that its bytes are on the GPU: the log of its load was rotated away, or names no "
+            "buffers, and nvidia-smi shows no process of its runner. With ollama_verify_reload: true it is loaded "
+            "anew, and proven."
+        )
+    slack = int(planned * TOLERANCE_SHARE) + TOLERANCE_BYTES
+    least, most = planned - slack, planned + slack
+    if finding["evidence"] == "process":
+        most += PROCESS_BYTES
+    if account.get("confidence") == "low":
+        # Of an architecture that the account does not know, it has exact weights, and upper bounds for the rest.
+        least = min(least, int(account.get("weights_bytes", 0) * (1 - TOLERANCE_SHARE)))
+        most = max(most, account.get("budget_bytes", 0))
+    if measured < least:
+        return (
+            f"{name} has {human_bytes(measured)} on the GPU where the plan says {human_bytes(planned)} (at least "
+            f"{human_bytes(least)} would do): part of it is elsewhere, or context and slots in force are smaller than "
+            "planned."
+        )
+    if measured > most:
+        return (
+            f"{name} has {human_bytes(measured)} on the GPU where the plan says {human_bytes(planned)} (at most "
+            f"{human_bytes(most)} would do): context and slots in force are larger than planned, or the account is "
+            "wrong for this model, and what else is planned may not fit."
+        )
+    return ""
+
+
+def _found(finding: t.Mapping[str, t.Any]) -> str:
+    """Where a model is, in words."""
+    if finding["size_bytes"] is None:
+        return "not loaded"
+    parts = []
+    if finding["layers"]:
+        parts.append("{} of {} layers on the GPU".format(finding["layers_on_gpu"], finding["layers"]))
+    if finding["gpu_bytes"] is not None:
+        by = "its runner's log" if finding["evidence"] == "log" else "nvidia-smi"
+        text = "{} in GPU memory by {}".format(human_bytes(finding["gpu_bytes"]), by)
+        if finding["planned"] == "gpu":
+            text += ", {} planned".format(human_bytes(finding["planned_bytes"]))
+        parts.append(text)
+    if finding["evidence"] == "api":
+        size = human_bytes(finding["size_vram_bytes"] or 0)
+        parts.append(f"{size} in GPU memory by /api/ps alone; the log of its load was rotated away")
+    return "; ".join(parts) or "no layer on a GPU by its runner's log"
 
 
 def _problem(finding: t.Mapping[str, t.Any]) -> str:
@@ -103,6 +227,8 @@ def _problem(finding: t.Mapping[str, t.Any]) -> str:
             "its GPU (compare nvidia-smi on the host with the CDI specification, then recreate the container), or the "
             "driver is older than the engine's libraries need."
         )
+    if on_gpu is None and finding["evidence"] == "process":
+        return ""
     if on_gpu is None and finding["evidence"] == "log":
         return (
             f"{name}: its runner counted no layers on a GPU in the log since the engine's start ({where}), so nothing "

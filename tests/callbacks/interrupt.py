@@ -1,11 +1,13 @@
 # Copyright: onprem.llm contributors
 # GNU General Public License v3.0 or later (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Kill the run at a chosen task, as a power cut on the controller would."""
+"""Kill the run at a chosen task, as a power cut on the controller would, and say what it had done by then."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+from pathlib import Path
 
 from ansible.plugins.callback import CallbackBase
 
@@ -15,7 +17,10 @@ type: aggregate
 short_description: Kill the run at a chosen task
 description:
   - Sends SIGKILL to the run's whole process group when the task starts whose number the environment variable
-    INTERRUPT_AT_TASK says, counted from 1. Does nothing without that variable.
+    INTERRUPT_AT_TASK says, counted from 1. Without that variable the run goes to its end.
+  - Before that, or at the end, writes a JSON file named by the environment variable INTERRUPT_FILE with the number and
+    name of the task, the names of the tasks before it, hosts and names of what changed, the handlers that were notified
+    and never ran, and those that ran.
 """
 
 
@@ -27,9 +32,49 @@ class CallbackModule(CallbackBase):
 
     def __init__(self):
         super().__init__()
-        self.left = int(os.environ.get("INTERRUPT_AT_TASK", "0"))
+        self.last = int(os.environ.get("INTERRUPT_AT_TASK", "0"))
+        self.number = 0
+        self.started = []
+        self.changed = []
+        self.pending = []
+        self.handled = []
+
+    def _write(self):
+        report = os.environ.get("INTERRUPT_FILE")
+        if report:
+            record = {
+                "task": self.number,
+                "name": self.started[-1] if self.started else "",
+                "passed": list(dict.fromkeys(self.started[:-1])),
+                "changed": self.changed,
+                "handlers_lost": self.pending,
+                "handlers_run": self.handled,
+            }
+            Path(report).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def v2_playbook_on_task_start(self, task, is_conditional):
-        self.left -= 1
-        if self.left == 0:
+        self.number += 1
+        self.started.append(task.get_name())
+        if self.number == self.last:
+            self._write()
             os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    def v2_playbook_on_handler_task_start(self, task):
+        # A notification has the handler's name without its role.
+        name = task.get_name().split(" : ")[-1]
+        self.pending = [pending for pending in self.pending if pending != name]
+        self.handled.append(name)
+
+    def v2_runner_on_ok(self, result):
+        if result._result.get("changed"):
+            name = result._task.get_name()
+            if name.split(" : ")[-1] not in self.handled:
+                self.changed.append([result._host.get_name(), name])
+            # Core itself tells of a notification only when handlers are flushed, and a killed run never comes so far.
+            notified = result._result.get("_ansible_notify") or result._task.notify or []
+            for handler in [notified] if isinstance(notified, str) else notified:
+                if handler not in self.pending:
+                    self.pending.append(handler)
+
+    def v2_playbook_on_stats(self, stats):
+        self._write()

@@ -240,6 +240,22 @@ def test_model_is_whole_on_one_gpu(start: Callable[..., Engine], generative: Pat
     assert "100% GPU" in engine.command("ps")[1]
 
 
+def test_num_gpu_keeps_layers_off_until_the_model_is_unloaded(start: Callable[..., Engine], generative: Path) -> None:
+    engine = start(**GPUS)
+    engine.add("chat", generative)
+    engine.post("/api/generate", model="chat")
+    assert engine.loaded()["chat:latest"]["size_vram"] > 0
+    engine.post("/api/generate", model="chat", options={"num_gpu": 0})
+    assert engine.loaded()["chat:latest"]["size_vram"] == 0
+    assert "offloaded 0/3 layers to GPU" in engine.log()
+    # As upstream (needsReload): who does not say gets what is there.
+    engine.post("/api/generate", model="chat")
+    assert engine.loaded()["chat:latest"]["size_vram"] == 0
+    engine.post("/api/generate", model="chat", keep_alive=0)
+    engine.post("/api/generate", model="chat")
+    assert engine.loaded()["chat:latest"]["size_vram"] > 0
+
+
 @pytest.mark.parametrize(("content", "offloaded"), [("", 1), ("1", 2), ("3", 0)])
 def test_spill_switch(
     start: Callable[..., Engine], generative: Path, tmp_path: Path, content: str, offloaded: int

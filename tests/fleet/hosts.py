@@ -66,7 +66,8 @@ class Host:
 
 @dataclass(frozen=True)
 class Fleet:
-    """A fleet as its file under tests/fleet/fleets says; managed hosts have their addresses from the inventory."""
+    """A fleet as its file under tests/fleet/fleets says; managed hosts have their addresses from the inventory. The
+    others are neighbours, which the inventory knows as vantage points alone."""
 
     name: str
     subnet: str
@@ -227,7 +228,7 @@ class Fleet:
         )
         container = client.containers.get(created["Id"])
         home = f"/home/{images.USER}"
-        files |= {f"{home}/.ssh/authorized_keys": (public_key.encode(), 0o600)} if host.managed else {}
+        files |= {f"{home}/.ssh/authorized_keys": (public_key.encode(), 0o600)}
         if host.sudo_password:
             files["/etc/sudoers.d/90-cloud-user"] = (f"{images.USER} ALL=(ALL) ALL\n".encode(), 0o440)
         container.put_archive("/", archive(files))
@@ -251,8 +252,7 @@ class Fleet:
             time.sleep(0.3)
         # A cloud image is older than today, and apt's module judges by this time whether lists are to be fetched.
         container.exec_run(["touch", "--date=2000-01-01", "/var/lib/apt/lists"])
-        if host.managed:
-            container.exec_run(["chown", "-R", f"{images.USER}:{images.USER}", f"/home/{images.USER}"])
+        container.exec_run(["chown", "-R", f"{images.USER}:{images.USER}", f"/home/{images.USER}"])
         if host.sudo_password:
             given = f"echo {images.USER}:{self._sudo_password()} | chpasswd"
             container.exec_run(["sh", "-c", given])
@@ -279,14 +279,13 @@ class Fleet:
     def _write_known_hosts(self, client: docker.DockerClient) -> None:
         lines = []
         for host in self.hosts:
-            if host.managed:
-                key = (
-                    client.containers.get(host.name)
-                    .exec_run(["cat", "/etc/ssh/ssh_host_ed25519_key.pub"])
-                    .output.decode()
-                    .split()
-                )
-                lines.append(f"{host.address} {key[0]} {key[1]}\n")
+            key = (
+                client.containers.get(host.name)
+                .exec_run(["cat", "/etc/ssh/ssh_host_ed25519_key.pub"])
+                .output.decode()
+                .split()
+            )
+            lines.append(f"{host.address} {key[0]} {key[1]}\n")
         write_if_changed(self.state / "ssh" / "known_hosts", "".join(lines))
 
 

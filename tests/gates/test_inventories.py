@@ -32,6 +32,7 @@ def test_example_has_known_variables_of_the_right_types() -> None:
     assert result.returncode == 0, result.stdout
 
 
+@pytest.mark.contract(2)
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
@@ -54,6 +55,7 @@ def test_an_inventory_without_hosts_is_no_success(tmp_path: Path) -> None:
     assert "llm_nodes: the group has no host; put the inference nodes into its children" in result.stdout
 
 
+@pytest.mark.contract(2)
 def test_site_starts_with_the_preflight() -> None:
     text = (ROOT / "playbooks" / "site.yml").read_text(encoding="utf-8")
     assert text.index("import_playbook: preflight.yml") < text.index("hosts:")

@@ -40,6 +40,7 @@ def machine_paths() -> list[str]:
     return [f"{path}/" for path in {ROOT, Path(sys.prefix), Path.home()} if len(path.parts) > 2]
 
 
+@pytest.mark.contract(3)
 def test_yaml() -> None:
     # What the refusals set is wrong on purpose.
     files = [path for path in ansible_files(".yml", ".yaml") if path.name != "refusals.yml"]
@@ -53,6 +54,7 @@ def test_the_page_of_refusals_is_up_to_date() -> None:
     assert made.page(text) == text
 
 
+@pytest.mark.contract(3)
 def test_templates_pin_what_they_name() -> None:
     floating = re.compile(r"^\s*image:\s*\S*:latest\b", re.MULTILINE)
     assert [
@@ -73,6 +75,7 @@ def test_requirements_are_what_is_installed() -> None:
     assert requirement_faults(requirements, galaxy["dependencies"], installed_collections()) == []
 
 
+@pytest.mark.contract(3)
 def test_python_requirements_are_pinned() -> None:
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert [

@@ -32,6 +32,7 @@ def test_metadata(role: Path) -> None:
     assert metadata_faults(role) == []
 
 
+@pytest.mark.contract(2)
 @each_role
 def test_argument_specs_equal_defaults(role: Path) -> None:
     assert specification_faults(role) == []

@@ -94,6 +94,7 @@ def refusals(secrets: dict) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.mark.contract(7)
 @pytest.mark.parametrize("case", sorted(refusals({"users": {"app": {"api_key": "x"}}})))
 def test_no_credential_no_answer(ask, secrets: dict, case: str) -> None:
     answer = ask("POST", "/v1/chat/completions", CHAT, **refusals(secrets)[case])
@@ -127,6 +128,7 @@ def test_what_is_not_allowed_is_not_found(ask, secrets: dict) -> None:
         assert "error" in answer.json
 
 
+@pytest.mark.contract(7)
 def test_plain_http_only_redirects(gateway) -> None:
     connection = http.client.HTTPConnection(gateway.address, 80, timeout=10)
     connection.request("GET", "/v1/models")

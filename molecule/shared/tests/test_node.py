@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 
 import pytest
-from conftest import SITE
+from conftest import ADDRESSES, SITE
 
 PORTS_TRIED = (
     22,
@@ -28,28 +29,38 @@ PORTS_TRIED = (
     9835,
     11434,
     11435,
+    18080,
 )
 # All at once: a port that a firewall drops answers nothing, and is waited for to the end.
 CONNECT = """
 import socket, sys
 from concurrent.futures import ThreadPoolExecutor
-def answers(port):
+def answers(target):
     with socket.socket() as s:
         s.settimeout(1.5)
-        return s.connect_ex((sys.argv[1], port)) == 0
-ports = [int(port) for port in sys.argv[2].split(",")]
-with ThreadPoolExecutor(len(ports)) as pool:
-    print(*(port for port, open in zip(ports, pool.map(answers, ports)) if open))
+        return s.connect_ex(target) == 0
+targets = [(address, int(port)) for address in sys.argv[1].split(",") for port in sys.argv[2].split(",")]
+with ThreadPoolExecutor(len(targets)) as pool:
+    print(*(f"{a}:{p}" for (a, p), open in zip(targets, pool.map(answers, targets)) if open))
 """
 
 
-def open_ports(neighbour, address: str) -> set[int]:
+# The last of the ports above: nobody's own.
+PUBLISHED = 18080
+
+
+def open_ports(host, *addresses: str, prefix: str = "") -> dict[str, set[int]]:
+    """By address, which ports accept a connection from a host, or from where a prefix such as nsenter leads."""
     ports = ",".join(str(port) for port in PORTS_TRIED)
-    return {int(port) for port in neighbour.check_output("python3 -c %s %s %s", CONNECT, address, ports).split()}
+    found: dict[str, set[int]] = {address: set() for address in addresses}
+    for target in host.check_output(f"{prefix} python3 -c %s %s %s", CONNECT, ",".join(addresses), ports).split():
+        address, port = target.split(":")
+        found[address].add(int(port))
+    return found
 
 
 def container(node) -> dict:
-    name = node.host.check_output("docker ps --quiet --filter label=com.docker.compose.project=onprem-llm-ollama")
+    name = node.host.check_output("docker ps --quiet --filter name=^onprem-llm-ollama$")
     return json.loads(node.host.check_output("docker inspect %s", name))[0]
 
 
@@ -61,6 +72,7 @@ def test_plan_has_every_workload_and_stays_in_its_budget(node) -> None:
         assert bool(model["gpus"]) == node.has_gpu
 
 
+@pytest.mark.contract(3)
 def test_engine_runs_the_pinned_image_unprivileged(node, supplies: dict) -> None:
     engine = container(node)
     assert engine["Image"] == supplies["engine"]["image_id"]
@@ -74,11 +86,15 @@ def test_engine_runs_the_pinned_image_unprivileged(node, supplies: dict) -> None
     assert not any(engine["NetworkSettings"]["Ports"].values() if engine["NetworkSettings"]["Ports"] else [])
 
 
+@pytest.mark.contract(7)
 def test_engine_has_no_way_out(node) -> None:
     engine = container(node)
     routes = node.host.file(f"/proc/{engine['State']['Pid']}/net/route").content_string.splitlines()[1:]
     assert routes
     assert not [route for route in routes if route.split()[1] == "00000000"]
+    inside = f"nsenter --target {engine['State']['Pid']} --net"
+    assert all(open_ports(node.host, *ADDRESSES.values()).values()), "what the host cannot reach proves nothing"
+    assert not any(open_ports(node.host, *ADDRESSES.values(), prefix=inside).values())
 
 
 def test_every_planned_model_is_loaded_and_stays(node) -> None:
@@ -88,6 +104,7 @@ def test_every_planned_model_is_loaded_and_stays(node) -> None:
         assert int(loaded[model["name"]]["expires_at"][:4]) > 2100
 
 
+@pytest.mark.contract(6)
 def test_models_sit_where_the_plan_says(node, supplies: dict) -> None:
     for model in node.api("/api/ps")["models"]:
         if not node.has_gpu:
@@ -96,6 +113,7 @@ def test_models_sit_where_the_plan_says(node, supplies: dict) -> None:
             assert model["size_vram"] == model["size"] > 0
 
 
+@pytest.mark.contract(9)
 def test_release_and_plan_are_a_local_fact(node) -> None:
     fact = json.loads(node.host.check_output("/etc/ansible/facts.d/onprem_llm.fact"))
     assert fact["plan"] == node.plan
@@ -116,6 +134,7 @@ def test_deep_health_tells_the_truth(node, supplies: dict) -> None:
     assert last["duration_ms"] > 0
 
 
+@pytest.mark.contract(7)
 def test_node_exporter_is_not_published(node) -> None:
     listening = node.host.check_output("ss --no-header --listening --tcp --numeric")
     exporter = [line.split()[3] for line in listening.splitlines() if line.split()[3].endswith(":9100")]
@@ -123,21 +142,44 @@ def test_node_exporter_is_not_published(node) -> None:
     assert exporter == [SITE.get("used_exporter", "127.0.0.1:9100")]
 
 
+@pytest.mark.contract(7)
 def test_neighbour_meets_ssh_and_the_gateway_alone(managed, gateway, neighbour) -> None:
     expected = {22, 80, 443} if managed.name == gateway.name else {22}
-    assert open_ports(neighbour, managed.address) == expected | set(SITE.get("used_ports", []))
+    assert open_ports(neighbour, managed.address)[managed.address] == expected | set(SITE.get("used_ports", []))
 
 
-def test_neighbour_with_a_route_does_not_reach_the_engine(node, neighbour) -> None:
-    engine = container(node)
-    address = next(iter(engine["NetworkSettings"]["Networks"].values()))["IPAddress"]
-    neighbour.check_output("ip route replace %s via %s", f"{address}/32", node.address)
+@pytest.mark.contract(7)
+def test_neighbour_reaches_no_container_by_port_nor_by_route(node, neighbour, supplies: dict) -> None:
+    image = supplies["engine"]["image_id"]
+    # Somebody else's container beside the engine, which publishes a port.
+    node.host.check_output("docker run --detach --name published --publish %s:11434 %s", str(PUBLISHED), image)
     try:
-        assert open_ports(neighbour, address) == set()
+        published = json.loads(node.host.check_output("docker inspect published"))[0]
+        networks = [n for each in (container(node), published) for n in each["NetworkSettings"]["Networks"].values()]
+        containers = [network["IPAddress"] for network in networks]
+        own_sides = [network["Gateway"] for network in networks if network["Gateway"]]
+        deadline = time.monotonic() + 10
+        while not all(
+            ports & {PUBLISHED, 11434} for ports in open_ports(node.host, node.address, *containers).values()
+        ):
+            assert time.monotonic() < deadline, "what its own host does not reach proves nothing"
+        routed = [*containers, *own_sides]
+        for address in routed:
+            neighbour.check_output("ip route replace %s via %s", f"{address}/32", node.address)
+        try:
+            found = open_ports(neighbour, node.address, *routed)
+        finally:
+            for address in routed:
+                neighbour.check_output("ip route del %s", f"{address}/32")
+        assert PUBLISHED not in found[node.address]
+        assert [found[address] for address in containers] == [set()] * len(containers)
+        # The host's own side of a network answers what its other addresses answer, SSH and the gateway.
+        assert all(found[address] <= found[node.address] for address in own_sides)
     finally:
-        neighbour.check_output("ip route del %s", f"{address}/32")
+        node.host.check_output("docker rm --force published")
 
 
+@pytest.mark.contract(8)
 def test_no_secret_lies_about(managed, secrets: dict) -> None:
     texts = [secrets["pki_ca_passphrase"]]
     texts += [user[key] for user in secrets["users"].values() for key in ("api_key", "password")]
@@ -149,6 +191,7 @@ def test_no_secret_lies_about(managed, secrets: dict) -> None:
     assert found.stdout == ""
 
 
+@pytest.mark.contract(8)
 @pytest.mark.parametrize("path", ["/etc/onprem-llm/pki"])
 def test_keys_are_not_world_readable(managed, path: str) -> None:
     if managed.host.file(path).exists:

@@ -25,6 +25,7 @@ def models_playbook(node) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.contract(6)
 def test_spill_to_the_cpu_fails_and_says_why(node, supplies: dict) -> None:
     if not node.has_gpu or supplies["engine"]["gpu_proof"] != "required":
         pytest.skip("an engine that can put nothing on a GPU is not asked to")

@@ -284,7 +284,8 @@ class Api:
             self.scheduler.expire(model)
         else:
             options = generation.merged(model, body.get("options"))
-            with self.scheduler.use(model, generation.context_length(options), keep_alive):
+            context, layers = generation.context_length(options), generation.num_gpu(options)
+            with self.scheduler.use(model, context, keep_alive, layers):
                 pass
         return json_response(
             self._row(body) | empty | {"done": True, "done_reason": "unload" if keep_alive == 0 else "load"}

@@ -20,7 +20,7 @@ _NAMES = {
         "presence_penalty", "frequency_penalty", "stop",
     )
 } | {"num_predict": "n_predict", "num_keep": "n_keep"}  # fmt: skip
-_INTEGERS = ("num_ctx", "num_predict", "num_keep", "seed", "top_k", "repeat_last_n")
+_INTEGERS = ("num_ctx", "num_gpu", "num_predict", "num_keep", "seed", "top_k", "repeat_last_n")
 
 Prompt = Callable[[Runner], "str | list[Any]"]
 
@@ -52,6 +52,12 @@ def merged(model: Model, given: dict[str, Any] | None) -> dict[str, Any]:
 def context_length(options: dict[str, Any]) -> int | None:
     value = int(options.get("num_ctx") or 0)
     return value if value > 0 else None
+
+
+def num_gpu(options: dict[str, Any]) -> int | None:
+    """Layers to offload, None where the request leaves it to the server (-1)."""
+    value = int(options.get("num_gpu", -1))
+    return value if value >= 0 else None
 
 
 def chat_prompt(messages: list[dict[str, Any]]) -> Prompt:
@@ -92,7 +98,7 @@ def run(scheduler: Scheduler, job: Job) -> Iterator[dict[str, Any]]:
     """Events of one completion: ``{"text"}`` each, the last one with ``"tokens"`` and ``"final"`` (metrics) as well."""
     started = time.monotonic_ns()
     context = context_length(job.options)
-    with scheduler.use(job.model, context, job.keep_alive) as runner:
+    with scheduler.use(job.model, context, job.keep_alive, num_gpu(job.options)) as runner:
         loaded = time.monotonic_ns()
         body = {_NAMES[name]: value for name, value in (_DEFAULTS | job.options).items() if name in _NAMES}
         # Ollama's own bound on an answer: ten contexts.
@@ -134,7 +140,8 @@ def run(scheduler: Scheduler, job: Job) -> Iterator[dict[str, Any]]:
 def embed(scheduler: Scheduler, model: Model, texts: list[str], given: dict[str, Any]) -> dict[str, Any]:
     """Vectors of texts, and the metrics. ``given``: options, keep_alive, truncate (true unless said), dimensions."""
     started = time.monotonic_ns()
-    with scheduler.use(model, context_length(given["options"]), given["keep_alive"]) as runner:
+    options = given["options"]
+    with scheduler.use(model, context_length(options), given["keep_alive"], num_gpu(options)) as runner:
         loaded = time.monotonic_ns()
         tokens = [runner.tokenize(text) for text in texts]
         for row in tokens:

@@ -81,9 +81,13 @@ class _UnixConnection(http.client.HTTPConnection):
 class Runner:
     """One llama-server process with one model."""
 
-    def __init__(self, settings: Settings, model: Model, context_length: int, parallel: int) -> None:
+    def __init__(
+        self, settings: Settings, model: Model, context_length: int, parallel: int, num_gpu: int | None = None
+    ) -> None:
         self.settings, self.model = settings, model
         self.context_length, self.parallel = context_length, parallel
+        # Layers to offload at most; None leaves it to the scheduler.
+        self.num_gpu = num_gpu
         self.slots = threading.BoundedSemaphore(parallel)
         self.users = 0
         self.loading = True
@@ -312,9 +316,11 @@ class Scheduler:
         return next(tokens for vram, tokens in _CONTEXT_BY_VRAM if total >= vram)
 
     @contextlib.contextmanager
-    def use(self, model: Model, context_length: int | None, keep_alive: float | None) -> Iterator[Runner]:
+    def use(
+        self, model: Model, context_length: int | None, keep_alive: float | None, num_gpu: int | None = None
+    ) -> Iterator[Runner]:
         """The runner of a model, loaded anew where it must be, for the length of the block. Busy, LoadFailed."""
-        runner = self._acquire(model, context_length)
+        runner = self._acquire(model, context_length, num_gpu)
         try:
             yield runner
         finally:
@@ -328,7 +334,7 @@ class Scheduler:
                     self._unload(runner)
                 self._changed.notify_all()
 
-    def _acquire(self, model: Model, context_length: int | None) -> Runner:
+    def _acquire(self, model: Model, context_length: int | None, num_gpu: int | None) -> Runner:
         header = model.header
         wanted = context_length or self.default_context_length
         trained = header.of_architecture("context_length")
@@ -340,7 +346,7 @@ class Scheduler:
                 raise Busy("server busy, please try again.  maximum pending requests exceeded")
             self._waiting += 1
             try:
-                runner = self._claim(model, wanted)
+                runner = self._claim(model, wanted, num_gpu)
             finally:
                 self._waiting -= 1
             if not runner.loading:
@@ -360,12 +366,16 @@ class Scheduler:
             self._changed.notify_all()
         return runner
 
-    def _claim(self, model: Model, context_length: int) -> Runner:
-        """With the lock held: a loaded runner that suits, or a new one that the caller must start."""
+    def _claim(self, model: Model, context_length: int, num_gpu: int | None) -> Runner:
+        """With the lock held: a loaded runner that suits, or a new one that the caller must start.
+
+        As Ollama has it (server/sched.go, needsReload), a request that does not say num_gpu takes any.
+        """
         while True:
             runner = self._loaded.get(model.weights)
             if runner is not None and not runner.loading:
-                if runner.alive and runner.context_length == context_length:
+                suits = runner.context_length == context_length and num_gpu in (None, runner.num_gpu)
+                if runner.alive and suits:
                     runner.users += 1
                     runner.expires = float("inf")
                     return runner
@@ -379,7 +389,7 @@ class Scheduler:
                     continue
             self._changed.wait()
         parallel = 1 if model.header.is_embedding else self.settings.parallel
-        runner = Runner(self.settings, model, context_length, parallel)
+        runner = Runner(self.settings, model, context_length, parallel, num_gpu)
         runner.users = 1
         self._loaded[model.weights] = runner
         return runner
@@ -393,6 +403,8 @@ class Scheduler:
                     for device, size in zip(self.devices, other.placement.on_device, strict=False):
                         taken[device.index] = taken.get(device.index, 0) + size
             on_cpu = devices.left_on_cpu(self.settings.home, runner.layers)
+            if runner.num_gpu is not None:
+                on_cpu = max(on_cpu or 0, runner.layers - runner.num_gpu)
             placement = devices.place(runner.size, runner.layers, self.devices, taken, on_cpu)
             full = placement.offloaded == runner.layers - (on_cpu or 0)
             if full or not self.devices or not self._evict(holding_vram=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.onprem.llm.plugins.filter.gpu_proof import FilterModule
-from ansible_collections.onprem.llm.plugins.module_utils._gpu_proof import offloaded_layers
+from ansible_collections.onprem.llm.plugins.module_utils._gpu_proof import loads, process_bytes
 
 judge = FilterModule().filters()["gpu_proof"]
 
@@ -128,4 +128,108 @@ def test_noise_is_ignored():
         + runner(CHAT)
         + "offloading output layer to GPU\n"
     )
-    assert offloaded_layers(log) == ({}, True)
+    runs, complete = loads(log)
+    assert complete
+    assert (runs[CHAT].layers, runs[CHAT].gpu_bytes) == (None, None)
+
+
+# Bytes: in llama.cpp's words, with a sliding window's second cache and a context reserved twice, and in those of
+# Ollama's own engine.
+LLAMA_BUFFERS = (
+    LLAMA.format(19, 19) + "load_tensors:   CPU_Mapped model buffer size =   170.00 MiB\n"
+    "load_tensors:        CUDA0 model buffer size =   235.00 MiB\n"
+    "llama_context:  CUDA_Host  output buffer size =     1.00 MiB\n"
+    "llama_kv_cache:        CUDA0 KV buffer size =    24.00 MiB\n"
+    "llama_kv_cache:        CUDA0 KV buffer size =    22.50 MiB\n"
+    "sched_reserve:      CUDA0 compute buffer size =    99.00 MiB\n"
+    "sched_reserve:      CUDA0 compute buffer size =    55.50 MiB\n"
+    "sched_reserve:  CUDA_Host compute buffer size =    21.00 MiB\n"
+)
+ENGINE_BUFFERS = SLOG.format(19, 19) + "".join(
+    f'time=2026-11-21T06:00:01.000Z level=INFO source=device.go:{line} msg="{kind}" device={device} size="{size}"\n'
+    for line, kind, device, size in (
+        (240, "model weights", "CUDA0", "235.0 MiB"),
+        (245, "model weights", "CPU", "170.0 MiB"),
+        (251, "kv cache", "CUDA0", "46.5 MiB"),
+        (262, "compute graph", "CUDA0", "0.1 GiB"),
+    )
+)
+MIB = 2**20
+
+
+def accounted(total: float, confidence: str = "medium", overhead: float = 500.0, **terms: float) -> dict[str, object]:
+    """A planned model with an account of so many MiB in buffers."""
+    account = {"total_bytes": int((total + overhead) * MIB), "overhead_bytes": int(overhead * MIB)}
+    account |= {name: int(size * MIB) for name, size in terms.items()}
+    return planned("GPU-1") | {"account": account | {"confidence": confidence}}
+
+
+@pytest.mark.parametrize(
+    ("version", "buffers", "size"), [("0.32", LLAMA_BUFFERS, 337.0), ("0.17", ENGINE_BUFFERS, 281.5 + 102.4)]
+)
+def test_bytes_on_the_gpu_are_those_of_its_buffers(version, buffers, size):
+    (finding,) = judge([accounted(size)], START + runner(CHAT, version) + buffers, INSTALLED, WHOLE, strict=True)
+    assert finding["gpu_bytes"] == pytest.approx(size * MIB, abs=2)
+    assert finding["problem"] == ""
+    assert "19 of 19 layers" in finding["found"]
+    assert "planned" in finding["found"]
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (accounted(337), ""),
+        (accounted(337 * 1.1), ""),
+        (accounted(337 / 1.1), ""),
+        (accounted(400), "(at least 344 MiB would do)"),
+        (accounted(280), "(at most 322 MiB would do)"),
+        (accounted(1000, "low", weights_bytes=250, budget_bytes=2000), ""),
+        (accounted(1000, "low", weights_bytes=600, budget_bytes=2000), "at least"),
+        (accounted(200, "low", weights_bytes=100, budget_bytes=300), "at most"),
+    ],
+    ids=["exact", "under by 9 %", "over by 10 %", "much under", "much over", "low, under", "low, weights", "low, over"],
+)
+def test_bytes_are_held_against_the_plan(model, problem):
+    log = START + runner(CHAT) + LLAMA_BUFFERS
+    (finding,) = judge([model], log, INSTALLED, WHOLE, strict=True)
+    assert problem in finding["problem"]
+    assert bool(problem) == bool(finding["problem"])
+    assert judge([model], log, INSTALLED, WHOLE)[0]["problem"] == "", "site.yml's own proof goes by the layers"
+
+
+def test_kv_cache_on_the_cpu_is_missed_on_the_gpu():
+    buffers = LLAMA_BUFFERS.replace("CUDA0 KV", "CPU KV")
+    (finding,) = judge([accounted(337)], START + runner(CHAT) + buffers, INSTALLED, WHOLE, strict=True)
+    assert finding["gpu_bytes"] == int(290.5 * MIB)
+    assert judge([accounted(350)], START + runner(CHAT) + buffers, INSTALLED, WHOLE, strict=True)[0]["problem"]
+
+
+def test_layers_without_buffers_prove_no_bytes():
+    (finding,) = judge([accounted(337)], START + runner(CHAT) + LLAMA.format(19, 19), INSTALLED, WHOLE, strict=True)
+    assert "nothing proves" in finding["problem"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        (f"sha256-{CHAT} GPU-1 830\n", ""),
+        (f"sha256-{CHAT} GPU-1 400\nsha256-{CHAT} GPU-2 437\nsha256-{EMBEDDING} GPU-1 9000\n", ""),
+        (f"sha256-{CHAT} GPU-1 600\n", "at least"),
+        (f"sha256-{CHAT} GPU-1 1400\n", "at most"),
+        (f"sha256-{CHAT} GPU-1 [N/A]\n GPU-1 830\n", "nothing proves that its bytes"),
+        ("", "nothing proves that its bytes"),
+    ],
+    ids=["one GPU", "two GPUs", "too little", "too much", "not told", "no process"],
+)
+def test_process_speaks_where_the_log_was_rotated(lines, problem):
+    (finding,) = judge([accounted(337)], "", INSTALLED, WHOLE, lines, strict=True)
+    assert problem in finding["problem"]
+    assert bool(problem) == bool(finding["problem"])
+    assert finding["evidence"] == ("process" if process_bytes(lines) else "api")
+
+
+def test_log_goes_before_the_process():
+    log = START + runner(CHAT) + LLAMA.format(12, 19)
+    (finding,) = judge([accounted(337)], log, INSTALLED, SPILLED, f"sha256-{CHAT} GPU-1 830", strict=True)
+    assert finding["evidence"] == "log"
+    assert "12 of 19 layers" in finding["problem"]

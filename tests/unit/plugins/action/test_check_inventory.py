@@ -86,6 +86,7 @@ def test_a_good_inventory_passes(check: Check) -> None:
 
 
 @pytest.mark.usefixtures("roles")
+@pytest.mark.contract(2)
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -1,0 +1,72 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible import constants as C
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+
+from .check_results import FACT
+
+DROPPED = {
+    "component": "verify",
+    "check": "The host answers",
+    "found": "it dropped out of the run, so what stands here of it is not all",
+    "verdict": "FAILED",
+}
+
+
+def report(results: t.Mapping[str, t.Sequence[t.Mapping[str, str]]]) -> list[tuple[str, str]]:
+    """(verdict, line) of each result, by host; a line has its host, so that a search for one finds all of it."""
+    host_width = max(map(len, results), default=0)
+    width = max((len(item["component"]) for items in results.values() for item in items), default=0)
+    lines = []
+    for host, items in results.items():
+        for item in items:
+            text = "{:<9}  {}  {}  {}".format(
+                item["verdict"], host.ljust(host_width), item["component"].ljust(width), item["check"]
+            )
+            found = " ".join(item["found"].split())
+            lines.append((item["verdict"], f"{text}: {found}" if found else text))
+    return lines
+
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
+        _given, arguments = self.validate_argument_spec(
+            argument_spec={
+                "hosts": {"type": "list", "elements": "str", "required": True},
+                "dropped": {"type": "list", "elements": "str", "default": []},
+            }
+        )
+        variables = (task_vars or {}).get("hostvars") or {}
+        results: dict[str, list[dict[str, str]]] = {}
+        for host in sorted(arguments["hosts"]):
+            facts = variables[host]["ansible_facts"] if host in variables else {}
+            results[host] = list(facts.get(FACT) or [])
+            if host in arguments["dropped"]:
+                results[host].append(DROPPED)
+        lines = report(results)
+        # Other callbacks, such as json, own the standard output; they have the lines in the result.
+        if C.DEFAULT_STDOUT_CALLBACK in ("default", "ansible.builtin.default"):
+            colours = {"FAILED": C.COLOR_ERROR, "not asked": C.COLOR_SKIP}
+            for verdict, text in lines:
+                Display().display(text, color=colours.get(verdict))
+        result.update(
+            changed=False,
+            lines=[text for _verdict, text in lines],
+            failed_checks={
+                host: ["{component}: {check}".format(**item) for item in items if item["verdict"] == "FAILED"]
+                for host, items in results.items()
+            },
+        )
+        return result

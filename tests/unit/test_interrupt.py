@@ -1,0 +1,79 @@
+"""A killed run says what it had done: the callback on a small play, and the words made of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.interrupt import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAY = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - name: First
+      ansible.builtin.debug:
+      changed_when: true
+      notify: Reload
+    - name: Second
+      ansible.builtin.debug:
+    - name: Third
+      ansible.builtin.debug:
+      changed_when: true
+  handlers:
+    - name: Reload
+      ansible.builtin.debug:
+"""
+
+
+def play(tmp_path: Path, task: int) -> tuple[int, dict]:
+    playbook, report = tmp_path / "play.yml", tmp_path / "report.json"
+    playbook.write_text(PLAY, encoding="utf-8")
+    run = subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook", "-i", "localhost,", playbook],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests/callbacks"),
+            "ANSIBLE_CALLBACKS_ENABLED": "interrupt",
+            "INTERRUPT_AT_TASK": str(task),
+            "INTERRUPT_FILE": str(report),
+        },
+        capture_output=True,
+        check=False,
+        start_new_session=True,
+    )
+    return run.returncode, json.loads(report.read_text(encoding="utf-8"))
+
+
+def test_killed_run_says_what_it_left(tmp_path: Path) -> None:
+    code, record = play(tmp_path, 3)
+    assert code == -9
+    assert record == {
+        "task": 3,
+        "name": "Third",
+        "passed": ["First", "Second"],
+        "changed": [["localhost", "First"]],
+        "handlers_lost": ["Reload"],
+        "handlers_run": [],
+    }
+
+
+def test_whole_run_loses_no_handler(tmp_path: Path) -> None:
+    code, record = play(tmp_path, 0)
+    assert code == 0
+    assert (record["handlers_lost"], record["handlers_run"]) == ([], ["Reload"])
+    assert [name for _, name in record["changed"]] == ["First", "Third"]
+
+
+def test_words() -> None:
+    killed = Run(True, 3, "Third", ("First", "Second"), (("a", "First"),), ("Reload",), ())
+    assert killed.left == "1 changes, the last by 'First'; lost: 'Reload'"
+    after = Run(False, 4, "", (), (("a", "Second"), ("a", "Third")), (), ("Reload", "Restart"))
+    assert after.mended(killed) == "'Second'; 'Reload'"
+    assert Run(False, 4, "", (), (("a", "Third"),), (), ()).mended(killed) == "it went on from there"
