@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
-INVENTORY = ROOT / "molecule" / os.environ["MOLECULE_SCENARIO_NAME"] / "inventory"
+from tests.plays import play
+
 NODE, GATEWAY = "fleet-cpu1", "fleet-gw1"
 SITE = "/etc/nginx/conf.d/onprem-llm-gateway.conf"
 RULE = "gateway 443 tcp 10.78.0.0/24"
@@ -24,19 +21,7 @@ def on(host: str, command: str) -> str:
 
 
 def playbook(name: str, *arguments: str) -> str:
-    command = [
-        Path(sys.executable).parent / "ansible-playbook",
-        f"--inventory={INVENTORY}",
-        f"--limit={NODE},{GATEWAY}",
-    ]
-    result = subprocess.run(
-        [*command, *arguments, ROOT / "playbooks" / name],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    result = play(name, f"--limit={NODE},{GATEWAY}", *arguments)
     assert result.returncode == 0, result.stdout
     return result.stdout
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import datetime
 import functools
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,8 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-ROOT = Path(__file__).resolve().parents[3]
-INVENTORY = ROOT / "molecule" / os.environ["MOLECULE_SCENARIO_NAME"] / "inventory"
+from tests.plays import play
+
 RUNS = {run["run"]: run for run in yaml.safe_load(Path(__file__).with_name("refusals.yml").read_text(encoding="utf-8"))}
 REFUSALS = [(name, refusal) for name, run in RUNS.items() for refusal in run["refusals"]]
 
@@ -64,11 +62,7 @@ def playbook(directory: Path, run: dict, name: str = "site.yml") -> subprocess.C
     for refusal in run["refusals"]:
         given |= refusal.get("set") or {}
     (directory / "given.yml").write_text(yaml.safe_dump(given), encoding="utf-8")
-    command = [Path(sys.executable).parent / "ansible-playbook", f"--inventory={INVENTORY}"]
-    command += [f"--inventory={directory / 'more.yml'}", f"--extra-vars=@{directory / 'given.yml'}"]
-    return subprocess.run(
-        [*command, ROOT / "playbooks" / name], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
-    )
+    return play(name, f"--inventory={directory / 'more.yml'}", f"--extra-vars=@{directory / 'given.yml'}")
 
 
 @pytest.fixture(scope="session")
