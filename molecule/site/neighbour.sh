@@ -28,12 +28,19 @@ server {
     server_name mirror.site.test;
     ssl_certificate /etc/nginx/mirror.crt;
     ssl_certificate_key /etc/nginx/mirror.key;
+    # Nothing but the two archives is asked of the real mirror; this one holds no images, and says so itself.
     location / {
-        proxy_pass $archive;
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";
-        proxy_set_header Host \$proxy_host;
-        proxy_buffering off;
+        return 404;
+    }
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host \$proxy_host;
+    proxy_buffering off;
+    location /debian/ {
+        proxy_pass $archive/debian/;
+    }
+    location /debian-security/ {
+        proxy_pass $archive/debian-security/;
     }
 }
 # In front of the gateway: says who asked, as such proxies do.

@@ -48,7 +48,7 @@ def test_docker_and_the_engine_know_the_proxy(box, proxy: dict) -> None:
 def test_docker_pulls_by_way_of_the_proxy_and_trusts_the_authority(box, client) -> None:
     log = "cat /var/log/tinyproxy/tinyproxy.log"
     before = client.check_output(log).count("CONNECT mirror.site.test:443")
-    # The mirror holds no images, and to be told so is to have got there.
+    # The neighbour's mirror holds no images and answers 404 itself; to be told so is to have got there.
     refused = box.run("docker pull mirror.site.test/no/image:1")
     assert refused.rc != 0
     assert "x509" not in refused.stderr
