@@ -86,7 +86,7 @@ def test_gateway_answers_by_ipv6_under_its_certificate(logged, key: str) -> None
 def test_what_is_closed_is_closed_by_ipv6_as_well(box, client) -> None:
     assert client.check_output("python3 -c %s %s", ANSWERS, BOX.address6) == "22 80 443"
     for tables in ("iptables", "ip6tables"):
-        rules = box.check_output("%s -S DOCKER-USER", tables)
+        rules = box.check_output("%s -S ONPREM-LLM", tables)
         for interface in ("eth0", "eth1"):
             assert f"-i {interface} " in rules
         assert rules.count("-j DROP") == 2
