@@ -8,7 +8,7 @@ import typing as t
 
 from ansible import constants as C
 from ansible.plugins.action import ActionBase
-from ansible.utils.display import Display
+from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
 
 from .check_results import FACT
 
@@ -56,11 +56,8 @@ class ActionModule(ActionBase):
             if host in arguments["dropped"]:
                 results[host].append(DROPPED)
         lines = report(results)
-        # Other callbacks, such as json, own the standard output; they have the lines in the result.
-        if C.DEFAULT_STDOUT_CALLBACK in ("default", "ansible.builtin.default"):
-            colours = {"FAILED": C.COLOR_ERROR, "not asked": C.COLOR_SKIP}
-            for verdict, text in lines:
-                Display().display(text, color=colours.get(verdict))
+        colours = {"FAILED": C.COLOR_ERROR, "not asked": C.COLOR_SKIP}
+        show((text, colours.get(verdict)) for verdict, text in lines)
         result.update(
             changed=False,
             lines=[text for _verdict, text in lines],

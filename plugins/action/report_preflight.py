@@ -8,6 +8,7 @@ import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils import _preflight
+from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
 
 
 class ActionModule(ActionBase):
@@ -47,9 +48,7 @@ class ActionModule(ActionBase):
         else:
             lines = _preflight.outlook_lines(outlooks, hosts) + absent
             result.update(lines=lines)
-            # By itself, because each callback has its own way to fold and to quote what a task returns.
-            for line in ["", "What site.yml would do:", *lines]:
-                self._display.display(line)
+            show((line, None) for line in ["", "What site.yml would do:", *lines])
         return result
 
     def _addresses(self, groups: t.Mapping[str, t.Any], hostvars: t.Any) -> dict[str, dict[str, t.Any]]:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.onprem.llm.plugins.action import check_report, check_results
+from ansible_collections.onprem.llm.plugins.action import check_report
+from ansible_collections.onprem.llm.plugins.plugin_utils import _report, check_results
 
 GOOD = {"check": "The door is shut", "found": " shut\n", "ok": True}
 BAD = {"check": "The key is turned", "found": "it\nis not", "ok": "no"}
@@ -70,9 +71,7 @@ def test_results_are_added_to_those_before() -> None:
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(
-        check_report, "Display", lambda: SimpleNamespace(display=lambda text, color: lines.append(text))
-    )
+    monkeypatch.setattr(_report, "Display", lambda: SimpleNamespace(display=lambda text, color: lines.append(text)))
     return lines
 
 
@@ -104,6 +103,6 @@ def test_report_has_a_line_a_check_and_host(shown: list[str]) -> None:
 def test_report_leaves_the_standard_output_to_other_callbacks(
     shown: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check_report.C, "DEFAULT_STDOUT_CALLBACK", "ansible.posix.json")
+    monkeypatch.setattr(_report.C, "DEFAULT_STDOUT_CALLBACK", "ansible.posix.json")
     assert report_on([], node1=[GOOD])["lines"]
     assert shown == []
