@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.onprem.llm.plugins.action import check_report
-from ansible_collections.onprem.llm.plugins.plugin_utils import _report, check_results
+from ansible_collections.onprem.llm.plugins.action import check_report, check_results
+from ansible_collections.onprem.llm.plugins.plugin_utils import _report
 
 GOOD = {"check": "The door is shut", "found": " shut\n", "ok": True}
 BAD = {"check": "The key is turned", "found": "it\nis not", "ok": "no"}
