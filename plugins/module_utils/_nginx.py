@@ -58,7 +58,7 @@ def servers(lines: t.Iterable[str]) -> list[Server]:
     found: list[Server] = []
     file = ""
     for line in lines:
-        word, _, rest = line.strip(" \t;{}").partition(" ")
+        word, _blank, rest = line.strip(" \t;{}").partition(" ")
         if word == "FILE":
             file = rest.strip()
         elif word == "server":
@@ -137,7 +137,7 @@ def conflicts(
             f"the site in {holder.file} is the default there and answers for {', '.join(addresses)}; have the new one "
             "answer for names alone"
         )
-    if same and not any(place.default for _, place in same) and same[0][0].file > file:
+    if same and not any(place.default for _holder, place in same) and same[0][0].file > file:
         found.append(
             f"the site in {same[0][0].file} answers on port {wanted.port} for every name that no other site has, only "
             "because it is the first, which it would be no more; say default_server in its listen"

@@ -71,7 +71,7 @@ def gpu_memory(text: str, pids: t.Collection[int]) -> int:
     """
     total = 0
     for line in text.splitlines():
-        pid, _, memory = (part.strip() for part in line.partition(","))
+        pid, _comma, memory = (part.strip() for part in line.partition(","))
         if pid.isdigit() and int(pid) in pids:
             total += (int(memory) if memory.isdigit() else 1) * MIB
     return total
