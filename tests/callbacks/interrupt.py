@@ -60,10 +60,10 @@ class CallbackModule(CallbackBase):
             os.killpg(os.getpgid(0), signal.SIGKILL)
 
     def v2_playbook_on_handler_task_start(self, task):
-        # A notification has the handler's name without its role.
-        name = task.get_name().split(" : ")[-1]
-        self.pending = [pending for pending in self.pending if pending != name]
-        self.handled.append(name)
+        # A notification has the handler's name without its role, or what several handlers listen to.
+        names = [task.get_name().split(" : ")[-1], *(task.listen or [])]
+        self.pending = [pending for pending in self.pending if pending not in names]
+        self.handled.extend(name for name in names if name not in self.handled)
 
     def v2_runner_on_ok(self, result):
         if result._result.get("changed"):

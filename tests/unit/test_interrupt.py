@@ -19,7 +19,7 @@ PLAY = """
     - name: First
       ansible.builtin.debug:
       changed_when: true
-      notify: Reload
+      notify: [Reload, Restart]
     - name: Second
       ansible.builtin.debug:
     - name: Third
@@ -27,6 +27,9 @@ PLAY = """
       changed_when: true
   handlers:
     - name: Reload
+      ansible.builtin.debug:
+    - name: Restart gently
+      listen: Restart
       ansible.builtin.debug:
 """
 
@@ -59,7 +62,7 @@ def test_killed_run_says_what_it_left(tmp_path: Path) -> None:
         "name": "Third",
         "passed": ["First", "Second"],
         "changed": [["localhost", "First"]],
-        "handlers_lost": ["Reload"],
+        "handlers_lost": ["Reload", "Restart"],
         "handlers_run": [],
     }
 
@@ -67,7 +70,7 @@ def test_killed_run_says_what_it_left(tmp_path: Path) -> None:
 def test_whole_run_loses_no_handler(tmp_path: Path) -> None:
     code, record = play(tmp_path, 0)
     assert code == 0
-    assert (record["handlers_lost"], record["handlers_run"]) == ([], ["Reload"])
+    assert (record["handlers_lost"], record["handlers_run"]) == ([], ["Reload", "Restart gently", "Restart"])
     assert [name for _, name in record["changed"]] == ["First", "Third"]
 
 
