@@ -48,6 +48,7 @@ def test_the_dry_run_names_all_of_it() -> None:
     assert "/etc/systemd/system/onprem-llm-health.timer (mode 0600, will be 0644)" in by_host[NODE]
 
 
+@pytest.mark.contract(1)
 def test_check_mode_shows_it_and_changes_nothing() -> None:
     output = playbook("site.yml", "--check", "--diff")
     assert "-# by hand" in output

@@ -81,6 +81,7 @@ def refuse(tmp_path_factory: pytest.TempPathFactory):
     return once
 
 
+@pytest.mark.contract(2)
 @pytest.mark.parametrize("name", RUNS)
 def test_nothing_is_changed(refuse, name: str) -> None:
     result = refuse(name)
@@ -90,6 +91,7 @@ def test_nothing_is_changed(refuse, name: str) -> None:
     assert set(re.findall(r"changed=(\d+)", result.stdout)) == {"0"}
 
 
+@pytest.mark.contract(2)
 @pytest.mark.parametrize(("name", "refusal"), REFUSALS, ids=[refusal["what"] for _name, refusal in REFUSALS])
 def test_fault_is_told_with_value_and_what_would_be_right(refuse, name: str, refusal: dict) -> None:
     said = ".*".join(re.escape(part) for part in refusal["said"].split("…"))
