@@ -68,7 +68,7 @@ def test_verify_tells_every_fault_and_fails(node, supplies: dict) -> None:
         for verdict, _, component, text in lines:
             if verdict == "FAILED":
                 failed[component] += text + "\n"
-        assert set(failed) == {"monitoring", "proof", "outside"}
+        assert set(failed) == {"firewall", "monitoring", "proof", "outside"}
         assert f"{chat} is spilled to the CPU: " in failed["proof"]
         assert "layers are on the GPU" in failed["proof"]
         assert "nothing listens" in failed["monitoring"]
