@@ -12,8 +12,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 from ansible_collections.onprem.llm.plugins.module_utils import _preflight
-
-ROLES = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "roles")
+from ansible_collections.onprem.llm.plugins.plugin_utils._roles import ROLES, short_names
 
 # Parts of a role's outlook that say what to look at on the host.
 LOOKS = ("packages", "files", "paths", "units", "containers", "users", "filesystems")
@@ -120,10 +119,7 @@ class ActionModule(ActionBase):
             }
         )
         variables = task_vars or {}
-        roles = [role.rsplit(".", 1)[-1] for role in arguments["roles"]]
-        absent = [role for role in roles if not os.path.isdir(os.path.join(ROLES, role))]
-        if absent:
-            raise AnsibleError(f"roles: this collection has no role {absent[0]}")
+        roles = short_names(arguments["roles"], sorted(os.listdir(ROLES)))
         outlook: dict[str, list[str]] = {section: [] for section in _preflight.SECTIONS}
         if arguments["refusal"]:
             user = str(variables.get("ansible_user") or "the user that logs in")

@@ -14,8 +14,7 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils._text import nearest
-
-ROLES = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "roles")
+from ansible_collections.onprem.llm.plugins.plugin_utils._roles import ROLES, short_names
 
 # Names that roles hand on during a run, and groups whose names begin like a role's; nobody sets them.
 OUTPUTS = frozenset({"models_selection", "nvidia_driver_gpu_info", "nvidia_driver_reboot_required"})
@@ -171,15 +170,7 @@ class ActionModule(ActionBase):
         )
         variables = task_vars or {}
         specs = specifications(ROLES)
-        # The roles are documented as this collection's; a full name is one, too.
-        roles = [role.rsplit(".", 1)[-1] for role in arguments["roles"]]
-        absent = [role for role in roles if role not in specs]
-        if absent:
-            raise AnsibleError(
-                "roles: this collection has no role {} with a meta/argument_specs.yml; it has {}".format(
-                    absent[0], ", ".join(specs)
-                )
-            )
+        roles = short_names(arguments["roles"], specs, " with a meta/argument_specs.yml")
         faults: list[dict[str, str]] = []
         checked = 0
         for role in roles:

@@ -13,10 +13,10 @@ FACT = "onprem_llm_check_results"
 GATHER = "verify_gather_results"
 
 
-def line(result: t.Mapping[str, t.Any], width: int = 0) -> str:
+def line(result: t.Mapping[str, t.Any]) -> str:
     """One result for people: verdict, component, check, and what was found."""
     found = " ".join(str(result["found"]).split())
-    text = "{:<9} {}: {}".format(result["verdict"], result["component"].ljust(width), result["check"])
+    text = "{:<9} {}: {}".format(result["verdict"], result["component"], result["check"])
     return f"{text}: {found}" if found else text
 
 

@@ -36,7 +36,7 @@ def sentences(value: t.Any) -> list[str]:
                 lines.append(line.strip())
         return lines
     if isinstance(value, (list, tuple)):
-        return [sentence for item in value for sentence in ([" ".join(str(item).split())] if item else []) if sentence]
+        return [text for item in value if item and (text := " ".join(str(item).split()))]
     return [str(value)]
 
 
