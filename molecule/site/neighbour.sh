@@ -50,6 +50,9 @@ server {
     ssl_certificate_key /etc/nginx/mirror.key;
     location / {
         proxy_pass https://10.78.3.11;
+        proxy_ssl_server_name on;
+        proxy_ssl_name llm.demo.internal;
+        proxy_set_header Host llm.demo.internal;
         proxy_http_version 1.1;
         proxy_set_header X-Forwarded-For \$proxy_add_x_forwarded_for;
     }

@@ -98,7 +98,8 @@ def conflicts(
             if port == wanted.port
             and program != "nginx"
             and (address == wanted.address or address in (*WILDCARDS, "*") or wanted.address in WILDCARDS)
-            and ("[" in address) <= (wanted.address == "[::]" or "[" in wanted.address or address == "*")
+            # nginx's own sockets for IPv6 take no IPv4 (`ipv6only`).
+            and (address == "*" or ("[" in address) == ("[" in wanted.address))
         }
     ):
         found.append(f"{program} listens on port {wanted.port}; choose another port, or have it leave this one")
@@ -130,7 +131,8 @@ def conflicts(
                 f"the site in {server.file} has port {place.port} {'with' if place.tls else 'without'} TLS, and a port "
                 "is one or the other; choose another port"
             )
-    addresses = [name for name in names if re.match(r"^[0-9.]+$|.*:", name)]
+    family = r".*:" if "[" in wanted.address else r"[0-9.]+$"
+    addresses = [name for name in names if re.match(family, name)]
     holder = next((server for server, place in same if place.default), None)
     if holder and addresses:
         found.append(

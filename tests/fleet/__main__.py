@@ -1,4 +1,4 @@
-"""Command line of the test fleet: ``python -m tests.fleet up|down|unchanged NAME``."""
+"""Command line of the test fleet: ``python -m tests.fleet up|down|note|unchanged NAME``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.fleet.supplies import supply
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fleet", description=__doc__)
-    parser.add_argument("command", choices=["up", "down", "unchanged"])
+    parser.add_argument("command", choices=["up", "down", "note", "unchanged"])
     parser.add_argument("fleet", help="name of a file under tests/fleet/fleets")
     arguments = parser.parse_args()
     client = docker.from_env(timeout=300)
@@ -21,6 +21,8 @@ def main() -> int:
         fleet = Fleet.load(arguments.fleet)
         if arguments.command == "down":
             fleet.down(client)
+        elif arguments.command == "note":
+            fleet.note(client)
         elif arguments.command == "unchanged":
             changed = {host: paths for host, paths in fleet.changes(client).items() if paths}
             for host, paths in changed.items():

@@ -131,7 +131,7 @@ class Fleet:
             self._wait(client, host)
         self._write_known_hosts(client)
         if booted:
-            write_if_changed(self.state / "baseline.json", json.dumps(self._differences(client)))
+            self.note(client)
             images.log(f"booted {', '.join(host.name for host in booted)}")
 
     def down(self, client: docker.DockerClient) -> None:
@@ -142,8 +142,13 @@ class Fleet:
             network.remove()
         subprocess.run(["rm", "-rf", str(self.state)], check=True)
 
+    def note(self, client: docker.DockerClient) -> None:
+        """Note which paths differ from the hosts' image by now; ``changes`` tells those that come after."""
+        write_if_changed(self.state / "baseline.json", json.dumps(self._differences(client)))
+
     def changes(self, client: docker.DockerClient) -> dict[str, list[str]]:
-        """Paths by host that differ from the host just booted, what a running system writes by itself left out."""
+        """Paths by host that differ since the last note, that of the boot at first; what a running system writes by
+        itself is left out."""
         baseline = json.loads((self.state / "baseline.json").read_text(encoding="utf-8"))
         current = self._differences(client)
         return {host: sorted(set(paths) - set(baseline[host])) for host, paths in current.items()}

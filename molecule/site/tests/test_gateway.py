@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import ssl
 
 import pytest
-from conftest import BOX, CLIENT, FLEET
+from by_name import NAME, ask, tls
+from conftest import FLEET
 
+BOX, CLIENT = FLEET.hosts
 SPOOFED = "203.0.113.7"
 # The bridge's own address, from which this machine reaches the fleet: a client that nobody trusts.
 OURSELVES = "10.78.3.1"
@@ -19,33 +20,30 @@ def answers(port):
     with socket.socket(socket.AF_INET6) as s:
         s.settimeout(1.5)
         return s.connect_ex((sys.argv[1], port)) == 0
-ports = [22, 53, 80, 111, 443, 2375, 5000, 8000, 8080, 8443, 9090, 9100, 11434]
+ports = [22, 53, 80, 111, 443, 2375, 5000, 8000, 8080, 8088, 8443, 9090, 9100, 11434]
 with ThreadPoolExecutor(len(ports)) as pool:
     print(*(port for port, open in zip(ports, pool.map(answers, ports)) if open))
 """
 
 
-def get(address: str, port: int, path: str, key: str = "", verify: bool = True) -> int:
+def get(address: str, port: int, key: str = "", name: str = NAME, ca_file: str | None = None) -> int:
     """Status of a request that claims to be somebody else's."""
-    context = ssl.create_default_context(cafile=str(FLEET.state / "pki" / "ca.crt"))
-    if not verify:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    connection = http.client.HTTPSConnection(address, port, timeout=20, context=context)
-    connection.request(
-        "GET", path, headers={"X-Forwarded-For": SPOOFED} | ({"Authorization": f"Bearer {key}"} if key else {})
-    )
-    response = connection.getresponse()
-    response.read()
-    connection.close()
-    return response.status
+    connection, _certificate = tls(address, name, ca_file, port)
+    return ask(
+        connection,
+        "GET",
+        "/v1/models",
+        name,
+        **{"X-Forwarded-For": SPOOFED} | ({"Authorization": f"Bearer {key}"} if key else {}),
+    )[0]
 
 
 @pytest.fixture
-def logged(box):
+def logged(gateway):
     """The newest line of the gateway's access log."""
 
     def newest() -> dict:
-        return json.loads(box.check_output("tail -n 1 /var/log/nginx/onprem-llm-gateway.log"))
+        return json.loads(gateway.host.check_output("tail -n 1 /var/log/nginx/onprem-llm-gateway.log"))
 
     return newest
 
@@ -56,37 +54,39 @@ def key(secrets: dict) -> str:
 
 
 def test_client_behind_the_proxy_is_known_by_its_own_address(logged, key: str) -> None:
-    assert get(CLIENT.address, 8443, "/v1/models", key, verify=False) == 200
+    assert get(CLIENT.address, 8443, key) == 200
     assert (logged()["client"], logged()["proxy"]) == (OURSELVES, CLIENT.address)
 
 
-def test_claim_of_an_untrusted_address_has_no_effect(logged, key: str) -> None:
-    assert get(BOX.address, 443, "/v1/models", key) == 200
+def test_claim_of_an_untrusted_address_has_no_effect(logged, key: str, ca_file: str) -> None:
+    assert get(BOX.address, 443, key, ca_file=ca_file) == 200
     assert (logged()["client"], logged()["proxy"]) == (OURSELVES, OURSELVES)
 
 
-def test_limit_hits_the_client_and_not_its_proxy(client) -> None:
-    statuses = [get(CLIENT.address, 8443, "/v1/models", verify=False) for _ in range(40)]
+def test_limit_hits_the_client_and_not_its_proxy(neighbour) -> None:
+    statuses = [get(CLIENT.address, 8443) for _ in range(40)]
     assert {*statuses} == {401, 429}
     code = (
-        "import ssl,http.client as h; c=h.HTTPSConnection('10.78.3.11',context=ssl._create_unverified_context());"
+        "import socket,ssl,sys,http.client as h; c=h.HTTPConnection(sys.argv[2]);"
+        "c.sock=ssl._create_unverified_context().wrap_socket("
+        "socket.create_connection((sys.argv[1],443)),server_hostname=sys.argv[2]);"
         "c.request('GET','/v1/models'); print(c.getresponse().status)"
     )
-    assert client.check_output("python3 -c %s", code) == "401"
+    assert neighbour.check_output("python3 -c %s %s %s", code, BOX.address, NAME) == "401"
 
 
-def test_gateway_answers_by_ipv6_under_its_certificate(logged, key: str) -> None:
-    assert get(BOX.address6, 443, "/v1/models", key) == 200
+def test_gateway_answers_by_ipv6_under_its_certificate(logged, key: str, ca_file: str) -> None:
+    assert get(BOX.address6, 443, key, name=BOX.address6, ca_file=ca_file) == 200
     assert logged()["client"] == "fd78:3::1"
     connection = http.client.HTTPConnection(BOX.address6, 80, timeout=10)
     connection.request("GET", "/v1/models")
     assert connection.getresponse().headers["Location"] == "https://[fd78:3::11]/v1/models"
 
 
-def test_what_is_closed_is_closed_by_ipv6_as_well(box, client) -> None:
-    assert client.check_output("python3 -c %s %s", ANSWERS, BOX.address6) == "22 80 443"
+def test_what_is_closed_is_closed_by_ipv6_as_well(gateway, neighbour) -> None:
+    assert neighbour.check_output("python3 -c %s %s", ANSWERS, BOX.address6) == "22 80 443"
     for tables in ("iptables", "ip6tables"):
-        rules = box.check_output("%s -S ONPREM-LLM", tables)
+        rules = gateway.host.check_output("%s -S ONPREM-LLM", tables)
         for interface in ("eth0", "eth1"):
             assert f"-i {interface} " in rules
         assert rules.count("-j DROP") == 2

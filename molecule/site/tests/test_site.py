@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import json
 
+import pytest
+import testinfra
+from conftest import FLEET
 
-def test_everything_came_through_the_proxy(box, client) -> None:
+
+@pytest.fixture(scope="module")
+def box(gateway) -> testinfra.host.Host:
+    return gateway.host
+
+
+@pytest.fixture(scope="module")
+def proxy() -> dict[str, str]:
+    """The site's proxy: its URL, and the password in it."""
+    url = (FLEET.state / "proxy_url").read_text(encoding="utf-8")
+    return {"url": url, "password": url.split(":")[2].partition("@")[0]}
+
+
+def test_everything_came_through_the_proxy(box, neighbour) -> None:
     assert "archive" not in box.check_output("ip route show default")
     assert box.run("timeout 2 bash -c '</dev/tcp/1.1.1.1/80'").rc != 0
-    log = client.check_output("cat /var/log/tinyproxy/tinyproxy.log")
+    log = neighbour.check_output("cat /var/log/tinyproxy/tinyproxy.log")
     assert "CONNECT mirror.site.test:443" in log
     # The mirror's certificate is the site's authority's, and apt believes it.
     sources = box.check_output("apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages'").split()
@@ -45,15 +61,15 @@ def test_docker_and_the_engine_know_the_proxy(box, proxy: dict) -> None:
     }
 
 
-def test_docker_pulls_by_way_of_the_proxy_and_trusts_the_authority(box, client) -> None:
+def test_docker_pulls_by_way_of_the_proxy_and_trusts_the_authority(box, neighbour) -> None:
     log = "cat /var/log/tinyproxy/tinyproxy.log"
-    before = client.check_output(log).count("CONNECT mirror.site.test:443")
+    before = neighbour.check_output(log).count("CONNECT mirror.site.test:443")
     # The neighbour's mirror holds no images and answers 404 itself; to be told so is to have got there.
     refused = box.run("docker pull mirror.site.test/no/image:1")
     assert refused.rc != 0
     assert "x509" not in refused.stderr
     assert "404" in refused.stderr or "not found" in refused.stderr, refused.stderr
-    assert client.check_output(log).count("CONNECT mirror.site.test:443") > before
+    assert neighbour.check_output(log).count("CONNECT mirror.site.test:443") > before
 
 
 def test_engine_has_the_sites_authority(box) -> None:
@@ -66,5 +82,5 @@ def test_engine_has_the_sites_authority(box) -> None:
 def test_addresses_are_the_fleets_and_not_the_default_routes(box) -> None:
     assert "eth1" in box.check_output("ip route show default")
     certificate = box.check_output("openssl x509 -in /etc/onprem-llm/pki/gateway.crt -noout -ext subjectAltName")
-    assert "10.78.3.11" in certificate
-    assert "10.78.3.139" not in certificate
+    assert "FD78:3:0:0:0:0:0:11" in certificate
+    assert "10.78.3." not in certificate

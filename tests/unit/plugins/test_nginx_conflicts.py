@@ -59,10 +59,25 @@ def test_conflict_is_said(case: str) -> None:
 
 def test_an_address_stays_with_the_site_that_is_the_default() -> None:
     """A client that asks for an address names no server in its handshake, and meets the default's certificate."""
-    for address in ("192.0.2.1", "2001:db8::1"):
-        said = nginx_conflicts(DEFAULT, "0.0.0.0", 443, ["llm.example.com", address])
+    six = [*DEFAULT[:2], "listen [::]:443 ssl default_server;", DEFAULT[3]]
+    for lines, listen, address, other in (
+        (DEFAULT, "0.0.0.0", "192.0.2.1", "2001:db8::1"),
+        (six, "[::]", "2001:db8::1", "192.0.2.1"),
+    ):
+        said = nginx_conflicts(lines, listen, 443, ["llm.example.com", address])
         assert len(said) == 1
         assert f"answers for {address}; have the new one answer for names alone" in said[0]
+        # It is the default of its own family alone.
+        assert nginx_conflicts(lines, listen, 443, ["llm.example.com", other]) == []
+
+
+def test_families_are_apart() -> None:
+    lines = ["LISTENS 0.0.0.0:443 apache2", "LISTENS [::]:443 java"]
+    for listen, program in (("0.0.0.0", "apache2"), ("[::]", "java")):
+        assert nginx_conflicts(lines, listen, 443, ["llm.example.com"]) == [
+            f"{program} listens on port 443; choose another port, or have it leave this one"
+        ]
+    assert nginx_conflicts(["LISTENS *:443 java"], "[::]", 443, ["llm.example.com"])
 
 
 def test_a_site_that_leaves_is_in_nobodys_way() -> None:
