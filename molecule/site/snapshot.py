@@ -67,7 +67,11 @@ def rules():
                     chains.setdefault(chain, []).append("policy " + policy)
                 elif line.startswith("-A "):
                     chains.setdefault(line.split()[1], []).append(line)
-            found.update({f"rules {tool} {table} {chain}": lines for chain, lines in chains.items()})
+            for chain, lines in chains.items():
+                # Docker writes them in any order at each start; but for the RETURN at the end, each stands for itself.
+                if chain.startswith("DOCKER-ISOLATION-"):
+                    lines.sort()
+                found[f"rules {tool} {table} {chain}"] = lines
     return found
 
 

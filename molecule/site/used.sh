@@ -14,6 +14,8 @@ chmod 0640 /etc/ssl/shop/shop.key
 rm -f /etc/nginx/sites-enabled/default
 ln -s ../sites-available/shop /etc/nginx/sites-enabled/shop
 echo "192.0.2.10 warehouse.example.internal" >>/etc/hosts
+# The site's DNS knows its mirror, at an address to which only the proxy has a way; here there is no DNS.
+echo "192.0.2.20 mirror.site.test" >>/etc/hosts
 echo "23 4 * * * /usr/bin/true" | crontab -u debian -
 
 # The administrators' firewall, with rules by command, by file, and for containers.

@@ -73,15 +73,17 @@ def test_files_of_others_are_as_they_were(box, before: dict) -> None:
     assert changed == CHANGED
 
 
-# daemon.json is merged, UFW's files have blocks and rules of ours, Ollama's unit does not start at boot, and there is a
-# user more, the engine's.
+# apt's sources make way for the site's mirror; daemon.json is merged, UFW's files have blocks and rules of ours, Ollama's
+# unit does not start at boot, the site's authority is believed, and there is a user more, the engine's.
 CHANGED = [
+    "/etc/apt/sources.list",
     "/etc/default/ufw",
     "/etc/docker/daemon.json",
     *(f"/etc/{name}" for name in ("group", "group-", "gshadow", "gshadow-", "passwd", "passwd-", "shadow", "shadow-")),
+    "/etc/ssl/certs/ca-certificates.crt",
     "/etc/systemd/system/default.target.wants",
     "/etc/systemd/system/default.target.wants/ollama.service",
-    *(f"/etc/ufw/{name}" for name in ("after.init", "after.rules", "after6.rules", "user.rules")),
+    *(f"/etc/ufw/{name}" for name in ("after.init", "after.rules", "after6.rules", "user.rules", "user6.rules")),
 ]
 
 
