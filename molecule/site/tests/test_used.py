@@ -73,8 +73,8 @@ def test_files_of_others_are_as_they_were(box, before: dict) -> None:
     assert changed == CHANGED
 
 
-# apt's sources make way for the site's mirror, and its authority is believed; daemon.json is merged, UFW's files have blocks
-# and rules of ours, Ollama's unit does not start at boot, and there is a user more, the engine's.
+# apt's sources make way for the site's mirror, and its authority is believed; daemon.json is merged, UFW's files have
+# blocks and rules of ours, Ollama's unit does not start at boot, and there is a user more, the engine's.
 CHANGED = [
     "/etc/apt/sources.list",
     "/etc/default/ufw",
