@@ -20,6 +20,8 @@ SITE = INVENTORY["all"].get("vars") or {}
 GPU_NODES = list(INVENTORY["all"]["children"]["llm_nodes"]["children"]["gpu_nodes"]["hosts"])
 CPU_NODES = list((INVENTORY["all"]["children"]["llm_nodes"]["children"].get("cpu_nodes") or {"hosts": {}})["hosts"])
 GATEWAYS = list(INVENTORY["all"]["children"]["gateways"]["hosts"])
+# What makes the engine stand-in leave layers on the CPU at its next load (tests/engine/README.md).
+SPILL_SWITCH = "/var/lib/onprem-llm/ollama/simulate_spill"
 FETCH = """
 import sys, urllib.request
 body = sys.argv[2].encode() or None

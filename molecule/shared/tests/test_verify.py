@@ -3,45 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
 from collections.abc import Iterator
 
 import pytest
-from conftest import INVENTORY, SCENARIO
+from conftest import INVENTORY, SCENARIO, SPILL_SWITCH
 
-from tests.fleet.hosts import ROOT
+from tests.plays import play
 
-# What makes the engine stand-in leave layers on the CPU at its next load (tests/engine/README.md).
-SWITCH = "/var/lib/onprem-llm/ollama/simulate_spill"
 PUBLISHED = 18080
-
-
-def verify(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["ansible-playbook", "-i", f"molecule/{SCENARIO}/inventory", "playbooks/verify.yml", *arguments],
-        cwd=ROOT,
-        # Molecule forces colours, which go before the verdicts.
-        env=os.environ
-        | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @contextlib.contextmanager
 def faults(node, image: str) -> Iterator[None]:
     """A spill at the next load, a container that somebody published past the firewall, and a dead exporter."""
-    node.host.check_output("sh -c %s", f"echo 5 > {SWITCH}")
+    node.host.check_output("sh -c %s", f"echo 5 > {SPILL_SWITCH}")
     node.host.check_output("docker run --detach --name published --publish %s:11434 %s", str(PUBLISHED), image)
     node.host.check_output("iptables -I DOCKER-USER 1 -j ACCEPT")
     node.host.check_output("systemctl stop prometheus-node-exporter")
     try:
         yield
     finally:
-        node.host.run("rm %s", SWITCH)
+        node.host.run("rm %s", SPILL_SWITCH)
         node.host.run("docker rm --force published")
         node.host.run("iptables -D DOCKER-USER -j ACCEPT")
         node.host.run("systemctl start prometheus-node-exporter")
@@ -57,7 +40,7 @@ def test_verify_tells_every_fault_and_fails(node, supplies: dict) -> None:
     (vantage_point,) = INVENTORY["all"]["children"]["vantage_points"]["hosts"]
     chat = node.models[0]["name"]
     with faults(node, supplies["engine"]["image_id"]):
-        run = verify("--limit", node.name)
+        run = play("verify.yml", "--limit", node.name)
     try:
         assert run.returncode == 2, run.stdout[-3000:]
         # One line a check and host.
