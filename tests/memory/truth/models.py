@@ -78,7 +78,8 @@ def expand(pattern: str, layers: int) -> list[str]:
 def read(path: Path = HERE / "models.yml") -> dict[str, Model]:
     """The models by name. Raises TypeError on an unknown field, ValueError on a name that is there twice."""
     models: dict[str, Model] = {}
-    for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # six times as fast, where PyYAML has it
+    for entry in yaml.load(path.read_text(encoding="utf-8"), loader):
         for field in ("optional_tensors", "integer_tensors"):
             entry[field] = tuple(entry.get(field, ()))
         model = Model(**entry)
