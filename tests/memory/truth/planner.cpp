@@ -164,6 +164,11 @@ int header(const char * metadata_path, const char * path, int file_type) {
         }
     }
 
+    ggml_context * more = ggml_init({ggml_tensor_overhead() * 4096, nullptr, true});
+    for (const Extra & extra : wishes.extras) {
+        tensors.push_back(ggml_set_name(ggml_new_tensor_2d(more, GGML_TYPE_F32, extra.elements, extra.rows), extra.name.c_str()));
+    }
+
     // Types: the quantizer's, which go by name and layer; what it leaves alone stays f32.
     llama_model_quantize_params how = llama_model_quantize_default_params();
     how.ftype = static_cast<llama_ftype>(file_type);
@@ -185,7 +190,6 @@ int header(const char * metadata_path, const char * path, int file_type) {
         types[name] = GGML_TYPE_I32;
     }
 
-    ggml_context * more = ggml_init({ggml_tensor_overhead() * 4096, nullptr, true});
     for (const Repeat & repeat : wishes.repeats) {
         const std::string from = "blk." + std::to_string(repeat.from) + ".", to = "blk." + std::to_string(repeat.to) + ".";
         for (size_t i = 0, n = tensors.size(); i < n; i++) {
@@ -198,9 +202,6 @@ int header(const char * metadata_path, const char * path, int file_type) {
                 }
             }
         }
-    }
-    for (const Extra & extra : wishes.extras) {
-        tensors.push_back(ggml_set_name(ggml_new_tensor_2d(more, GGML_TYPE_F32, extra.elements, extra.rows), extra.name.c_str()));
     }
     std::stable_sort(tensors.begin(), tensors.end(), [](auto * a, auto * b) { return layer_of(a) < layer_of(b); });
 
