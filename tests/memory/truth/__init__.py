@@ -1,0 +1,1 @@
+"""Truth about memory: what llama.cpp's own planner would allocate, for models known by hyper-parameters alone."""
