@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.memory.data import Data
+from tests.memory.data import Data, Model, Row
 from tests.memory.estimators import Estimator, Unanswered
-from tests.memory.figures import Comparison, summary
+from tests.memory.figures import CPU, ONE_GPU, PARTLY, SEVERAL_GPUS, Comparison, summary
 
 
 @dataclass
@@ -23,6 +23,14 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         return summary(self.comparisons, self.unanswered.total())
+
+
+def placement(model: Model, row: Row) -> str:
+    if not row.gpus:
+        return CPU
+    if not row.on_gpus(model.layers):
+        return PARTLY
+    return ONE_GPU if row.gpus == 1 else SEVERAL_GPUS
 
 
 def run(data: Data, estimators: Sequence[Estimator], progress: Callable[[str], None] = lambda text: None) -> list[Result]:
@@ -43,9 +51,11 @@ def run(data: Data, estimators: Sequence[Estimator], progress: Callable[[str], N
                 # Whatever a foreign header makes an estimator do, the others still answer.
                 result.unanswered[f"{row.model}: {type(error).__name__}: {error}"] += len(row.truth)
                 continue
-            decides = row.gpus == 1 and row.on_gpus(model.layers)
+            placed = placement(model, row)
             result.comparisons += [
-                Comparison(model.header.architecture or "", truth, int(size), answer.known, decides, row, device)
+                Comparison(
+                    model.header.architecture or "", placed, truth, int(size), answer.known, f"{row.describe()} {device}"
+                )
                 for device, truth, size in zip(row.devices, row.truth, answer.bytes)
             ]
         results.append(result)

@@ -14,6 +14,8 @@ from typing import Any
 MIB = 2**20
 # What nvidia-smi shows as the memory of cards of 6, 8, 10, 12, 16, 24, 32, 48 and 80 GB, in MiB.
 CARDS = (6144, 8188, 10240, 12288, 16376, 24564, 32607, 49140, 81559)
+# Placements of a row; only the first decides whether a card is large enough.
+ONE_GPU, SEVERAL_GPUS, PARTLY, CPU = PLACEMENTS = ("one GPU", "several GPUs", "partly on GPUs", "CPU")
 # Beside the buffers: what Ollama reserves for a CUDA context, and what llama.cpp's fit keeps free.
 RESERVE = (457 + 1024) * MIB
 # Cards of which the truth needs less or more are no decision that anyone would have to think about.
@@ -22,15 +24,14 @@ DECIDED = (0.4, 1.6)
 
 @dataclass(frozen=True)
 class Comparison:
-    """One device of one row, bytes. ``decides``: the row has one GPU and everything is on it."""
+    """One device of one row, bytes. ``known``: the estimator knows the architecture. ``what`` is the row in words."""
 
     architecture: str
+    placement: str
     truth: int
     estimate: int
-    known: bool
-    decides: bool
-    row: Any = None
-    device: str = ""
+    known: bool = True
+    what: str = ""
 
     @property
     def error(self) -> float:
@@ -65,7 +66,7 @@ def figures(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     made = [
         decision
         for comparison in comparisons
-        if comparison.decides
+        if comparison.placement == ONE_GPU
         for decision in decisions(comparison.truth, comparison.estimate)
     ]
     return {

@@ -156,6 +156,8 @@ def _cache_and_graph(model: Model, row: Row) -> tuple[list[int], int, int]:
 
 def _spread(layers: Sequence[int], shares: Sequence[float]) -> list[list[int]]:
     """Layers of each GPU, the last ones to the last GPU, at the least share of each GPU's room that holds them all."""
+    if len(shares) == 1:
+        return [list(range(len(layers)))]
     order = sorted(range(len(shares)), key=lambda index: -shares[index])
 
     def fit(room: float) -> list[list[int]] | None:
