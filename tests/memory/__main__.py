@@ -1,4 +1,4 @@
-"""``make bench-memory``: compares, writes build/bench/memory.json, prints tables; ``--page`` writes docs/memory-bench.md."""
+"""``make bench-memory``: tables, and build/bench/memory.json; with ``--page`` docs/memory-bench.md instead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ PAGE = ROOT / "docs" / "memory-bench.md"
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make bench-memory", description=__doc__)
     parser.add_argument("--headers", default="", help="directory of *.gguf headers; default: the repository's")
-    parser.add_argument("--truth", default="", help="files of rows, separated by commas or blanks; default: the repository's")
+    parser.add_argument(
+        "--truth", default="", help="files of rows, separated by commas or blanks; default: the repository's"
+    )
     parser.add_argument("--page", action="store_true", help=f"write {PAGE.relative_to(ROOT)} instead")
     chosen = parser.parse_args(arguments)
     files = [Path(name) for name in re.split(r"[,\s]+", chosen.truth) if name]

@@ -33,7 +33,9 @@ def placement(model: Model, row: Row) -> str:
     return ONE_GPU if row.gpus == 1 else SEVERAL_GPUS
 
 
-def run(data: Data, estimators: Sequence[Estimator], progress: Callable[[str], None] = lambda text: None) -> list[Result]:
+def run(
+    data: Data, estimators: Sequence[Estimator], progress: Callable[[str], None] = lambda text: None
+) -> list[Result]:
     """Compare all of them on all rows. An estimator that fails on a row has no estimate for it: the reason is kept."""
     results = []
     for estimator in estimators:
@@ -54,7 +56,12 @@ def run(data: Data, estimators: Sequence[Estimator], progress: Callable[[str], N
             placed = placement(model, row)
             result.comparisons += [
                 Comparison(
-                    model.header.architecture or "", placed, truth, int(size), answer.known, f"{row.describe()} {device}"
+                    model.header.architecture or "",
+                    placed,
+                    truth,
+                    int(size),
+                    answer.known,
+                    f"{row.describe()} {device}",
                 )
                 for device, truth, size in zip(row.devices, row.truth, answer.bytes)
             ]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.onprem.llm.plugins.module_utils import _gguf
+
 from tests.memory import headers
 
 HERE = Path(__file__).resolve().parent
@@ -30,7 +31,7 @@ class DataError(Exception):
     """The input cannot be used; the text names the file, the line and what would be right."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A model by its header. ``header_bytes`` is the length of metadata and tensor table, vocabulary included if the
     header has one."""
@@ -73,6 +74,15 @@ class Model:
     def parameters(self) -> int:
         """Weights of all tensors together."""
         return sum(math.prod(tensor.dimensions) for tensor in self.header.tensors)
+
+    @cached_property
+    def quantization(self) -> str:
+        """The name that people know a file by whose weights are mostly of this type."""
+        weights: dict[str, int] = {}
+        for tensor in self.header.tensors:
+            weights[tensor.type_name] = weights.get(tensor.type_name, 0) + tensor.elements
+        main = max(weights, key=lambda name: weights[name], default="")
+        return f"{main}_M" if main in ("Q3_K", "Q4_K", "Q5_K") else main
 
     @cached_property
     def file_bytes(self) -> int:
@@ -149,7 +159,7 @@ def model(name: str, data: bytes, length: int | None = None) -> Model:
     return Model(name, header, min(stream.tell(), len(data)))
 
 
-def _read_model(path: Path) -> Model:
+def read_model(path: Path) -> Model:
     try:
         if path.suffix == ".txt":
             data = headers.to_bytes(headers.from_text(path.read_text(encoding="utf-8")))
@@ -258,7 +268,7 @@ def read(directory: Path = HEADERS, truth: Sequence[Path] = TRUTH) -> Data:
                 _count(found.left_out, f"{item.model} has no header in {directory}")
                 continue
             if item.model not in found.models:
-                found.models[item.model] = _read_model(files[item.model])
+                found.models[item.model] = read_model(files[item.model])
             found.rows.append(item)
     if not found.rows:
         reasons = "; ".join(found.left_out) or "the files are empty"

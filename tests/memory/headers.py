@@ -203,6 +203,8 @@ def _shown(kind: str, value: Any) -> str:
 
 
 def _read(kind: str, text: str) -> Any:
+    if kind.strip("[]") not in _NUMBERS and kind.strip("[]") != "str":
+        raise ValueError(f"there is no type {kind}")
     if kind.startswith("["):
         if text.startswith("length "):
             return _Length(int(text.removeprefix("length ")))
@@ -218,7 +220,7 @@ _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 
 def _stretches(tensors: Iterable[Tensor]) -> Iterator[Tensor | dict[int, list[Tensor]]]:
-    """The file's order: tensors of no layer one by one, and stretches of layers with their tensors, named without it."""
+    """The file's order: tensors of no layer one by one, and layers with their tensors, named without it."""
     for of_layer, stretch in groupby(tensors, lambda tensor: bool(_LAYER.match(tensor.name))):
         if not of_layer:
             yield from stretch

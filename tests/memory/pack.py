@@ -1,8 +1,8 @@
 """Brings GGUF headers and rows of truth into the repository's form, and headers back into GGUF files.
 
-``python -m tests.memory.pack HEADERS TRUTH.jsonl ...`` adds to tests/memory/data what lies in a directory of *.gguf and in
-the files; ``python -m tests.memory.pack --unpack DIRECTORY`` writes the repository's headers as *.gguf, which llama.cpp's
-planner takes once they are grown to their full length.
+``python -m tests.memory.pack HEADERS TRUTH.jsonl ...`` adds to tests/memory/data what lies in a directory of *.gguf
+and in the files; ``python -m tests.memory.pack --unpack DIRECTORY`` writes the repository's headers as *.gguf,
+which llama.cpp's planner takes once they are grown to their full length.
 """
 
 from __future__ import annotations

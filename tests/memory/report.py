@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -51,11 +53,15 @@ def _grouped(heading: str, groups: Iterable[tuple[str, list[Comparison]]]) -> li
 
 def by_architecture(comparisons: Sequence[Comparison]) -> list[list[str]]:
     names = sorted({comparison.architecture for comparison in comparisons})
-    return _grouped("architecture", ((name, [item for item in comparisons if item.architecture == name]) for name in names))
+    return _grouped(
+        "architecture", ((name, [item for item in comparisons if item.architecture == name]) for name in names)
+    )
 
 
 def by_placement(comparisons: Sequence[Comparison]) -> list[list[str]]:
-    return _grouped("placement", ((name, [item for item in comparisons if item.placement == name]) for name in PLACEMENTS))
+    return _grouped(
+        "placement", ((name, [item for item in comparisons if item.placement == name]) for name in PLACEMENTS)
+    )
 
 
 def worst(comparisons: Sequence[Comparison], count: int = WORST) -> list[list[str]]:
@@ -113,16 +119,17 @@ PAGE = """\
 <!-- Made by `make docs` from the bench's run on the repository's data. -->
 # The memory account against others
 
-What estimators say a model takes, against what llama.cpp v0.5.0 would allocate for it: {rows} rows of {models} models, with one,
-several or no GPUs. `make bench-memory` gives these tables, and `build/bench/memory.json`; `make bench-memory
-HEADERS=<dir of *.gguf> TRUTH=<files>` takes other data, whose form is described in `tests/memory/data/README.md`.
+What estimators say a model takes, against what llama.cpp v0.5.0 would allocate for it: {rows} rows of {models}
+models, with one, several or no GPUs. `make bench-memory` gives these tables, and `build/bench/memory.json`; `make
+bench-memory HEADERS=<dir of *.gguf> TRUTH=<files>` takes other data, whose form is described in
+`tests/memory/data/README.md`.
 
-Compared is a device's total: weights, KV cache and compute buffers. Each GPU of a row is one comparison, and the host where there is
-none. The error is |estimate - truth| / truth; "worst under" is the largest (truth - estimate) / truth. A decision is whether "total +
-457 MiB for the CUDA context + 1024 MiB that llama.cpp keeps free" fits a card, asked of rows with everything on one GPU and of cards
-of {cards} MiB of which the truth needs 40 to 160 %; a false fit is a yes where the truth says no. Rows of an
-architecture that an estimator says it does not know are in all figures and counted as unknown. What an estimator has no notion of is
-counted as no estimate, and is in no other figure.
+Compared is a device's total: weights, KV cache and compute buffers. Each GPU of a row is one comparison, and the host
+where there is none. The error is |estimate - truth| / truth; "worst under" is the largest (truth - estimate) / truth.
+A decision is whether "total + 457 MiB for the CUDA context + 1024 MiB that llama.cpp keeps free" fits a card, asked
+of rows with everything on one GPU and of cards of {cards} MiB of which the truth needs 40 to 160 %; a false fit is a
+yes where the truth says no. Rows of an architecture that an estimator says it does not know are in all figures and
+counted as unknown. What an estimator has no notion of is counted as no estimate, and is in no other figure.
 
 {beside}
 
@@ -140,15 +147,26 @@ Rewritten from their published sources and told what each row says, as far as th
 
 {sources}
 
-Several were made for f16 caches, one sequence, one GPU or dense models, and err most on the others; the data has many rows of those.
-A single total is spread over several GPUs by their shares. The rows are of llama.cpp, while Ollama 0.17 runs some of the
-architectures in an engine of its own.
+Several were made for f16 caches, one sequence, one GPU or dense models, and err most on the others; the data has many
+rows of those. A single total is spread over several GPUs by their shares. The rows are of llama.cpp, while Ollama
+0.17 runs some of the architectures in an engine of its own.
 """
+
+
+def _wrapped(text: str) -> str:
+    """Prose in lines of 120; tables, lists, headings and what stands in backquotes stay whole."""
+    parts = []
+    for part in text.split("\n\n"):
+        if part[0] not in "|#<-":
+            kept = re.sub(r"`[^`]+`", lambda found: " ".join(found[0].split()).replace(" ", "\0"), part)
+            part = textwrap.fill(" ".join(kept.split()), 120, break_on_hyphens=False)
+        parts.append(part.replace("\0", " "))
+    return "\n\n".join(parts)
 
 
 def page(results: Sequence[Result], data: Data) -> str:
     ours = results[0]
-    return PAGE.format(
+    text = PAGE.format(
         rows=len(data.rows),
         models=len(data.models),
         cards=", ".join(map(str, CARDS[:-1])) + f" and {CARDS[-1]}",
@@ -158,3 +176,4 @@ def page(results: Sequence[Result], data: Data) -> str:
         placements=markdown(by_placement(ours.comparisons)),
         sources="\n".join(f"- {result.estimator.name}: {result.estimator.source}." for result in results),
     )
+    return _wrapped(text.strip()) + "\n"

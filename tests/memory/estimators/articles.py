@@ -1,14 +1,16 @@
 """Rules of thumb from articles that people follow when they choose a model for a GPU.
 
-Their parameters are those of the tensors (in thousand millions), their quantization is the file's; "GB" is taken as 10^9
-bytes. Where an article gives a range, its middle is taken; where it gives a figure for one size, it is scaled in
-proportion as the article says it goes.
+Their parameters are those of the tensors (in thousand millions), their quantization is the file's;
+"GB" is taken as 10^9 bytes. Where an article gives a range, its middle is taken; where it gives a
+figure for one size, it is scaled in proportion as the article says it goes.
 
-- A: 0h_n0, "Ollama 0.17でオンプレLLM推論環境を構築する実践ガイド" (Zenn, 2026): parameters times bits over 8, a cache of 1.5, 0.8
-  or 0.4 GB by type for 8192 tokens of an 8B model, "linear in the context", and 0.5 to 1.5 GB of overhead.
-- B: "ローカル LLM — Ollama・llama.cpp・量子化", a chapter of a guide to LLMs and AI agents, has three that disagree: a factor
-  by quantization (estimated_vram_gb); the same with 20 % on top (recommend_gpu); and the factor with a cache that assumes
-  32 layers of 32 heads of 128 for every 7B (estimate_requirements).
+- A: "Ollama 0.17でオンプレLLM推論環境を構築する実践ガイド", on Zenn: parameters times bits over 8, a cache of 1.5,
+  0.8 or 0.4 GB by type for 8192 tokens of an 8B model, "linear in the context", and 0.5 to 1.5 GB of
+  overhead.
+- B: "ローカル LLM — Ollama・llama.cpp・量子化", a chapter of a guide to LLMs and AI agents, has three that
+  disagree: a factor by quantization (estimated_vram_gb); the same with 20 % on top (recommend_gpu);
+  and the factor with a cache that assumes 32 layers of 32 heads of 128 for every 7B
+  (estimate_requirements).
 """
 
 from __future__ import annotations
@@ -25,14 +27,14 @@ FACTOR = 0.65
 
 
 def _factored(model: Model) -> float:
-    return model.parameters / GB * FACTORS.get(model.header.quantization or "", FACTOR)
+    return model.parameters / GB * FACTORS.get(model.quantization, FACTOR)
 
 
 def sum_of_three(model: Model, row: Row) -> Answer:
     if row.key_type not in CACHE_8B_8K:
         raise Unanswered(f"a cache of {row.key_type}")
     billions = model.parameters / GB
-    weights = billions * BITS.get(model.header.quantization or "", 4) / 8
+    weights = billions * BITS.get(model.quantization, 4) / 8
     return spread(GB * (weights + CACHE_8B_8K[row.key_type] * row.cells / 8192 * billions / 8 + 1.0), model, row)
 
 
@@ -51,7 +53,7 @@ def factor_and_cache(model: Model, row: Row) -> Answer:
 
 _B = "'ローカル LLM — Ollama・llama.cpp・量子化', "
 ESTIMATORS = (
-    Estimator("article A", "0h_n0, 'Ollama 0.17でオンプレLLM推論環境を構築する実践ガイド' (Zenn)", sum_of_three),
+    Estimator("article A", "'Ollama 0.17でオンプレLLM推論環境を構築する実践ガイド', Zenn", sum_of_three),
     Estimator("article B, factor", _B + "estimated_vram_gb", factor),
     Estimator("article B, factor + 20 %", _B + "recommend_gpu", factor_and_fifth),
     Estimator("article B, factor + cache", _B + "estimate_requirements", factor_and_cache),

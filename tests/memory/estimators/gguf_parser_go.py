@@ -9,19 +9,21 @@ out, as no other estimator of the bench counts the CUDA context. Without a GPU i
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 
 from ansible_collections.onprem.llm.plugins.module_utils._gguf import Tensor
+
 from tests.memory.data import Model, Row
 from tests.memory.estimators import Answer, Estimator, Unanswered
 
 MIB = 2**20
 # Type: elements and bytes of a block.
 CACHE_TYPES = {
-    "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34), "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22),
-    "q5_1": (32, 24), "iq4_nl": (32, 18),
+    "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34), "q4_0": (32, 18), "q4_1": (32, 20),
+    "q5_0": (32, 22), "q5_1": (32, 24), "iq4_nl": (32, 18),
 }  # fmt: skip
 INPUTS = ("position_", "token_")
 OUTPUTS = ("cls.", "output.", "output_", "rope_factors_")
@@ -31,7 +33,8 @@ HYBRID = {"jamba", "falcon-h1", "granitehybrid"}
 PATTERNS = {"llama4": 4, "gemma2": 2, "gemma3": 6, "cohere2": 4}
 TENSOR_OVERHEAD = 368 + 32
 HASH_SIZES = (
-    2, 3, 5, 11, 17, 37, 67, 131, 257, 521, 1031, 2053, 4099, 8209, 16411, 32771, 65537, 131101, 262147, 524309, 1048583,
+    2, 3, 5, 11, 17, 37, 67, 131, 257, 521, 1031, 2053, 4099, 8209, 16411, 32771, 65537, 131101, 262147, 524309,
+    1048583,
 )  # fmt: skip
 
 
@@ -66,13 +69,15 @@ class Parts:
     outputs: tuple[Tensor, ...]
     blocks: tuple[tuple[Tensor, ...], ...]
     block_bytes: tuple[int, ...]
-    last: dict[str, Tensor] = field(hash=False)
+    last: dict[str, Tensor]
 
 
-@lru_cache(maxsize=None)
-def _parts(tensors: tuple[Tensor, ...]) -> Parts:
-    inputs, outputs, blocks = [], [], {}
-    for tensor in tensors:
+@cache
+def _parts(model: Model) -> Parts:
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
+    blocks: dict[str, list[Tensor]] = {}
+    for tensor in model.header.tensors:
         if tensor.name.startswith(INPUTS):
             inputs.append(tensor)
         elif tensor.name.startswith(OUTPUTS):
@@ -119,7 +124,7 @@ def estimate(model: Model, row: Row) -> Answer:
         raise Unanswered("experts on the host by layer")
     if not {row.key_type, row.value_type} <= CACHE_TYPES.keys():
         raise Unanswered(f"a cache of {row.key_type} and {row.value_type}")
-    parts = _parts(model.header.tensors)
+    parts = _parts(model)
     layers = model.layers or len(parts.blocks)
     values = model.values
     flash = bool(row.flash_attention) and architecture != "grok"
@@ -275,11 +280,12 @@ def estimate(model: Model, row: Row) -> Answer:
 
 
 def _recurrent_graph(
-    last: dict[str, Tensor], embedding: int, tokens: int, sequences: int, conv: int, inner: int, state: int, groups: int,
-    first: object,
+    last: dict[str, Tensor], embedding: int, tokens: int, sequences: int, conv: int, inner: int, state: int,
+    groups: int,
+    first: Callable[..., int],
 ) -> int:  # fmt: skip
     """The largest layer's graph of a model without attention."""
-    head = first("wkv.head_size")  # type: ignore[operator]
+    head = first("wkv.head_size")
     if head:
         graph = _wide(_named(last, "attn_norm", "attn_norm_2"), tokens)
         mixing = ("lerp_x", "receptance", "decay_w2", "key", "value", "gate")

@@ -25,7 +25,7 @@ def estimate(model: Model, row: Row) -> Answer:
     heads = model.number("attention.head_count")
     head_length = model.number("attention.key_length", model.number("embedding_length") // heads if heads else 0)
     kv_heads = model.number("attention.head_count_kv", heads or 8)
-    weights = model.parameters / 1e9 * WIDTHS.get(model.header.quantization or "", WIDTH)
+    weights = model.parameters / 1e9 * WIDTHS.get(model.quantization, WIDTH)
     cache = 2 * model.layers * kv_heads * head_length * row.cells * CACHE_WIDTHS[row.key_type]
     return spread(GB * (weights + cache / 2**30 + OVERHEAD_GB), model, row)
 

@@ -1,10 +1,11 @@
 """Ollama 0.17's account for what llama.cpp runs: the tensors' sizes and a graph's size by architecture.
 
-Source: ollama/ollama v0.17.7, fs/ggml/ggml.go (GraphSize, GroupLayers) and llm/server.go (llamaServer.Load, greedyFit).
-The architectures that its own engine runs are measured by allocation there; for these GraphSize has formulas all the same,
-and it is GraphSize that is followed here. Layers go to several GPUs so that the fullest of them is as empty as can be,
-as with OLLAMA_SCHED_SPREAD and free memory in the row's shares. Without a GPU it counts no graph, and never the input
-embeddings beside an output layer. What it keeps free for the CUDA context is the same for all estimators of the bench.
+Source: ollama/ollama v0.17.7, fs/ggml/ggml.go (GraphSize, GroupLayers) and llm/server.go (llamaServer.Load,
+greedyFit). The architectures that its own engine runs are measured by allocation there; for these GraphSize has
+formulas all the same, and it is GraphSize that is followed here. Layers go to several GPUs so that the fullest of
+them is as empty as can be, as with OLLAMA_SCHED_SPREAD and free memory in the row's shares. Without a GPU it counts
+no graph, and never the input embeddings beside an output layer. What it keeps free for the CUDA context is the same
+for all estimators of the bench.
 """
 
 from __future__ import annotations

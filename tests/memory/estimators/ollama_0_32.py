@@ -1,8 +1,9 @@
 """What Ollama's scheduler predicts from 0.30 on, before it starts llama-server.
 
-Source: ollama/ollama v0.32.15, llm/llama_server.go, PredictServerVRAM; the context of all sequences as server/sched.go,
-effectiveLlamaServerContext, gives it. It decides what is evicted and placed; llama-server then fits for itself. The file
-counts whole, input embeddings included; every layer has the cache of its least KV heads at f16, whatever its type.
+Source: ollama/ollama v0.32.15, llm/llama_server.go, PredictServerVRAM; the context of all sequences as
+server/sched.go, effectiveLlamaServerContext, gives it. It decides what is evicted and placed; llama-server then
+fits for itself. The file counts whole, input embeddings included; every layer has the cache of its least KV heads
+at f16, whatever its type.
 """
 
 from __future__ import annotations
