@@ -31,10 +31,15 @@ class DataError(Exception):
     """The input cannot be used; the text names the file, the line and what would be right."""
 
 
+def _padded(size: int) -> int:
+    """Up to GGUF's alignment."""
+    return -(-size // 32) * 32
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model by its header. ``header_bytes`` is the length of metadata and tensor table, vocabulary included if the
-    header has one."""
+    """A model by its header. ``header_bytes`` is where the tensors' data begin: the length of metadata and tensor table,
+    vocabulary included if the header has one, padded to 32 bytes."""
 
     name: str
     header: _gguf.Header
@@ -87,7 +92,7 @@ class Model:
     @cached_property
     def file_bytes(self) -> int:
         """Length of the whole file: header and tensors, each padded to 32 bytes."""
-        return self.header_bytes + sum(-(-tensor.bytes // 32) * 32 for tensor in self.header.tensors)
+        return self.header_bytes + sum(_padded(tensor.bytes) for tensor in self.header.tensors)
 
     @cached_property
     def embeds(self) -> bool:
@@ -152,11 +157,11 @@ class Data:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def model(name: str, data: bytes, length: int | None = None) -> Model:
+def model(name: str, data: bytes) -> Model:
     """:raises _gguf.GgufError: no header that can be read."""
     stream = io.BytesIO(data)
-    header = _gguf.read_header(stream, len(data) if length is None else length)
-    return Model(name, header, min(stream.tell(), len(data)))
+    header = _gguf.read_header(stream, len(data))
+    return Model(name, header, _padded(stream.tell()))
 
 
 def read_model(path: Path) -> Model:
@@ -166,7 +171,7 @@ def read_model(path: Path) -> Model:
             return model(path.stem, data)
         with path.open("rb") as stream:
             header = _gguf.read_header(stream, path.stat().st_size)
-            return Model(path.stem, header, stream.tell())
+            return Model(path.stem, header, _padded(stream.tell()))
     except (_gguf.GgufError, headers.HeaderError, OSError) as error:
         raise DataError(f"{path}: {error}") from error
 

@@ -32,10 +32,6 @@ HYBRID = {"jamba", "falcon-h1", "granitehybrid"}
 # Every how many layers one has no window; all others have one. 1: no layer has.
 PATTERNS = {"llama4": 4, "gemma2": 2, "gemma3": 6, "cohere2": 4}
 TENSOR_OVERHEAD = 368 + 32
-HASH_SIZES = (
-    2, 3, 5, 11, 17, 37, 67, 131, 257, 521, 1031, 2053, 4099, 8209, 16411, 32771, 65537, 131101, 262147, 524309,
-    1048583,
-)  # fmt: skip
 
 
 @dataclass
@@ -103,8 +99,9 @@ def _row(cache_type: str, elements: int) -> int:
 
 
 def _graph_overhead(nodes: int) -> int:
-    """ggml_graph_overhead_custom without gradients."""
-    hashes = HASH_SIZES[bisect_right(HASH_SIZES, 2 * nodes - 1)]
+    """ggml_graph_overhead_custom without gradients. Its search for the next prime finds none below 65537 and the first
+    of all above (ggml.go, GGMLHashSize, whose comparison has the signs reversed)."""
+    hashes = 2 * nodes | 1 if 2 * nodes < 65537 else 2
     size = 80 + 3 * nodes * 8 + hashes * 8 + ((hashes + 31) >> 5) * 4
     return 32 + _pad(size, 16)
 
