@@ -38,8 +38,8 @@ def _padded(size: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model by its header. ``header_bytes`` is where the tensors' data begin: the length of metadata and tensor table,
-    vocabulary included if the header has one, padded to 32 bytes."""
+    """A model by its header. ``header_bytes`` is where the tensors' data begin: the length of metadata (with a
+    vocabulary if there is one) and tensor table, padded to 32 bytes."""
 
     name: str
     header: _gguf.Header
