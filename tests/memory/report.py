@@ -132,8 +132,9 @@ yes where the truth says no. Rows of an architecture that an estimator says it d
 counted as unknown. What an estimator has no notion of is counted as no estimate, and is in no other figure.
 
 `memory.json` has, by estimator, `rows` (comparisons), `median_error`, `p95_error` (by nearest rank), `worst_under`,
-`decisions_right`, `false_fits`, `unknown_rows`, `unknown_below_truth` and `unanswered`; the first six of these again for
-rows of known architectures under `known`, and under `by_architecture`. Errors and shares are fractions, all others counts.
+`decisions_right`, `false_fits`, `unknown_rows`, `unknown_below_truth` and `unanswered`; the first six of these again
+for rows of known architectures under `known`, and under `by_architecture`. Errors and shares are fractions, all
+others counts.
 
 {beside}
 
