@@ -90,7 +90,9 @@ class Builder:
         home = self.homes.layers[layer]
         if name in _EXPERTS and layer < self.homes.expert_layers_on_cpu:
             home = self.homes.cpu
-        return self._weight(f"blk.{layer}.{name}.{part}", home)
+        found = self._weight(f"blk.{layer}.{name}.{part}", home)
+        # Some tensors carry no suffix.
+        return self._weight(f"blk.{layer}.{name}", home) if found is None and part == "weight" else found
 
     def bias(self, layer: int, name: str) -> Tensor | None:
         return self.weight(layer, name, "bias")
@@ -308,6 +310,8 @@ class Builder:
 
     def keeps_attention(self, layer: int) -> bool:
         hyper = self.hyper
+        if hyper.architecture in ("nemotron_h", "nemotron_h_moe") and hyper.feeds(layer):
+            return False
         return not hyper.recurrent[layer] or hyper.architecture == "falcon-h1"
 
     def hadamard(self, source: Tensor, rotation: Tensor) -> Tensor:
@@ -437,6 +441,8 @@ class Builder:
 
     @property
     def alibi(self) -> bool:
+        if self.hyper.architecture == "baichuan" and self.hyper.layers == 40:
+            return True
         return self.hyper.architecture in ALIBI or self.hyper.real("attention.max_alibi_bias") > 0
 
     def attention(
@@ -492,16 +498,14 @@ class Builder:
 
     # --- feed-forward ------------------------------------------------------------------------------------------------
 
-    def feed_forward(
-        self, layer: int, source: Tensor, activation: str = "SWIGLU", suffix: str = "", limit: bool = False
-    ) -> Tensor:
+    def feed_forward(self, layer: int, source: Tensor, activation: str = "SWIGLU", suffix: str = "") -> Tensor:
         """Up, an activation that a gate may steer, and down. Without a gate tensor the activation is unary, or splits
         ``up`` in two where that is twice as wide as ``down`` reads."""
         up = self.linear(layer, "ffn_up" + suffix, source) if self.weight(layer, "ffn_up" + suffix) else source
         down = self.needed(layer, "ffn_down" + suffix)
         if self.weight(layer, "ffn_gate" + suffix) is not None:
             gate = self.linear(layer, "ffn_gate" + suffix, source)
-            if limit:
+            if activation == "SWIGLU" and self.hyper.limited("swiglu_clamp_shexp", layer):
                 up = ggml.like("CLAMP", up)
                 hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
             else:
@@ -512,12 +516,13 @@ class Builder:
             hidden = ggml.like(UNGATED.get(activation, activation), up)
             if activation == "RELU_SQR":
                 hidden = ggml.like("SQR", hidden)
+        if not suffix and self.weight(layer, "ffn_sub_norm") is not None:
+            hidden = self.layer_norm(hidden, layer, "ffn_sub_norm")
         return self.linear(layer, "ffn_down" + suffix, hidden)
 
     def experts(
         self, layer: int, source: Tensor, activation: str = "SWIGLU", gating: str = "softmax", normed: bool = False,
-        scaled: bool = False, logits: Tensor | None = None, used: int | None = None, limit: bool = False,
-        chosen: Tensor | None = None,
+        scaled: bool = False, logits: Tensor | None = None, used: int | None = None, chosen: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """A mixture of experts: the router's choice, the chosen experts on each token, their weighted sum."""
         hyper, graph = self.hyper, self.graph
@@ -579,7 +584,7 @@ class Builder:
                 else None
             )
         if gate is not None:
-            if limit:
+            if fused is None and activation == "SWIGLU" and self.hyper.limited("swiglu_clamp_exp", layer):
                 up = ggml.like("CLAMP", up)
                 hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
             else:
@@ -660,6 +665,6 @@ class Builder:
 
 # llama.cpp: attention scores squeezed by tanh; positions as a bias that falls with the distance.
 SOFT_CAPPED = frozenset({"gemma2", "grok"})
-ALIBI = frozenset({"bloom", "mpt", "refact", "jais", "jina-bert-v2"})
+ALIBI = frozenset({"bloom", "refact", "jina-bert-v2"})
 # The unary activation that stands for a gated one where there is no gate.
 UNGATED = {"SWIGLU": "SILU", "GEGLU": "GELU", "REGLU": "RELU", "RELU_SQR": "RELU"}

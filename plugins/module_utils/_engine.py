@@ -129,7 +129,7 @@ def weight_bytes(hyper: Hyper, where: Homes) -> list[int]:
             for home in sorted(devices):
                 put(tensor, home)
         elif name.startswith("token_embd_norm"):
-            put(tensor, where.cpu if hyper.architecture not in WITHOUT_CACHE else where.layers[0])
+            put(tensor, where.output if hyper.architecture in ("lfm2", "lfm2moe") else where.layers[0])
         else:
             put(tensor, where.output)
     return total
@@ -167,7 +167,7 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool) -> list[int
                 total[home] += tensor_bytes("f32", (size, load.sequences), on_gpu)
             if hyper.architecture != "falcon-h1":
                 continue
-        if not hyper.has_cache(layer):
+        if not hyper.has_cache(layer) or (hyper.architecture.startswith("nemotron_h") and hyper.feeds(layer)):
             continue
         count = window if hyper.windowed[layer] else each
         total[home] += tensor_bytes(load.key_type, (hyper.key_row(layer), count, load.sequences), on_gpu)
@@ -182,6 +182,9 @@ def state_sizes(hyper: Hyper) -> tuple[int, int]:
     head = hyper.whole("wkv.head_size")
     if head:
         return hyper.whole("token_shift_count", 2) * hyper.width, hyper.width * head
+    short = hyper.whole("shortconv.l_cache")
+    if short:
+        return hyper.width * (short - 1), 0
     conv, inner = hyper.whole("ssm.conv_kernel"), hyper.whole("ssm.inner_size")
     groups, state = hyper.whole("ssm.group_count"), hyper.whole("ssm.state_size")
     return (conv - 1 if conv else 0) * (inner + 2 * groups * state), state * inner
@@ -197,7 +200,7 @@ def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -
     original = hyper.whole("rope.scaling.original_context_length", hyper.context)
     return Batch(
         count, load.sequences, rows, each, window, flash, load.key_type, load.value_type,
-        hyper.architecture in ENCODERS, hyper.whole("pooling_type"), each > original,
+        hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None, hyper.whole("pooling_type"), each > original,
     )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ WINDOW_PATTERNS: dict[str, tuple[int, bool]] = {
     "gemma2": (2, False), "gemma3": (6, False), "gemma-embedding": (6, False), "gemma3n": (5, False),
     "gpt-oss": (2, False), "llama4": (4, False), "cohere2": (4, False), "afmoe": (4, False),
     "smallthinker": (4, True), "exaone4": (4, False), "exaone-moe": (4, False), "olmo2": (4, False),
-    "plamo3": (8, False), "modern-bert": (3, True),
+    "plamo3": (8, False), "modern-bert": (3, True), "cohere2moe": (4, False), "mellum": (4, False),
+    "muse-glimmer": (4, False), "laguna": (4, True),
 }  # fmt: skip
 # Windows that the engine sets where the header has none.
 DEFAULT_WINDOWS = {"llama4": 8192, "smallthinker": 4096}
@@ -26,11 +27,15 @@ DEFAULT_WINDOWS = {"llama4": 8192, "smallthinker": 4096}
 WITHOUT_WINDOW = frozenset({"phi3"})
 # llama-arch.cpp, llm_arch_is_recurrent: no attention anywhere.
 RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
+# A layer without KV heads has a recurrent state instead (models/*.cpp, is_recr_impl).
+HYBRIDS = frozenset(
+    {"jamba", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "kimi-linear", "kimi-k3", "bailingmoe3"}
+)
 # llama-model.cpp, create_memory: nothing is kept between calls.
 WITHOUT_CACHE = frozenset(
     {
         "bert", "jina-bert-v2", "jina-bert-v3", "nomic-bert", "nomic-bert-moe", "neo-bert", "eurobert", "modern-bert",
-        "gemma-embedding", "dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec", "t5encoder", "llama-embed",
+        "gemma-embedding", "dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec",
     }
 )  # fmt: skip
 # Of these, no logits but embeddings are what they are for.
@@ -111,6 +116,13 @@ class Hyper:
             return values + [default] * (count - len(values))
         return [value if isinstance(value, int) else default] * count
 
+    def limited(self, key: str, layer: int) -> bool:
+        """The gated activation is clamped in this layer, and so made of several operations."""
+        value = self.get(key)
+        if isinstance(value, list):
+            value = value[layer] if layer < len(value) else 0.0
+        return isinstance(value, (int, float)) and value > 1e-6
+
     def has(self, name: str) -> bool:
         return name in self.tensors
 
@@ -160,7 +172,9 @@ class Hyper:
         if isinstance(stated, list):
             values = [bool(item) for item in stated[:count]]
             return values + [False] * (count - len(values))
-        if architecture not in WINDOW_PATTERNS:
+        if architecture in ("lfm2", "lfm2moe"):
+            return [bool(heads) for heads in self.kv_heads]
+        if architecture not in WINDOW_PATTERNS or (architecture == "exaone4" and self.layers != 64):
             return [False] * count
         period, full_first = WINDOW_PATTERNS[architecture]
         if isinstance(stated, int) and not isinstance(stated, bool):
@@ -179,11 +193,20 @@ class Hyper:
         if architecture in ("qwen3next", "qwen35", "qwen35moe"):
             period = self.whole("full_attention_interval", 4)
             return [layer < self.layers and (layer + 1) % period != 0 for layer in range(count)]
-        if architecture in ("falcon-h1",):
+        if architecture == "falcon-h1":
             return [True] * count
-        if self.get("attention.head_count_kv") is not None and isinstance(self.get("attention.head_count_kv"), list):
-            return [heads == 0 for heads in self.kv_heads]
+        if architecture in HYBRIDS:
+            return [layer < self.layers and not self.kv_heads[layer] for layer in range(count)]
+        if architecture in ("nemotron_h", "nemotron_h_moe"):
+            return [
+                layer < self.layers and not self.kv_heads[layer] and not self.feeds(layer) for layer in range(count)
+            ]
         return [False] * count
+
+    def feeds(self, layer: int) -> bool:
+        """The layer has a feed-forward network."""
+        names = (f"blk.{layer}.ffn_down.weight", f"blk.{layer}.ffn_down_exps.weight")
+        return any(name in self.tensors for name in names)
 
     def _layers_with_cache(self) -> int:
         if self.architecture == "gemma3n":
