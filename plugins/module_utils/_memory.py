@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _gguf
+from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _engine, _gguf
+from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
 
 MIB = 2**20
 
@@ -133,6 +134,13 @@ class Shape:
     gated: bool = True
     embedding: bool = False
     patterns_known: bool = True
+    # Of a model whose tensors are known: then its graph can be replayed.
+    hyper: Hyper | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def exact(self) -> bool:
+        """Its tensors and its architecture's graph are known: the account replays what the engine does."""
+        return self.hyper is not None and _architectures.known(self.architecture)
 
     @property
     def encoder(self) -> bool:
@@ -332,6 +340,7 @@ def shape_from_header(header: _gguf.Header) -> Shape:
         feed_forward_length=max(down) if down else (0 if shape.experts_used else shape.feed_forward_length),
         gated=any(".ffn_gate" in name for name in names) or _fused_gate(names),
         embedding=shape.embedding or f"{header.architecture}.pooling_type" in header.metadata,
+        hyper=Hyper(header),
     )
 
 
@@ -470,6 +479,8 @@ def place(shape: Shape, run: Run, devices: Devices = Devices()) -> Placed:
     shares = devices.gpus
     if any(not math.isfinite(share) or share < 0 for share in shares) or (shares and not math.fsum(shares)):
         raise ShapeError(f"the shares of the GPUs are {shares!r}; numbers above 0 are needed")
+    if shape.exact:
+        return _replayed(shape, run, devices)
     context = _pad(run.context_length, 256)
     cache = _cache_by_layer(shape, context, run.sequences, run.batch, run.key_type)
     setting = Setting(run.context_length, run.sequences, run.key_type, bool(run.flash_attention))
@@ -508,6 +519,36 @@ def place(shape: Shape, run: Run, devices: Devices = Devices()) -> Placed:
         for term in ("weights", "kv_cache", "compute")
     ]
     return Placed(gpus, host, tuple(terms), shape.confidence, shape.confidence != "low")
+
+
+def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
+    """The account out of the engine's own steps, replayed."""
+    assert shape.hyper is not None
+    load = _engine.Load(
+        run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
+        run.sequences if run.logits_rows is None else run.logits_rows, tuple(devices.gpus),
+        1 << 30 if devices.layers_on_gpu is None else devices.layers_on_gpu, devices.expert_layers_on_host,
+    )  # fmt: skip
+    made = _engine.buffers(shape.hyper, load)
+    parts = [DeviceBytes(*numbers) for numbers in zip(made.weights, made.cache, made.compute)]
+    names = [*(f"gpu{number}" for number in range(len(devices.gpus))), "host"]
+    terms = [
+        Term(name, term, getattr(part, term), RULES[term])
+        for name, part in zip(names, parts)
+        for term in ("weights", "kv_cache", "compute")
+        if getattr(part, term)
+    ]
+    return Placed(tuple(parts[:-1]), parts[-1], tuple(terms), "medium", True)
+
+
+RULES = {
+    "weights": "each tensor's bytes, on a GPU padded to 128 (ggml-cuda.cu, get_alloc_size); input embeddings stay with "
+    "the host (llama-model.cpp, dev_input), tied ones are held on both sides",
+    "kv_cache": "K and V rows of every cell of every layer that keeps them, windows and recurrent states as the layer "
+    "has them (llama-kv-cache.cpp, llama-memory-recurrent.cpp)",
+    "compute": "the graph of a full batch over full caches, its tensors placed as ggml-alloc.c and ggml-backend.cpp do "
+    "(llama-context.cpp, sched_reserve)",
+}
 
 
 def _row_bytes(elements: int, cache_type: str) -> int:
