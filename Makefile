@@ -47,7 +47,7 @@ test-long: venv docker ## site.yml killed at every tenth task, and run again
 	@$(PYTHON) -m tests.long
 
 # The bench imports the collection by its name.
-bench-memory bench-plan docs: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
+bench-memory bench-plan: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
 
 .PHONY: bench-memory
 bench-memory: venv ## Memory estimators against the truth; HEADERS=<dir of *.gguf> TRUTH=<files> for other data
@@ -58,8 +58,7 @@ bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 contex
 	@$(PYTHON) -m tests.memory.plan_speed
 
 .PHONY: docs
-docs: venv ## Write what is made: roles' README files, the table of docs/preflight.md, docs/contracts.md, docs/memory-bench.md
+docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md
 	@$(PYTHON) tools/role_readme.py
 	@$(PYTHON) tools/preflight_page.py
 	@$(PYTHON) tools/contracts.py
-	@$(PYTHON) -m tests.memory --page

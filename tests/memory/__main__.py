@@ -1,4 +1,4 @@
-"""``make bench-memory``: tables, and build/bench/memory.json; with ``--page`` docs/memory-bench.md instead."""
+"""``make bench-memory``: tables and build/bench/memory.json; of the repository's data, docs/memory-bench.md too."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--truth", default="", help="files of rows, separated by commas or blanks; default: the repository's"
     )
-    parser.add_argument("--page", action="store_true", help=f"write {PAGE.relative_to(ROOT)} instead")
     chosen = parser.parse_args(arguments)
     files = [Path(name) for name in re.split(r"[,\s]+", chosen.truth) if name]
     try:
@@ -31,14 +30,13 @@ def main(arguments: list[str]) -> int:
         print(f"bench-memory: {error}", file=sys.stderr)
         return 2
     results = bench.run(found, every(), bench.on_terminal)
-    if chosen.page:
-        PAGE.write_text(report.page(results, found), encoding="utf-8")
-        return 0
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     figures = {result.estimator.name: result.summary() for result in results}
     RESULT.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(report.terminal(results, found))
     print(f"\nwritten to {RESULT.relative_to(ROOT)}")
+    if not chosen.headers and not files:
+        PAGE.write_text(report.page(results, found), encoding="utf-8")
     return 0
 
 

@@ -16,7 +16,10 @@ HEADINGS = ("comparisons", "median", "p95", "worst under", "decisions right", "f
 
 
 def percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
+    if share is None:
+        return "-"
+    # What is exact shall not look rounded.
+    return f"{100 * share:.2f} %" if share else "0"
 
 
 def cells(found: dict[str, Any]) -> list[str]:
@@ -116,7 +119,7 @@ def terminal(results: Sequence[Result], data: Data) -> str:
 
 
 PAGE = """\
-<!-- Made by `make docs` from the bench's run on the repository's data. -->
+<!-- Made by `make bench-memory` from the repository's data. -->
 # The memory account against others
 
 What estimators say a model takes, against what llama.cpp v0.5.0 would allocate for it: {rows} rows of {models}
