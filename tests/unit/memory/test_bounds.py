@@ -81,8 +81,8 @@ def test_public_estimators_answer(public: list[bench.Result]) -> None:
 
 
 def test_page_is_up_to_date(ours: bench.Result, public: list[bench.Result], found: data.Data) -> None:
-    """When this fails, run `make bench-memory`. The page's figures of the account are of all rows; here the sample is held
-    against them: what the page calls exact must be so there."""
+    """When this fails, run `make bench-memory`. The page has figures of all rows of the account; the sample is held
+    against them: what the page calls exact must be so here."""
     lines = command.PAGE.read_text(encoding="utf-8").splitlines()
     rendered = report.page([ours, *public], found).splitlines()
     assert [line for line in lines if not line.startswith("|")] == [line for line in rendered if line[:1] != "|"]
