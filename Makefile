@@ -46,6 +46,17 @@ lint unit sanity engine molecule: venv ## One part of `make test`
 test-long: venv docker ## site.yml killed at every tenth task, and run again
 	@$(PYTHON) -m tests.long
 
+# The bench imports the collection by its name.
+bench-memory bench-plan: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
+
+.PHONY: bench-memory
+bench-memory: venv ## Memory estimators against the truth; HEADERS=<dir of *.gguf> TRUTH=<files> for other data
+	@$(PYTHON) -m tests.memory --headers "$(HEADERS)" --truth "$(TRUTH)"
+
+.PHONY: bench-plan
+bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 context lengths take
+	@$(PYTHON) -m tests.memory.plan_speed
+
 .PHONY: docs
 docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md
 	@$(PYTHON) tools/role_readme.py

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _gguf
+from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _engine, _gguf
+from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
 
 MIB = 2**20
 
@@ -133,6 +134,13 @@ class Shape:
     gated: bool = True
     embedding: bool = False
     patterns_known: bool = True
+    # Of a model whose tensors are known: then its graph can be replayed.
+    hyper: Hyper | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def exact(self) -> bool:
+        """Its tensors and its architecture's graph are known: the account replays what the engine does."""
+        return self.hyper is not None and _architectures.known(self.architecture)
 
     @property
     def encoder(self) -> bool:
@@ -161,6 +169,69 @@ class Setting:
     # Before Ollama 0.30: batches of 512, Ollama's own engine for some architectures, and for the others a llama.cpp
     # that reserves logits for every row of the batch (before its #23861).
     before_0_30: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the engine is started with, as llama.cpp's own context parameters say it. :func:`engine_run` makes one from
+    an instance's :class:`Setting` by Ollama's rules; the bench makes one from a row of truth."""
+
+    context_length: int  # tokens a sequence; n_ctx is this times ``sequences``
+    sequences: int = 1
+    key_type: str = "f16"
+    value_type: str = "f16"
+    # None: the engine's choice (on where every device has a kernel for it).
+    flash_attention: bool | None = True
+    batch: int = 512  # tokens computed at once (ubatch)
+    # Rows of logits reserved: None is one a sequence, 0 one for every token of the batch (llama.cpp before #23861).
+    logits_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where the engine puts a model. ``gpus`` are the shares of the GPUs in order (free bytes, or any tensor_split);
+    none means the CPU alone. ``layers_on_gpu`` counts from the last layer down, the output layer first (None: all).
+    ``expert_layers_on_host``: the experts of the first so many layers stay in host memory."""
+
+    gpus: tuple[float, ...] = (1.0,)
+    layers_on_gpu: int | None = None
+    expert_layers_on_host: int = 0
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named part of the account: bytes on a device (``gpu0`` …, ``host``), and the rule with its source."""
+
+    device: str
+    name: str  # weights, kv_cache, recurrent_state, compute, …
+    bytes: int
+    rule: str
+
+
+@dataclass(frozen=True)
+class DeviceBytes:
+    """Bytes of the engine's buffers on one device."""
+
+    weights: int
+    kv_cache: int  # recurrent state included
+    compute: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.compute
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A model on its devices: ``gpus`` in the order given, ``host`` is main memory (pinned buffers, repacked weights
+    and the CPU's part included). ``exact``: the graph of the architecture is known; else ``compute`` and ``kv_cache``
+    are upper bounds and ``confidence`` is ``low``."""
+
+    gpus: tuple[DeviceBytes, ...]
+    host: DeviceBytes
+    terms: tuple[Term, ...]
+    confidence: str
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -269,6 +340,7 @@ def shape_from_header(header: _gguf.Header) -> Shape:
         feed_forward_length=max(down) if down else (0 if shape.experts_used else shape.feed_forward_length),
         gated=any(".ffn_gate" in name for name in names) or _fused_gate(names),
         embedding=shape.embedding or f"{header.architecture}.pooling_type" in header.metadata,
+        hyper=Hyper(header),
     )
 
 
@@ -379,6 +451,104 @@ def account(shape: Shape, setting: Setting, on_gpu: bool) -> Account:
         output_bytes=shape.weights.output,
         confidence=shape.confidence,
     )
+
+
+def engine_run(shape: Shape, setting: Setting) -> Run:
+    """What Ollama starts its runner with for this model under this setting.
+
+    Sources: Ollama server/sched.go (one sequence for some architectures, the context clamped to the model's),
+    llm/server.go (batch by context).
+    """
+    cache = setting.kv_cache_type if setting.flash_attention or not setting.before_0_30 else "f16"
+    return Run(
+        context_length=min(setting.context_length, shape.context_length),
+        sequences=1 if shape.one_slot else setting.slots,
+        key_type=cache,
+        value_type=cache,
+        flash_attention=setting.flash_attention,
+        batch=ubatch(shape, setting),
+        logits_rows=0 if setting.before_0_30 and not _own_engine(shape, setting) else None,
+    )
+
+
+def place(shape: Shape, run: Run, devices: Devices = Devices()) -> Placed:
+    """The bytes of a model on each device, before what lies outside of the engine's buffers (CUDA context).
+
+    :raises ShapeError: the devices are impossible (no share above 0, a negative count).
+    """
+    shares = devices.gpus
+    if any(not math.isfinite(share) or share < 0 for share in shares) or (shares and not math.fsum(shares)):
+        raise ShapeError(f"the shares of the GPUs are {shares!r}; numbers above 0 are needed")
+    if shape.exact:
+        return _replayed(shape, run, devices)
+    context = _pad(run.context_length, 256)
+    cache = _cache_by_layer(shape, context, run.sequences, run.batch, run.key_type)
+    setting = Setting(run.context_length, run.sequences, run.key_type, bool(run.flash_attention))
+    mask, hidden, compute = _compute(shape, setting, context, run.sequences, run.batch)
+    count = shape.layers + 1
+    first = count - min(count, count if devices.layers_on_gpu is None else devices.layers_on_gpu)
+    total = math.fsum(shares)
+    bounds = [math.fsum(shares[: index + 1]) / total for index in range(len(shares))]
+    weights, kv, used = [0] * len(shares), [0] * len(shares), [False] * len(shares)
+    on_host = [0, 0]
+    for index, size in enumerate([*shape.weights.layers, shape.weights.output]):
+        part = cache[index] if index < shape.layers else 0
+        if not shares or index < first:
+            on_host[0] += size
+            on_host[1] += part
+            continue
+        place_ = (index - first) / (count - first)
+        gpu = next(number for number, bound in enumerate(bounds) if place_ < bound or number == len(bounds) - 1)
+        weights[gpu] += size
+        kv[gpu] += part
+        used[gpu] = True
+    extra = [0 if len(shares) < 2 else 3 * mask + (4 if number == 0 else 8) * hidden for number in range(len(shares))]
+    gpus = tuple(
+        DeviceBytes(weights[number], kv[number], compute + extra[number] if used[number] else 0)
+        for number in range(len(shares))
+    )
+    inputs = mask + 20 * run.batch
+    host = DeviceBytes(
+        shape.weights.host if not shares else on_host[0] + max(0, shape.weights.host - shape.weights.device),
+        on_host[1],
+        inputs if shares else compute,
+    )
+    terms = [
+        Term(name, term, getattr(part, term), "largest phase of the graph" if term == "compute" else term)
+        for name, part in [*((f"gpu{number}", part) for number, part in enumerate(gpus)), ("host", host)]
+        for term in ("weights", "kv_cache", "compute")
+    ]
+    return Placed(gpus, host, tuple(terms), shape.confidence, shape.confidence != "low")
+
+
+def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
+    """The account out of the engine's own steps, replayed."""
+    assert shape.hyper is not None
+    load = _engine.Load(
+        run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
+        run.sequences if run.logits_rows is None else run.logits_rows, tuple(devices.gpus),
+        1 << 30 if devices.layers_on_gpu is None else devices.layers_on_gpu, devices.expert_layers_on_host,
+    )  # fmt: skip
+    made = _engine.buffers(shape.hyper, load)
+    parts = [DeviceBytes(*numbers) for numbers in zip(made.weights, made.cache, made.compute)]
+    names = [*(f"gpu{number}" for number in range(len(devices.gpus))), "host"]
+    terms = [
+        Term(name, term, getattr(part, term), RULES[term])
+        for name, part in zip(names, parts)
+        for term in ("weights", "kv_cache", "compute")
+        if getattr(part, term)
+    ]
+    return Placed(tuple(parts[:-1]), parts[-1], tuple(terms), "medium", True)
+
+
+RULES = {
+    "weights": "each tensor's bytes, on a GPU padded to 128 (ggml-cuda.cu, get_alloc_size); input embeddings stay with "
+    "the host (llama-model.cpp, dev_input), tied ones are held on both sides",
+    "kv_cache": "K and V rows of every cell of every layer that keeps them, windows and recurrent states as the layer "
+    "has them (llama-kv-cache.cpp, llama-memory-recurrent.cpp)",
+    "compute": "the graph of a full batch over full caches, its tensors placed as ggml-alloc.c and ggml-backend.cpp do "
+    "(llama-context.cpp, sched_reserve)",
+}
 
 
 def _row_bytes(elements: int, cache_type: str) -> int:

@@ -1,0 +1,241 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What llama.cpp allocates when it loads a model and makes a context: weights, cache and compute buffers by device.
+
+Sources: llama-model.cpp (load_tensors: which layer lies where), llama-context.cpp (sched_reserve: the graph that sizes
+the compute buffers), llama-kv-cache.cpp and llama-memory-recurrent.cpp (what is kept between calls).
+"""
+
+from __future__ import annotations
+
+import struct
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _ggml, _gguf
+from ansible_collections.onprem.llm.plugins.module_utils._blocks import Batch, Builder, Homes
+from ansible_collections.onprem.llm.plugins.module_utils._ggml_plan import (
+    CPU_ALIGNMENT,
+    GPU_ALIGNMENT,
+    PIPELINE_COPIES,
+    ROW_PADDING,
+    Planner,
+)
+from ansible_collections.onprem.llm.plugins.module_utils._hyper import ENCODERS, WITHOUT_CACHE, Hyper
+
+# llama-context.cpp: contexts and caches come in steps of so many cells.
+CELLS = 256
+# Kept in host memory wherever the layers are: llama-model.cpp, dev_input.
+INPUT_TENSORS = (
+    "token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load as llama.cpp's parameters say it; ``context_length`` is tokens a sequence. ``layers_on_gpu`` counts the
+    output layer as one. ``gpus`` are shares, ``batch`` tokens at once, ``logits_rows`` 0 means every token's."""
+
+    context_length: int
+    sequences: int
+    key_type: str
+    value_type: str
+    flash_attention: bool | None
+    batch: int
+    logits_rows: int
+    gpus: tuple[float, ...]
+    layers_on_gpu: int
+    expert_layers_on_host: int = 0
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Bytes by backend: the GPUs in order, the host last."""
+
+    weights: tuple[int, ...]
+    cache: tuple[int, ...]
+    compute: tuple[int, ...]
+
+
+def pad(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def _single(value: float) -> float:
+    """The nearest 32-bit float, in which llama.cpp computes shares."""
+    return t.cast(float, struct.unpack("f", struct.pack("f", value))[0])
+
+
+def homes(hyper: Hyper, load: Load) -> Homes:
+    """Layers go to the GPUs by cumulated shares, the output as one layer more; those that do not fit stay in front,
+    with the CPU."""
+    cpu = len(load.gpus)
+    count = hyper.all_layers + 1
+    on_gpu = min(load.layers_on_gpu, count) if cpu else 0
+    start = count - on_gpu
+    bounds: list[float] = []
+    total = 0.0
+    for share in load.gpus:
+        total = _single(total + _single(share))
+        bounds.append(total)
+    bounds = [_single(bound / total) for bound in bounds] if total else []
+    placed = []
+    for layer in range(count):
+        if layer < start:
+            placed.append(cpu)
+        else:
+            at = _single(_single(float(layer - start)) / on_gpu)
+            placed.append(next((gpu for gpu, bound in enumerate(bounds) if bound > at), cpu - 1))
+    return Homes(tuple(placed[:-1]), placed[-1], cpu, load.expert_layers_on_host)
+
+
+def tensor_bytes(kind: str, ne: t.Sequence[int], on_gpu: bool) -> int:
+    """What a weight or cache takes in a buffer: its bytes, on a GPU a quantized row's padding, and the alignment."""
+    block, size = _ggml.TYPES[kind]
+    elements = 1
+    for extent in ne:
+        elements *= extent
+    total = elements // block * size
+    if not on_gpu:
+        return pad(total, CPU_ALIGNMENT)
+    if block > 1 and ne[0] % ROW_PADDING:
+        total += (ROW_PADDING - ne[0] % ROW_PADDING) // block * size
+    return pad(total, GPU_ALIGNMENT)
+
+
+def weight_bytes(hyper: Hyper, where: Homes) -> list[int]:
+    """The tensors of the file where their layers lie; once more what several devices need for themselves."""
+    total = [0] * (where.cpu + 1)
+    experts = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
+    devices = {where.cpu} if not where.layers else set(where.layers)
+
+    def put(tensor: _gguf.Tensor, home: int) -> None:
+        total[home] += tensor_bytes(_gguf.TENSOR_TYPES[tensor.type_id][0].lower(), tensor.dimensions, home != where.cpu)
+
+    for name, tensor in hyper.tensors.items():
+        parts = name.split(".")
+        if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) < hyper.all_layers:
+            layer = int(parts[1])
+            home = where.layers[layer]
+            if parts[2] in experts and layer < where.expert_layers_on_cpu:
+                home = where.cpu
+            put(tensor, home)
+        elif name in INPUT_TENSORS:
+            put(tensor, where.cpu)
+            if name == "token_embd.weight" and tied(hyper) and where.output != where.cpu:
+                put(tensor, where.output)
+        elif name.startswith("rope_"):
+            for home in sorted(devices):
+                put(tensor, home)
+        elif name.startswith("token_embd_norm"):
+            put(tensor, where.output if hyper.architecture in ("lfm2", "lfm2moe") else where.layers[0])
+        else:
+            put(tensor, where.output)
+    return total
+
+
+def tied(hyper: Hyper) -> bool:
+    """The input embeddings are the output layer as well."""
+    return not hyper.has("output.weight") and hyper.architecture not in HEADLESS
+
+
+HEADLESS = frozenset(
+    {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "t5encoder"}
+)
+
+
+def cells(hyper: Hyper, load: Load) -> tuple[int, int]:
+    """(cells a sequence, cells of a window's cache)."""
+    context = pad(load.context_length * load.sequences, CELLS)
+    each = pad(context // load.sequences, CELLS)
+    batch = min(each * load.sequences, load.batch)
+    return each, pad(min(each, hyper.window + batch), CELLS)
+
+
+def cache_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool) -> list[int]:
+    """K and V of every layer that keeps them, and recurrent states (float32)."""
+    total = [0] * (where.cpu + 1)
+    if hyper.architecture in WITHOUT_CACHE:
+        return total
+    each, window = cells(hyper, load)
+    for layer in range(hyper.layers):
+        home = where.layers[layer]
+        on_gpu = home != where.cpu
+        if hyper.recurrent[layer]:
+            for size in state_sizes(hyper):
+                total[home] += tensor_bytes("f32", (size, load.sequences), on_gpu)
+            if hyper.architecture != "falcon-h1":
+                continue
+        if not hyper.has_cache(layer) or (hyper.architecture.startswith("nemotron_h") and hyper.feeds(layer)):
+            continue
+        count = window if hyper.windowed[layer] else each
+        total[home] += tensor_bytes(load.key_type, (hyper.key_row(layer), count, load.sequences), on_gpu)
+        if not hyper.mla:
+            wide = hyper.value_row(layer) if flash else hyper.widest_value_row
+            total[home] += tensor_bytes(load.value_type, (wide, count, load.sequences), on_gpu)
+    return total
+
+
+def state_sizes(hyper: Hyper) -> tuple[int, int]:
+    """Elements a sequence of a recurrent layer's convolution and state (llama-hparams.cpp, n_embd_r, n_embd_s)."""
+    head = hyper.whole("wkv.head_size")
+    if head:
+        return hyper.whole("token_shift_count", 2) * hyper.width, hyper.width * head
+    short = hyper.whole("shortconv.l_cache")
+    if short:
+        return hyper.width * (short - 1), 0
+    conv, inner = hyper.whole("ssm.conv_kernel"), hyper.whole("ssm.inner_size")
+    groups, state = hyper.whole("ssm.group_count"), hyper.whole("ssm.state_size")
+    return (conv - 1 if conv else 0) * (inner + 2 * groups * state), state * inner
+
+
+def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -> Batch:
+    """The graph that sizes the buffers: a full batch over full caches (graph_reserve)."""
+    each, window = cells(hyper, load)
+    limit = load.batch if hyper.architecture in WITHOUT_CACHE else min(each * load.sequences, load.batch)
+    wanted = min(each * load.sequences, limit) if tokens is None else tokens
+    rows = min(wanted, load.logits_rows or limit)
+    count = -(-wanted // load.sequences) * load.sequences
+    original = hyper.whole("rope.scaling.original_context_length", hyper.context)
+    return Batch(
+        count, load.sequences, rows, each, window, flash, load.key_type, load.value_type,
+        hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None, hyper.whole("pooling_type"), each > original,
+    )  # fmt: skip
+
+
+def graph_of(hyper: Hyper, batch: Batch, where: Homes, only: t.Sequence[int] | None = None) -> Builder:
+    builder = Builder(hyper, batch, where, only)
+    _architectures.build(builder)
+    return builder
+
+
+def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
+    """What the engine makes of its setting: left to itself, flash attention is on where every layer's device has it."""
+    if load.flash_attention is not None:
+        return load.flash_attention
+    builder = graph_of(hyper, batch_of(hyper, load, True, load.sequences), where)
+    Planner(builder.graph, where.cpu).assign()
+    return all(node.backend == where.layers[layer] for node, layer in builder.attention_nodes)
+
+
+def compute_bytes(
+    hyper: Hyper, load: Load, where: Homes, flash: bool, only: t.Sequence[int] | None = None
+) -> list[int]:
+    builder = graph_of(hyper, batch_of(hyper, load, flash), where, only)
+    pipeline = len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host
+    return Planner(builder.graph, where.cpu, PIPELINE_COPIES if pipeline else 1).run()
+
+
+def buffers(hyper: Hyper, load: Load) -> Buffers:
+    """Everything that one load allocates.
+
+    :raises KeyError: the architecture's graph is not known.
+    """
+    where = homes(hyper, load)
+    flash = flash_attention(hyper, load, where)
+    return Buffers(
+        tuple(weight_bytes(hyper, where)),
+        tuple(cache_bytes(hyper, load, where, flash)),
+        tuple(compute_bytes(hyper, load, where, flash)),
+    )

@@ -1,0 +1,399 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Compute graphs with a recurrent state: delta nets, Mamba, short convolutions, RWKV, and hybrids of them with attention.
+
+Sources: llama.cpp, src/models/delta-net-base.cpp, mamba-base.cpp, lfm2.cpp and others named with their function.
+"""
+
+from __future__ import annotations
+
+from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
+from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
+from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
+from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish, mixed_feed_forward, project
+
+
+def qwen35(b: Builder) -> None:
+    """Qwen 3.5 and 3-Next: gated delta nets, every fourth layer gated attention."""
+    hyper = b.hyper
+    traits = Decoder(gather_last=True, kept_hidden="norm")
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        normed = b.layer_norm(current, layer, "attn_norm")
+        b.graph.expand(normed)
+        made = _delta_net(b, layer, normed) if hyper.recurrent[layer] else _gated_attention(b, layer, normed)
+        middle = ggml.like("ADD", made, residual)
+        made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "post_attention_norm"))
+        current = ggml.like("ADD", made, middle)
+    finish(b, traits, current)
+
+
+def _gated_attention(b: Builder, layer: int, source: Tensor) -> Tensor:
+    hyper, tokens = b.hyper, b.batch.tokens
+    heads, kv_heads, length = hyper.heads[layer], hyper.kv_heads[layer], hyper.value_length
+    full = b.linear(layer, "attn_q", source)
+    keys, values = b.linear(layer, "attn_k", source), b.linear(layer, "attn_v", source)
+    step = 8 * length
+    query = ggml.view(full, (length, heads, tokens), (step, step * heads))
+    query = b.layer_norm(query, layer, "attn_q_norm")
+    keys = b.layer_norm(ggml.reshape(keys, length, kv_heads, tokens), layer, "attn_k_norm")
+    gate = ggml.cont(ggml.view(full, (length, heads, tokens), (step, step * heads), 4 * length), length * heads, tokens)
+    values = ggml.reshape(values, length, kv_heads, tokens)
+    made = b.attention(layer, b.rope(query), b.rope(keys), values, output=None)
+    made = ggml.like("MUL", made, ggml.like("SIGMOID", gate))
+    return b.linear(layer, "attn_output", made)
+
+
+def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
+    hyper, batch = b.hyper, b.batch
+    sequences, steps = batch.sequences, batch.sequence_tokens
+    inner, state = hyper.whole("ssm.inner_size"), hyper.whole("ssm.state_size")
+    groups, heads = hyper.whole("ssm.group_count"), hyper.whole("ssm.time_step_rank")
+    length = inner // heads
+    mixed, gate_z = _mixed(b, layer, source)
+    if b.weight(layer, "ssm_beta") is not None:
+        beta = ggml.mul_mat(b.needed(layer, "ssm_beta"), source)
+        beta = ggml.like("SIGMOID", ggml.reshape(beta, 1, heads, steps, sequences))
+        alpha = ggml.reshape(ggml.mul_mat(b.needed(layer, "ssm_alpha"), source), heads, steps, sequences)
+    else:  # qwen3next: both in one projection, by group of keys
+        per = heads // groups
+        both = ggml.mul_mat(b.needed(layer, "ssm_ba"), source)
+        both = ggml.reshape(both, 2 * per, groups, steps, sequences)
+        beta = ggml.view(both, (per, groups, steps, sequences), both.nb[1:])
+        alpha = ggml.view(both, (per, groups, steps, sequences), both.nb[1:], 4 * per)
+        beta = ggml.like("SIGMOID", ggml.cont(beta, 1, heads, steps, sequences))
+        alpha = ggml.cont(alpha, heads, steps, sequences)
+    alpha = ggml.like("SOFTPLUS", ggml.like("ADD", alpha, b.needed(layer, "ssm_dt", "bias")))
+    gate = ggml.reshape(ggml.like("MUL", alpha, b.needed(layer, "ssm_a")), 1, heads, steps, sequences)
+    kernel = b.needed(layer, "ssm_conv1d")
+    channels = inner + 2 * groups * state
+    conv = conv_state(b, layer, mixed, kernel.ne[0], channels)
+    size = state * inner
+    recurrent = ggml.reshape(b.state(layer, "s", size), length, length, heads, sequences)
+    mixed = ggml.like("SILU", ssm_conv(conv, kernel))
+    total = state * groups * 2 + length * heads
+    nb = (4 * total, 4 * total * steps)
+    query = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, *nb))
+    keys = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, *nb), 4 * state * groups)
+    values = ggml.view(mixed, (length, heads, steps, sequences), (4 * length, *nb), 8 * state * groups)
+    query, keys = (b.scale(ggml.like("RMS_NORM", part)) for part in (query, keys))
+    made = gated_delta_net(b, layer, query, keys, values, gate, beta, recurrent, size)
+    z = ggml.reshape(gate_z, length, heads, steps, sequences)
+    normed = b.layer_norm(made, layer, "ssm_norm")
+    made = ggml.like("MUL", normed, ggml.like("SILU", z))
+    made = ggml.reshape(made, length * heads, steps, sequences)
+    made = b.linear(layer, "ssm_out", made)
+    return ggml.reshape(made, hyper.width, steps * sequences)
+
+
+def _mixed(b: Builder, layer: int, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries, keys and values in one, and what gates the output."""
+    hyper, batch = b.hyper, b.batch
+    steps, sequences = batch.sequence_tokens, batch.sequences
+    if b.weight(layer, "attn_qkv") is not None:
+        mixed = b.linear(layer, "attn_qkv", source)
+        return ggml.reshape(mixed, mixed.ne[0], steps, sequences), b.linear(layer, "attn_gate", source)
+    key, groups = hyper.whole("ssm.state_size"), hyper.whole("ssm.group_count")
+    value = hyper.whole("ssm.inner_size") // groups
+    made = ggml.mul_mat(b.needed(layer, "ssm_in"), source)
+    made = ggml.reshape(made, 2 * key + 2 * value, groups, steps, sequences)
+    parts = []
+    offset = 0
+    for width in (key, key, value, value):
+        parts.append(ggml.view(made, (width, groups, steps, sequences), made.nb[1:], 4 * offset))
+        offset += width
+    gate = ggml.cont(parts[3])
+    flat = [ggml.cont(part, part.ne[0] * groups, steps, sequences) for part in parts[:3]]
+    return ggml.concat(ggml.concat(flat[0], flat[1], 0), flat[2], 0), gate
+
+
+def ssm_conv(source: Tensor, kernel: Tensor) -> Tensor:
+    ne = (kernel.ne[1], source.ne[0] - kernel.ne[0] + 1, source.ne[2], 1)
+    return ggml.result("SSM_CONV", "f32", ne, source, kernel)
+
+
+def conv_state(b: Builder, layer: int, source: Tensor, kernel: int, channels: int) -> Tensor:
+    """The last columns of the sequence so far in front of the batch, and the new last ones back into the cache."""
+    sequences = b.batch.sequences
+    size = (kernel - 1) * channels
+    states = ggml.reshape(b.state(layer, "r", size), kernel - 1, channels, sequences)
+    joined = ggml.concat(states, ggml.transpose(source), 0)
+    last = ggml.view(joined, (kernel - 1, channels, sequences), joined.nb[1:3], 4 * (joined.ne[0] - kernel + 1))
+    b.graph.expand(ggml.cpy(last, b.state_rows(layer, "r", size)))
+    return joined
+
+
+def gated_delta_net(
+    b: Builder, layer: int, query: Tensor, keys: Tensor, values: Tensor, gate: Tensor, beta: Tensor, state: Tensor,
+    size: int,
+) -> Tensor:  # fmt: skip
+    """One operation gives the outputs and, behind them, the new states (ggml_gated_delta_net)."""
+    length, heads, steps, sequences = values.ne
+    made = ggml.result(
+        "GATED_DELTA_NET", "f32", (length * heads, steps * sequences + length * sequences, 1, 1),
+        query, keys, values, gate, beta, state,
+    )  # fmt: skip
+    output = ggml.view(made, values.ne, (4 * length, 4 * length * heads, 4 * length * heads * steps))
+    new = ggml.view(
+        made, (length, length, heads, sequences), (4 * length, 4 * length**2, 4 * length**2 * heads),
+        4 * length * heads * steps * sequences,
+    )  # fmt: skip
+    b.graph.expand(ggml.cpy(new, b.state_rows(layer, "s", size)))
+    return output
+
+
+# --- Mamba ------------------------------------------------------------------------------------------------------------
+
+
+def mamba(b: Builder) -> None:
+    """Mamba and Mamba 2: no attention, nothing grows with the context."""
+    current = b.embedding()
+    block = mamba2_block if b.hyper.architecture == "mamba2" else mamba_block
+    for layer in b.numbers:
+        made = block(b, layer, b.layer_norm(current, layer, "attn_norm"))
+        if layer == b.last:
+            made, current = b.gather(made, current)
+        current = ggml.like("ADD", made, current)
+    finish(b, Decoder(), current)
+
+
+def jamba(b: Builder) -> None:
+    """Mamba layers with attention between them, experts in some."""
+    hyper = b.hyper
+    traits = Decoder(rope="none", normed_weights=False)
+    current = b.embedding()
+    for layer in b.numbers:
+        normed = b.layer_norm(current, layer, "attn_norm")
+        if hyper.recurrent[layer]:
+            made = mamba_block(b, layer, normed)
+        else:
+            made = b.attention(layer, *project(b, traits, layer, normed))
+        if layer == b.last:
+            made, current = b.gather(made, current)
+        middle = ggml.like("ADD", current, made)
+        fed = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", middle, fed)
+    finish(b, traits, current)
+
+
+def granite_hybrid(b: Builder) -> None:
+    """Mamba 2 layers with attention between them, scaled residuals."""
+    hyper = b.hyper
+    traits = Decoder(
+        rope="all" if hyper.truth("rope.scaling.finetuned", True) else "none", factors=True,
+        scaled_logits=bool(hyper.real("logit_scale")),
+    )  # fmt: skip
+    scaled = bool(hyper.real("residual_scale"))
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        normed = b.layer_norm(current, layer, "attn_norm")
+        if hyper.recurrent[layer]:
+            made = mamba2_block(b, layer, normed)
+        else:
+            made = b.attention(layer, *project(b, traits, layer, normed))
+        if layer == b.last:
+            made, residual = b.gather(made, residual)
+        middle = ggml.like("ADD", b.scale(made) if scaled else made, residual)
+        fed = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", b.scale(fed) if scaled else fed, middle)
+    finish(b, traits, current)
+
+
+def falcon_h1(b: Builder) -> None:
+    """Attention and Mamba 2 side by side in every layer."""
+    traits = Decoder()
+    current = b.embedding()
+    for layer in b.numbers:
+        attended = b.attention(layer, *project(b, traits, layer, b.layer_norm(current, layer, "attn_norm")))
+        made = mamba2_block(b, layer, b.layer_norm(current, layer, "attn_norm"))
+        made = ggml.like("ADD", attended, made)
+        middle = ggml.like("ADD", made, current)
+        if layer == b.last:
+            made, middle = b.gather(made, middle)
+        fed = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", fed, middle)
+    finish(b, traits, current)
+
+
+def nemotron_h(b: Builder) -> None:
+    """Each layer is one thing: Mamba 2, attention, or a feed-forward network."""
+    hyper = b.hyper
+    traits = Decoder(rope="none", gather_last=True, kept_hidden="norm")
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        normed = b.layer_norm(current, layer, "attn_norm")
+        if hyper.recurrent[layer]:
+            made = mamba2_block(b, layer, normed)
+        elif b.weight(layer, "ffn_down") is None and b.weight(layer, "ffn_down_exps") is None:
+            made = b.attention(layer, *project(b, traits, layer, normed))
+        elif b.weight(layer, "ffn_gate_inp") is None:
+            made = b.feed_forward(layer, normed, "RELU_SQR")
+        else:
+            made = _latent_experts(b, layer, normed)
+        current = ggml.like("ADD", made, residual)
+    finish(b, traits, current)
+
+
+def _latent_experts(b: Builder, layer: int, source: Tensor) -> Tensor:
+    """Experts that may work on a narrower state (nemotron-h.cpp, build_ffn_layer)."""
+    hyper = b.hyper
+    down, up = b.weight(layer, "ffn_latent_down"), b.weight(layer, "ffn_latent_up")
+    inner = ggml.mul_mat(down, source) if down is not None else source
+    logits = ggml.mul_mat(b.needed(layer, "ffn_gate_inp"), source)
+    made = b.experts(
+        layer, inner, "RELU_SQR", "sigmoid", hyper.truth("expert_weights_norm"),
+        hyper.real("expert_weights_scale") not in (0.0, 1.0), logits,
+    )  # fmt: skip
+    if up is not None:
+        made = ggml.mul_mat(up, made)
+    return ggml.like("ADD", made, b.shared_expert(layer, source, "RELU_SQR"))
+
+
+def _scan(
+    b: Builder, layer: int, inner: Tensor, step: Tensor, a: Tensor, left: Tensor, right: Tensor, shape: tuple[int, int, int]
+) -> Tensor:  # fmt: skip
+    """The selective scan over the layer's states; the new ones stand behind the outputs (ggml_ssm_scan)."""
+    state, length, heads = shape
+    size = state * length * heads
+
+    def rows(states: Tensor, ids: Tensor) -> Tensor:
+        shaped = ggml.reshape(states, state, length, heads, states.ne[1])
+        count = inner.elements + size * ids.ne[0]
+        return ggml.result("SSM_SCAN", "f32", (count, 1, 1, 1), shaped, inner, step, a, left, right, ids)
+
+    return b.state(layer, "s", size, rows)
+
+
+def mamba_block(b: Builder, layer: int, source: Tensor) -> Tensor:
+    """mamba-base.cpp, build_mamba_layer."""
+    hyper, batch = b.hyper, b.batch
+    sequences, steps = batch.sequences, batch.sequence_tokens
+    kernel, inner = hyper.whole("ssm.conv_kernel"), hyper.whole("ssm.inner_size")
+    state, rank = hyper.whole("ssm.state_size"), hyper.whole("ssm.time_step_rank")
+    size = (kernel - 1) * inner
+    conv = ggml.reshape(b.state(layer, "r", size), kernel - 1, inner, sequences)
+    source = ggml.reshape(source, source.ne[0], steps, sequences)
+    both = b.linear(layer, "ssm_in", source)
+    x = ggml.view(both, (inner, steps, sequences), both.nb[1:3])
+    z = ggml.view(both, (inner, steps, sequences), both.nb[1:3], 4 * inner)
+    joined = ggml.concat(conv, ggml.transpose(x), 0)
+    last = ggml.view(joined, (kernel - 1, inner, sequences), joined.nb[1:3], steps * 4)
+    store = b.state_cache(layer, "r", size)
+    b.graph.expand(ggml.cpy(last, ggml.view(store, (size * sequences,))))
+    x = ssm_conv(joined, b.needed(layer, "ssm_conv1d"))
+    x = ggml.like("SILU", ggml.like("ADD", x, b.needed(layer, "ssm_conv1d", "bias")))
+    parts = ggml.mul_mat(b.needed(layer, "ssm_x"), x)
+    step = ggml.view(parts, (rank, steps, sequences), parts.nb[1:3])
+    nb = (4 * state, *parts.nb[1:3])
+    left = ggml.view(parts, (state, 1, steps, sequences), nb, 4 * rank)
+    right = ggml.view(parts, (state, 1, steps, sequences), nb, 4 * (rank + state))
+    names = ("ssm_dt_norm", "ssm_b_norm", "ssm_c_norm")
+    if hyper.truth("ssm.dt_b_c_rms") or all(b.weight(layer, name) is not None for name in names):
+        step, left, right = (
+            b.norm(part, b.weight(layer, name)) for name, part in zip(names, (step, left, right))
+        )
+    else:
+        step = ggml.cont(step)
+    step = b.linear(layer, "ssm_dt", step)
+    shaped = ggml.reshape(x, 1, inner, steps, sequences)
+    made = _scan(b, layer, shaped, step, b.needed(layer, "ssm_a"), left, right, (state, 1, inner))
+    store = b.state_cache(layer, "s", state * inner)
+    new = ggml.view(made, (state * inner * sequences,), (), shaped.nb[3] * sequences)
+    b.graph.expand(ggml.cpy(new, ggml.view(store, (state * inner * sequences,))))
+    y = ggml.view(made, (inner, steps, sequences), shaped.nb[2:4])
+    y = ggml.like("ADD", y, ggml.like("MUL", x, b.needed(layer, "ssm_d")))
+    y = ggml.glu("SWIGLU", ggml.cont(z), y)
+    out = b.linear(layer, "ssm_out", y)
+    return ggml.reshape(out, out.ne[0], steps * sequences)
+
+
+def mamba2_block(b: Builder, layer: int, source: Tensor) -> Tensor:
+    """mamba-base.cpp, build_mamba2_layer."""
+    hyper, batch = b.hyper, b.batch
+    sequences, steps = batch.sequences, batch.sequence_tokens
+    kernel, inner = hyper.whole("ssm.conv_kernel"), hyper.whole("ssm.inner_size")
+    state, heads = hyper.whole("ssm.state_size"), hyper.whole("ssm.time_step_rank")
+    groups = hyper.whole("ssm.group_count")
+    length = inner // heads
+    channels = inner + 2 * groups * state
+    size = (kernel - 1) * channels
+    conv = ggml.reshape(b.state(layer, "r", size), kernel - 1, channels, sequences)
+    both = b.linear(layer, "ssm_in", source)
+    both = ggml.reshape(both, both.ne[0], steps, sequences)
+    nb = both.nb
+    z = ggml.view(both, (length, heads, steps, sequences), (4 * length, nb[1], nb[2]))
+    mixed = ggml.view(both, (channels, steps, sequences), nb[1:3], 4 * inner)
+    step = ggml.view(both, (heads, steps, sequences), nb[1:3], 4 * (2 * inner + 2 * groups * state))
+    joined = ggml.concat(conv, ggml.transpose(mixed), 0)
+    last = ggml.view(joined, (kernel - 1, channels, sequences), joined.nb[1:3], steps * 4)
+    b.graph.expand(ggml.cpy(last, b.state_rows(layer, "r", size)))
+    mixed = ssm_conv(joined, b.needed(layer, "ssm_conv1d"))
+    mixed = ggml.like("SILU", ggml.like("ADD", mixed, b.needed(layer, "ssm_conv1d", "bias")))
+    nb = mixed.nb
+    x = ggml.view(mixed, (length, heads, steps, sequences), (4 * length, nb[1], nb[2]))
+    left = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, nb[1], nb[2]), 4 * inner)
+    right = ggml.view(
+        mixed, (state, groups, steps, sequences), (4 * state, nb[1], nb[2]), 4 * (inner + groups * state)
+    )
+    step = ggml.like("ADD", ggml.cont(step), b.needed(layer, "ssm_dt", "bias"))
+    made = _scan(b, layer, x, step, b.needed(layer, "ssm_a"), left, right, (state, length, heads))
+    total = state * inner
+    new = ggml.view(made, (total, sequences, 1), (4 * total, 4 * total * sequences), 4 * x.elements)
+    store = b.state_cache(layer, "s", total)
+    b.graph.expand(ggml.cpy(new, ggml.view(store, (total, sequences, 1), (store.nb[1], store.nb[1] * sequences))))
+    y = ggml.view(
+        made, (length, heads, steps, sequences), (x.nb[1], heads * x.nb[1], steps * heads * x.nb[1])
+    )
+    y = ggml.like("ADD", y, ggml.like("MUL", x, b.needed(layer, "ssm_d")))
+    y = ggml.glu("SWIGLU", ggml.cont(z), y)
+    if b.weight(layer, "ssm_norm") is not None:
+        y = b.layer_norm(ggml.reshape(y, inner // groups, groups, steps, sequences), layer, "ssm_norm")
+    return b.linear(layer, "ssm_out", ggml.reshape(y, inner, steps * sequences))
+
+
+# --- short convolutions -----------------------------------------------------------------------------------------------
+
+
+def lfm2(b: Builder) -> None:
+    """LFM2: gated short convolutions, attention in some layers."""
+    hyper = b.hyper
+    traits = Decoder(gating="")
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        normed = b.layer_norm(current, layer, "attn_norm")
+        if hyper.recurrent[layer]:
+            made = _short_conv(b, layer, normed)
+        else:
+            made = b.attention(layer, *project(b, traits, layer, normed))
+        if layer == b.last:
+            made, residual = b.gather(made, residual)
+        middle = ggml.like("ADD", residual, made)
+        fed = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", middle, fed)
+    hidden = b.norm(current, b.top("token_embd_norm.weight"))
+    b.finish(hidden, b.head(hidden))
+
+
+def _short_conv(b: Builder, layer: int, source: Tensor) -> Tensor:
+    hyper, batch = b.hyper, b.batch
+    sequences, steps, width = batch.sequences, batch.sequence_tokens, hyper.width
+    kept = hyper.whole("shortconv.l_cache") - 1
+    source = ggml.reshape(source, source.ne[0], steps, sequences)
+    made = ggml.mul_mat(b.needed(layer, "shortconv.in_proj"), source)
+    chunk = made.ne[0] // 3
+    left, middle, right = (
+        ggml.view(made, (chunk, steps, sequences), made.nb[1:3], 4 * chunk * number) for number in range(3)
+    )
+    mixed = ggml.transpose(ggml.like("MUL", left, right))
+    conv = ggml.reshape(b.state(layer, "r", kept * width), kept, width, sequences)
+    joined = ggml.concat(conv, mixed, 0)
+    last = ggml.view(joined, (kept, width, sequences), joined.nb[1:3], 4 * (joined.ne[0] - kept))
+    b.graph.expand(ggml.cpy(last, b.state_rows(layer, "r", kept * width)))
+    y = ggml.like("MUL", middle, ssm_conv(joined, b.needed(layer, "shortconv.conv")))
+    y = ggml.mul_mat(b.needed(layer, "shortconv.out_proj"), y)
+    return ggml.reshape(y, y.ne[0], steps * sequences)
