@@ -31,6 +31,11 @@ INPUT_TENSORS = (
     "token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight",
 )  # fmt: skip
 
+# With the first layer although outside of the layers (llama-arch.cpp, LLM_TENSOR_LAYER_REPEATING without a number).
+FIRST_LAYER_TENSORS = ("token_embd_norm", "per_layer_model_proj", "per_layer_proj_norm")
+# ggml-cpu/repack.cpp: types that a CPU with AVX2 keeps in another order, for weights of matrix products alone.
+REPACKED = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4"})
+
 
 @dataclass(frozen=True)
 class Load:
@@ -115,24 +120,41 @@ def weight_bytes(hyper: Hyper, where: Homes) -> list[int]:
 
     for name, tensor in hyper.tensors.items():
         parts = name.split(".")
+        if parts[0] in ("enc", "dec"):
+            parts = parts[1:]
         if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) < hyper.all_layers:
             layer = int(parts[1])
+            if layer >= hyper.layers:
+                continue  # prediction layers are not loaded
             home = where.layers[layer]
             if parts[2] in experts and layer < where.expert_layers_on_cpu:
                 home = where.cpu
-            put(tensor, home)
+            put(tensor, where.cpu if hyper.kept_on_host(name) else home)
         elif name in INPUT_TENSORS:
             put(tensor, where.cpu)
-            if name == "token_embd.weight" and tied(hyper) and where.output != where.cpu:
+            if (
+                name == "token_embd.weight"
+                and tied(hyper)
+                and (where.output != where.cpu or _copied(tensor, where, hyper.architecture in ("gemma3n", "gemma4")))
+            ):
                 put(tensor, where.output)
         elif name.startswith("rope_"):
             for home in sorted(devices):
                 put(tensor, home)
-        elif name.startswith("token_embd_norm"):
-            put(tensor, where.output if hyper.architecture in ("lfm2", "lfm2moe") else where.layers[0])
+        elif name.startswith(FIRST_LAYER_TENSORS) and hyper.architecture not in ("lfm2", "lfm2moe"):
+            put(tensor, where.layers[0])
         else:
             put(tensor, where.output)
     return total
+
+
+def _copied(tensor: _gguf.Tensor, where: Homes, twice: bool) -> bool:
+    """The output layer has a copy of its own in host memory, too: without a GPU it may be kept in another order than
+    the input embeddings need; two architectures load it before them (gemma3n.cpp, gemma4.cpp)."""
+    if twice:
+        return True
+    kind = _gguf.TENSOR_TYPES[tensor.type_id][0].lower()
+    return where.cpu == 0 and kind in REPACKED and tensor.dimensions[1] % 8 == 0
 
 
 def tied(hyper: Hyper) -> bool:
@@ -140,9 +162,8 @@ def tied(hyper: Hyper) -> bool:
     return not hyper.has("output.weight") and hyper.architecture not in HEADLESS
 
 
-HEADLESS = frozenset(
-    {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "t5encoder"}
-)
+# No output layer is loaded, or the input embeddings are read where they are.
+HEADLESS = (ENCODERS - {"gemma-embedding"}) | {"bitnet"}
 
 
 def cells(hyper: Hyper, load: Load) -> tuple[int, int]:
@@ -171,6 +192,9 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool) -> list[int
             continue
         count = window if hyper.windowed[layer] else each
         total[home] += tensor_bytes(load.key_type, (hyper.key_row(layer), count, load.sequences), on_gpu)
+        if hyper.indexed(layer):
+            row = hyper.whole("attention.indexer.key_length")
+            total[home] += tensor_bytes(load.key_type, (row, count, load.sequences), on_gpu)
         if not hyper.mla:
             wide = hyper.value_row(layer) if flash else hyper.widest_value_row
             total[home] += tensor_bytes(load.value_type, (wide, count, load.sequences), on_gpu)
@@ -182,6 +206,12 @@ def state_sizes(hyper: Hyper) -> tuple[int, int]:
     head = hyper.whole("wkv.head_size")
     if head:
         return hyper.whole("token_shift_count", 2) * hyper.width, hyper.width * head
+    delta = hyper.whole("kda.head_dim")
+    if delta:
+        conv = hyper.whole("ssm.conv_kernel", 4)
+        return 3 * (conv - 1) * hyper.heads[0] * delta, delta * delta * hyper.heads[0]
+    if hyper.architecture == "minimax-01":
+        return 0, hyper.key_length**2 * hyper.heads[0]
     short = hyper.whole("shortconv.l_cache")
     if short:
         return hyper.width * (short - 1), 0
@@ -195,7 +225,8 @@ def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -
     each, window = cells(hyper, load)
     limit = load.batch if hyper.architecture in WITHOUT_CACHE else min(each * load.sequences, load.batch)
     wanted = min(each * load.sequences, limit) if tokens is None else tokens
-    rows = min(wanted, load.logits_rows or limit)
+    every = not load.logits_rows or hyper.architecture in ("t5", "t5encoder")
+    rows = min(wanted, limit if every else load.logits_rows)
     count = -(-wanted // load.sequences) * load.sequences
     original = hyper.whole("rope.scaling.original_context_length", hyper.context)
     return Batch(
@@ -212,8 +243,12 @@ def graph_of(hyper: Hyper, batch: Batch, where: Homes, only: t.Sequence[int] | N
 
 def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
     """What the engine makes of its setting: left to itself, flash attention is on where every layer's device has it."""
+    if hyper.architecture == "grok":
+        return False
     if load.flash_attention is not None:
         return load.flash_attention
+    if _ggml.TYPES[load.value_type][0] > 1:
+        return True  # a quantized V cache needs it
     builder = graph_of(hyper, batch_of(hyper, load, True, load.sequences), where)
     Planner(builder.graph, where.cpu).assign()
     return all(node.backend == where.layers[layer] for node, layer in builder.attention_nodes)
