@@ -11,7 +11,6 @@ import typing as t
 from ansible_collections.onprem.llm.plugins.module_utils import _encoders, _gemma, _latent, _recurrent, _rwkv
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
-from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import (
     Decoder,
     decoder,
@@ -20,7 +19,6 @@ from ansible_collections.onprem.llm.plugins.module_utils._decoder import (
     parallel_decoder,
     project,
 )
-
 
 _LAYER = Decoder(norm="NORM")  # layer norms with biases, as GPT-2 has them
 
@@ -102,10 +100,6 @@ DECODERS: dict[str, Decoder] = {
     "jais2": Decoder(norm="NORM", activation="RELU_SQR"),
     "command-r": Decoder(norm="NORM", parallel="attention_last", scaled_logits=True),
     "cohere2": Decoder(norm="NORM", parallel="attention_last", scaled_logits=True, rope="window", factors=True),
-    "cohere2moe": Decoder(
-        norm="NORM", parallel="attention_last", scaled_logits=True, rope="window", factors=True, gating="",
-        gating_default="sigmoid", normed_weights=None, gather_last=True, kept_hidden="norm",
-    ),
     "falcon": Decoder(norm="NORM", activation="GELU", parallel="residual_last"),
     "plamo": Decoder(parallel="residual_last"),
     "smallthinker": Decoder(rope="window_or_first", activation="REGLU", gating="", router_first=True),
@@ -256,7 +250,7 @@ def grovemoe(b: Builder) -> None:
         made = b.experts(layer, normed, normed=True, logits=logits)
         chunks = hyper.experts // max(1, hyper.whole("experts_per_group", 1))
         small = b.experts(
-            layer, normed, normed=True, logits=logits, used=min(hyper.experts_used[layer], chunks), suffix="_chexps"
+            layer, made, normed=True, logits=logits, used=min(hyper.experts_used[layer], chunks), suffix="_chexps"
         )
         made = ggml.like("ADD", made, b.scale(small))
         current = ggml.like("ADD", made, middle)
@@ -304,6 +298,16 @@ def talkie(b: Builder) -> None:
     finish(b, Decoder(scaled_logits=True), current)
 
 
+def cohere2moe(b: Builder) -> None:
+    """Cohere's parallel layers with experts; the header tells the kind of norm."""
+    kind = "RMS_NORM" if b.hyper.real("attention.layer_norm_rms_epsilon") else "NORM"
+    traits = Decoder(
+        norm=kind, parallel="attention_last", scaled_logits=True, rope="window", factors=True, gating="",
+        gating_default="sigmoid", normed_weights=None, gather_last=True, kept_hidden="norm",
+    )  # fmt: skip
+    parallel_decoder(b, traits)
+
+
 def gptneox(b: Builder) -> None:
     if b.hyper.truth("use_parallel_residual"):
         parallel_decoder(b, Decoder(norm="NORM", activation="GELU", parallel="own_norm"))
@@ -329,6 +333,7 @@ OTHERS: dict[str, t.Callable[[Builder], None]] = {
     "minicpm3": _latent.minicpm3,
     "plm": _latent.minicpm3,
     "llama4": llama4,
+    "cohere2moe": cohere2moe,
     "cogvlm": cogvlm,
     "chameleon": chameleon,
     "nanbeige": nanbeige,

@@ -62,13 +62,22 @@ class Builder:
         self.homes = homes
         self.graph = Graph()
         # The layers to build, in order: all, or some that stand for the others.
-        self.numbers = list(range(hyper.layers)) if only is None else list(only)
-        self.last = self.numbers[-1] if self.numbers else -1
+        self._numbers = list(range(hyper.layers)) if only is None else list(only)
+        self.last = self._numbers[-1] if self._numbers else -1
+        # How many nodes stood in the graph when each layer was begun.
+        self.marks: list[int] = []
         self._weights: dict[tuple[str, int], Tensor] = {}
         self._caches: dict[tuple[str, int], Tensor] = {}
         self._inputs: dict[str, Tensor] = {}
         self.attention_nodes: list[tuple[Tensor, int]] = []
         self.outputs: list[Tensor] = []
+
+    @property
+    def numbers(self) -> t.Iterator[int]:
+        """The layers to build."""
+        for number in self._numbers:
+            self.marks.append(len(self.graph.nodes))
+            yield number
 
     # --- weights, inputs, caches -------------------------------------------------------------------------------------
 

@@ -229,9 +229,10 @@ def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -
     rows = min(wanted, limit if every else load.logits_rows)
     count = -(-wanted // load.sequences) * load.sequences
     original = hyper.whole("rope.scaling.original_context_length", hyper.context)
+    embeddings = hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None
     return Batch(
-        count, load.sequences, rows, each, window, flash, load.key_type, load.value_type,
-        hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None, hyper.whole("pooling_type"), each > original,
+        count, load.sequences, rows, each, window, flash, load.key_type, load.value_type, embeddings,
+        hyper.whole("pooling_type"), each > original,
     )  # fmt: skip
 
 
@@ -254,12 +255,86 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
     return all(node.backend == where.layers[layer] for node, layer in builder.attention_nodes)
 
 
-def compute_bytes(
-    hyper: Hyper, load: Load, where: Homes, flash: bool, only: t.Sequence[int] | None = None
-) -> list[int]:
-    builder = graph_of(hyper, batch_of(hyper, load, flash), where, only)
-    pipeline = len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host
-    return Planner(builder.graph, where.cpu, PIPELINE_COPIES if pipeline else 1).run()
+# Architectures whose layers differ by their number, and after how many layers they are alike again.
+_STEPS = {"llama4": 4, "smollm3": 4, "afmoe": 4, "smallthinker": 4, "rwkv6": 6}
+# Every layer has its own part in the graph.
+_UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder"})
+
+
+def _kinds(hyper: Hyper, where: Homes) -> list[int]:
+    """What a layer's part of the graph depends on, as one number: equal numbers, equal parts. The last layer's is its
+    own, as rows are picked in it."""
+    step = _STEPS.get(hyper.architecture, 1)
+    parts: list[list[str]] = [[] for _number in range(hyper.layers)]
+    for name, tensor in hyper.tensors.items():
+        words = name.split(".")
+        at = words.index("blk") + 1 if "blk" in words else 0
+        if at and int(words[at]) < hyper.layers:
+            parts[int(words[at])].append(f"{words[at + 1 :]}{tensor.dimensions}")
+    return [
+        hash(
+            (
+                tuple(sorted(parts[layer])), where.layers[layer], layer % step, hyper.windowed[layer],
+                hyper.recurrent[layer], hyper.has_cache(layer), hyper.heads[layer], hyper.kv_heads[layer],
+                hyper.experts_used[layer], layer < hyper.whole("n_deepstack_layers"), layer == hyper.layers - 1,
+                hyper.limited("swiglu_clamp_exp", layer), hyper.limited("swiglu_clamp_shexp", layer),
+            )
+        )
+        for layer in range(hyper.layers)
+    ]  # fmt: skip
+
+
+def _shortened(kinds: list[int], rounds: int) -> tuple[list[int], list[tuple[int, int]]]:
+    """Layers without the repetitions of a group beyond ``rounds`` in a row, and for each shortened group where its last
+    two rounds begin, as positions among the kept."""
+    kept: list[int] = []
+    checks: list[tuple[int, int]] = []
+    at = 0
+    while at < len(kinds):
+        best, best_period = 0, 1
+        for period in range(1, 13):
+            group = kinds[at : at + period]
+            count = 1
+            while kinds[at + count * period : at + (count + 1) * period] == group and len(group) == period:
+                count += 1
+            if (count - rounds) * period > best:
+                best, best_period = (count - rounds) * period, period
+        if not best:
+            kept.append(at)
+            at += 1
+            continue
+        begin = len(kept)
+        kept.extend(range(at, at + rounds * best_period))
+        checks.append((begin + (rounds - 2) * best_period, begin + (rounds - 1) * best_period))
+        at += best + rounds * best_period
+    return kept, checks
+
+
+def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bool = False) -> list[int]:
+    """The compute buffers. Of equal layers in a row only some are built, as long as the memory is found in the same
+    state after each of the last rounds: then every further round would leave it so, and the peak is that of all layers
+    (``whole``: no such short cut). Layers on the CPU are all built, as their weights are copied."""
+    batch = batch_of(hyper, load, flash)
+    copies = 1
+    if len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host:
+        copies = PIPELINE_COPIES
+    short = not (whole or hyper.architecture in _UNALIKE or where.expert_layers_on_cpu)
+    if short and where.cpu not in (*where.layers, where.output):
+        kinds = _kinds(hyper, where)
+        for rounds in (3, 6):
+            kept, checks = _shortened(kinds, rounds)
+            if len(kept) == hyper.layers:
+                break
+            builder = graph_of(hyper, batch, where, kept)
+            planner = Planner(builder.graph, where.cpu, copies)
+            planner.marks = builder.marks
+            sizes = planner.run()
+            states = planner.states
+            if copies > 1 and (planner.splits > len(set(where.layers)) + 1 or planner.handed > 2):
+                break  # what is copied between devices grows with the layers
+            if len(states) == len(kept) and all(states[first] == states[second] for first, second in checks):
+                return sizes
+    return Planner(graph_of(hyper, batch, where).graph, where.cpu, copies).run()
 
 
 def buffers(hyper: Hyper, load: Load) -> Buffers:

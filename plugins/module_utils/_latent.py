@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
-from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish, mixed_feed_forward
+from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 
 
 def deepseek2(b: Builder) -> None:

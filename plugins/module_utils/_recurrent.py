@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compute graphs with a recurrent state: delta nets, Mamba, short convolutions, RWKV, and hybrids of them with attention.
+"""Compute graphs with a recurrent state: delta nets, Mamba, short convolutions, linear attention, and hybrids.
 
 Sources: llama.cpp, src/models/delta-net-base.cpp, mamba-base.cpp, lfm2.cpp and others named with their function.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
-from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish, mixed_feed_forward, project
+from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._latent import absorbed
 
 
@@ -257,7 +257,8 @@ def _latent_experts(b: Builder, layer: int, source: Tensor) -> Tensor:
 
 
 def _scan(
-    b: Builder, layer: int, inner: Tensor, step: Tensor, a: Tensor, left: Tensor, right: Tensor, shape: tuple[int, int, int]
+    b: Builder, layer: int, inner: Tensor, step: Tensor, a: Tensor, left: Tensor, right: Tensor,
+    shape: tuple[int, int, int],
 ) -> Tensor:  # fmt: skip
     """The selective scan over the layer's states; the new ones stand behind the outputs (ggml_ssm_scan)."""
     state, length, heads = shape
@@ -479,10 +480,7 @@ def kimi_linear(b: Builder) -> None:
         normed = b.layer_norm(current, layer, "attn_norm")
         if not bailing:
             b.graph.expand(normed)
-        if hyper.recurrent[layer]:
-            made = _kimi_delta(b, layer, normed)
-        else:
-            made = _kimi_latent(b, layer, normed)
+        made = (_kimi_delta if hyper.recurrent[layer] else _kimi_latent)(b, layer, normed)
         if layer == b.last and not traits.gather_last:
             made, residual = b.gather(made, residual)
         middle = ggml.like("ADD", made, residual)

@@ -29,7 +29,7 @@ def rwkv7(b: Builder) -> None:
 
 
 def _rwkv(b: Builder, mix: Mix, own: bool) -> None:
-    """``own``: RWKV's own body, with layer norms and channel mixing; else one of Qwen's with RWKV in attention's place."""
+    """``own``: RWKV's own body, with layer norms and channel mixing; else Qwen's with RWKV in attention's place."""
     hyper, batch = b.hyper, b.batch
     width, sequences, steps, tokens = hyper.width, batch.sequences, batch.sequence_tokens, batch.tokens
     kind = "NORM" if own else "RMS_NORM"
