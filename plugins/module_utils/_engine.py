@@ -111,6 +111,8 @@ def tensor_bytes(kind: str, ne: t.Sequence[int], on_gpu: bool) -> int:
 
 def weight_bytes(hyper: Hyper, where: Homes) -> list[int]:
     """The tensors of the file where their layers lie; once more what several devices need for themselves."""
+    if where in hyper.memory:
+        return list(hyper.memory[where])
     total = [0] * (where.cpu + 1)
     experts = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
     devices = {where.cpu} if not where.layers else set(where.layers)
@@ -145,6 +147,7 @@ def weight_bytes(hyper: Hyper, where: Homes) -> list[int]:
             put(tensor, where.layers[0])
         else:
             put(tensor, where.output)
+    hyper.memory[where] = tuple(total)
     return total
 
 
@@ -261,20 +264,28 @@ _STEPS = {"llama4": 4, "smollm3": 4, "afmoe": 4, "smallthinker": 4, "rwkv6": 6}
 _UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder"})
 
 
+def _tensors_by_layer(hyper: Hyper) -> list[int]:
+    """Names and shapes of each layer's tensors as one number."""
+    if "tensors" not in hyper.memory:
+        parts: list[list[str]] = [[] for _number in range(hyper.layers)]
+        for name, tensor in hyper.tensors.items():
+            words = name.split(".")
+            at = words.index("blk") + 1 if "blk" in words else 0
+            if at and int(words[at]) < hyper.layers:
+                parts[int(words[at])].append(f"{words[at + 1 :]}{tensor.dimensions}")
+        hyper.memory["tensors"] = [hash(tuple(sorted(part))) for part in parts]
+    return t.cast(t.List[int], hyper.memory["tensors"])
+
+
 def _kinds(hyper: Hyper, where: Homes) -> list[int]:
     """What a layer's part of the graph depends on, as one number: equal numbers, equal parts. The last layer's is its
     own, as rows are picked in it."""
     step = _STEPS.get(hyper.architecture, 1)
-    parts: list[list[str]] = [[] for _number in range(hyper.layers)]
-    for name, tensor in hyper.tensors.items():
-        words = name.split(".")
-        at = words.index("blk") + 1 if "blk" in words else 0
-        if at and int(words[at]) < hyper.layers:
-            parts[int(words[at])].append(f"{words[at + 1 :]}{tensor.dimensions}")
+    parts = _tensors_by_layer(hyper)
     return [
         hash(
             (
-                tuple(sorted(parts[layer])), where.layers[layer], layer % step, hyper.windowed[layer],
+                parts[layer], where.layers[layer], layer % step, hyper.windowed[layer],
                 hyper.recurrent[layer], hyper.has_cache(layer), hyper.heads[layer], hyper.kv_heads[layer],
                 hyper.experts_used[layer], layer < hyper.whole("n_deepstack_layers"), layer == hyper.layers - 1,
                 hyper.limited("swiglu_clamp_exp", layer), hyper.limited("swiglu_clamp_shexp", layer),
@@ -284,30 +295,68 @@ def _kinds(hyper: Hyper, where: Homes) -> list[int]:
     ]  # fmt: skip
 
 
-def _shortened(kinds: list[int], rounds: int) -> tuple[list[int], list[tuple[int, int]]]:
-    """Layers without the repetitions of a group beyond ``rounds`` in a row, and for each shortened group where its last
-    two rounds begin, as positions among the kept."""
-    kept: list[int] = []
-    checks: list[tuple[int, int]] = []
+def _groups(kinds: list[int]) -> list[tuple[int, int, int]]:
+    """Layers as groups that repeat: (first layer, layers in the group, how often it stands in a row)."""
+    found: list[tuple[int, int, int]] = []
     at = 0
     while at < len(kinds):
-        best, best_period = 0, 1
-        for period in range(1, 13):
-            group = kinds[at : at + period]
+        best, period, times = 0, 1, 1
+        for size in range(1, 13):
+            group = kinds[at : at + size]
             count = 1
-            while kinds[at + count * period : at + (count + 1) * period] == group and len(group) == period:
+            while len(group) == size and kinds[at + count * size : at + (count + 1) * size] == group:
                 count += 1
-            if (count - rounds) * period > best:
-                best, best_period = (count - rounds) * period, period
-        if not best:
-            kept.append(at)
-            at += 1
-            continue
-        begin = len(kept)
-        kept.extend(range(at, at + rounds * best_period))
-        checks.append((begin + (rounds - 2) * best_period, begin + (rounds - 1) * best_period))
-        at += best + rounds * best_period
-    return kept, checks
+            if (count - FEW_ROUNDS) * size > best:
+                best, period, times = (count - FEW_ROUNDS) * size, size, count
+        found.append((at, period, times))
+        at += period * times
+    return found
+
+
+# A group that repeats is built so often at first, then so often, before all layers are.
+FEW_ROUNDS, MORE_ROUNDS = 3, 8
+
+
+def _short_plan(hyper: Hyper, batch: Batch, where: Homes, copies: int) -> list[int] | None:
+    """The compute buffers out of some rounds of each group, or None where that proves nothing.
+
+    The planner's state at the end of a round, if it was seen at the end of an earlier one, comes again after as many
+    rounds more: whole cycles may be left out, every state of theirs was visited, and what follows begins in the state
+    in which it would begin after all rounds.
+    """
+    groups = _groups(_kinds(hyper, where))
+    rounds = [min(times, FEW_ROUNDS) for _at, _period, times in groups]
+    for _attempt in range(4):
+        kept: list[int] = []
+        starts: list[int] = []
+        for (at, period, _times), count in zip(groups, rounds):
+            starts.append(len(kept))
+            kept.extend(range(at, at + period * count))
+        if len(kept) > hyper.layers * 3 // 4:
+            return None
+        builder = graph_of(hyper, batch, where, kept)
+        planner = Planner(builder.graph, where.cpu, copies)
+        planner.marks = builder.marks
+        sizes = planner.run()
+        states = planner.states
+        if copies > 1 and (planner.splits > len(set(where.layers)) + 1 or planner.handed > 2):
+            return None  # what is copied between devices grows with the layers
+        if len(states) != len(kept):
+            return None
+        proved = True
+        for number, (_at, period, times) in enumerate(groups):
+            count = rounds[number]
+            if count == times:
+                continue
+            ends = [states[starts[number] + period * index] for index in range(count)]
+            cycle = next((size for size in range(1, count) if ends[-1 - size] == ends[-1]), 0)
+            if cycle and (times - count) % cycle == 0:
+                continue
+            proved = False
+            rounds[number] = min(times, count + (times - count) % cycle if cycle else max(MORE_ROUNDS, count + 1))
+        if proved:
+            return sizes
+    return None
 
 
 def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bool = False) -> list[int]:
@@ -320,20 +369,9 @@ def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bo
         copies = PIPELINE_COPIES
     short = not (whole or hyper.architecture in _UNALIKE or where.expert_layers_on_cpu)
     if short and where.cpu not in (*where.layers, where.output):
-        kinds = _kinds(hyper, where)
-        for rounds in (3, 6):
-            kept, checks = _shortened(kinds, rounds)
-            if len(kept) == hyper.layers:
-                break
-            builder = graph_of(hyper, batch, where, kept)
-            planner = Planner(builder.graph, where.cpu, copies)
-            planner.marks = builder.marks
-            sizes = planner.run()
-            states = planner.states
-            if copies > 1 and (planner.splits > len(set(where.layers)) + 1 or planner.handed > 2):
-                break  # what is copied between devices grows with the layers
-            if len(states) == len(kept) and all(states[first] == states[second] for first, second in checks):
-                return sizes
+        sizes = _short_plan(hyper, batch, where, copies)
+        if sizes is not None:
+            return sizes
     return Planner(graph_of(hyper, batch, where).graph, where.cpu, copies).run()
 
 

@@ -53,6 +53,8 @@ class Hyper:
     def __init__(self, header: _gguf.Header) -> None:
         self.header = header
         self.architecture = header.architecture
+        # What others work out of the tensor table, once for each placement.
+        self.memory: dict[object, t.Any] = {}
         self.tensors = {tensor.name: tensor for tensor in header.tensors}
         self.all_layers = self.whole("block_count")
         # Layers that only predict further tokens, after the others; the main graph leaves them out.
