@@ -109,10 +109,11 @@ def tensor_bytes(kind: str, ne: t.Sequence[int], on_gpu: bool) -> int:
     return pad(total, GPU_ALIGNMENT)
 
 
-def weight_bytes(hyper: Hyper, where: Homes) -> list[int]:
-    """The tensors of the file where their layers lie; once more what several devices need for themselves."""
-    if where in hyper.memory:
-        return list(hyper.memory[where])
+def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[int]:
+    """The tensors of the file where their layers lie; once more what several devices need for themselves. The layers
+    that only predict further tokens are not loaded, but for ``every_layer``."""
+    if (where, every_layer) in hyper.memory:
+        return list(hyper.memory[where, every_layer])
     total = [0] * (where.cpu + 1)
     experts = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
     devices = {where.cpu} if not where.layers else set(where.layers)
@@ -126,7 +127,7 @@ def weight_bytes(hyper: Hyper, where: Homes) -> list[int]:
             parts = parts[1:]
         if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) < hyper.all_layers:
             layer = int(parts[1])
-            if layer >= hyper.layers:
+            if layer >= hyper.layers and not every_layer:
                 continue  # prediction layers are not loaded
             home = where.layers[layer]
             if parts[2] in experts and layer < where.expert_layers_on_cpu:
@@ -147,7 +148,7 @@ def weight_bytes(hyper: Hyper, where: Homes) -> list[int]:
             put(tensor, where.layers[0])
         else:
             put(tensor, where.output)
-    hyper.memory[where] = tuple(total)
+    hyper.memory[where, every_layer] = tuple(total)
     return total
 
 
