@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.onprem.llm.plugins.module_utils import _encoders, _gemma, _latent, _recurrent
+from ansible_collections.onprem.llm.plugins.module_utils import _encoders, _gemma, _latent, _recurrent, _rwkv
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
-from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import (
     Decoder,
     decoder,
     finish,
-    gating,
     mixed_feed_forward,
     parallel_decoder,
     project,
-    start,
 )
-
 
 _LAYER = Decoder(norm="NORM")  # layer norms with biases, as GPT-2 has them
 
@@ -44,7 +40,7 @@ DECODERS: dict[str, Decoder] = {
     "mistral3": Decoder(factors=True),
     "gemma": Decoder(scaled_input=True, scaled_query=True, activation="GEGLU"),
     "gemma2": Decoder(scaled_input=True, scaled_query=True, activation="GEGLU", soft_cap=True),
-    "gemma3": Decoder(scaled_input=True, scaled_query=True, activation="GEGLU"),
+    "gemma3": Decoder(scaled_input=True, scaled_query=True, activation="GEGLU", soft_cap=None),
     "gemma-embedding": Decoder(scaled_input=True, scaled_query=True, activation="GEGLU"),
     "phi3": Decoder(factors=True, scaled_query=True, residual_first=True),
     "phimoe": Decoder(factors=True, scaled_query=True, residual_first=True),
@@ -61,7 +57,7 @@ DECODERS: dict[str, Decoder] = {
     "granite": Decoder(factors=True, scaled_residual=True, scaled_logits=True),
     "granitemoe": Decoder(factors=True, scaled_residual=True, scaled_logits=True),
     "granite_swa": Decoder(factors=True, scaled_residual=True, scaled_logits=True),
-    "minicpm": Decoder(factors=True, scaled_residual=True, scaled_logits=True, scaled_input=True),
+    "minicpm": Decoder(factors=True, scaled_residual=True, scaled_logits=True),
     "internlm2": Decoder(),
     "orion": _LAYER,
     "xverse": Decoder(),
@@ -102,13 +98,8 @@ DECODERS: dict[str, Decoder] = {
     "refact": Decoder(rope="none"),
     "jais": Decoder(norm="NORM", rope="none"),
     "jais2": Decoder(norm="NORM", activation="RELU_SQR"),
-    "chameleon": Decoder(qk_norm="NORM"),
     "command-r": Decoder(norm="NORM", parallel="attention_last", scaled_logits=True),
     "cohere2": Decoder(norm="NORM", parallel="attention_last", scaled_logits=True, rope="window", factors=True),
-    "cohere2moe": Decoder(
-        norm="NORM", parallel="attention_last", scaled_logits=True, rope="window", factors=True, gating="",
-        gating_default="sigmoid", normed_weights=None, gather_last=True, kept_hidden="norm",
-    ),
     "falcon": Decoder(norm="NORM", activation="GELU", parallel="residual_last"),
     "plamo": Decoder(parallel="residual_last"),
     "smallthinker": Decoder(rope="window_or_first", activation="REGLU", gating="", router_first=True),
@@ -130,6 +121,8 @@ DECODERS: dict[str, Decoder] = {
     "neo-bert": Decoder(),
     "pockettts": Decoder(norm="NORM", activation="GELU"),
     "qwen3tts": Decoder(),
+    "muse-glimmer": Decoder(normed_input=True, rope="window", scaled_logits=True, soft_cap=None),
+    "deepseek2-ocr": Decoder(gating="", normed_weights=None),
     "phi2": Decoder(norm="NORM", activation="GELU", parallel="attention_first", scaled_query=True),
 }  # fmt: skip
 
@@ -167,6 +160,154 @@ def baichuan(b: Builder) -> None:
     decoder(b, Decoder(rope="all" if b.hyper.layers == 32 else "none"))
 
 
+def cogvlm(b: Builder) -> None:
+    """Every row of logits is computed."""
+    traits = Decoder()
+    current = b.embedding()
+    for layer in b.numbers:
+        attended = b.attention(layer, *project(b, traits, layer, b.layer_norm(current, layer, "attn_norm")))
+        middle = ggml.like("ADD", attended, current)
+        made = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", made, middle)
+    finish(b, traits, current)
+
+
+def chameleon(b: Builder) -> None:
+    """The logits of image tokens are overwritten."""
+    decoder(b, Decoder(qk_norm="NORM"), masked_logits=8192)
+
+
+def nanbeige(b: Builder) -> None:
+    """The same layers several times over, a norm between the rounds."""
+    hyper = b.hyper
+    traits = Decoder(factors=True)
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        attended = b.attention(layer, *project(b, traits, layer, b.layer_norm(current, layer, "attn_norm")))
+        if layer == b.last:
+            attended, residual = b.gather(attended, residual)
+        middle = ggml.like("ADD", attended, residual)
+        made = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", made, middle)
+        last_of_round = (layer + 1) % hyper.physical_layers == 0 and layer + 1 < hyper.layers
+        if last_of_round and not hyper.truth("skip_loop_final_norm"):
+            current = b.norm(current, b.top("output_norm.weight"))
+    finish(b, traits, current)
+
+
+def grok(b: Builder) -> None:
+    """Experts beside a dense network, every score squeezed."""
+    traits = Decoder(scaled_logits=True, soft_cap=None, activation="GEGLU")
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        attended = b.attention(layer, *project(b, traits, layer, b.layer_norm(current, layer, "attn_norm")))
+        if layer == b.last:
+            attended, residual = b.gather(attended, residual)
+        attended = b.layer_norm(attended, layer, "attn_output_norm")
+        middle = ggml.like("ADD", attended, residual)
+        normed = b.layer_norm(middle, layer, "ffn_norm")
+        made = b.experts(layer, normed, "GEGLU", normed=True)
+        if b.weight(layer, "ffn_up") is not None:
+            dense = b.feed_forward(layer, normed, "GEGLU")
+            made = b.scale(ggml.like("ADD", dense, made))
+        name = "post_ffw_norm" if b.weight(layer, "post_ffw_norm") is not None else "layer_output_norm"
+        current = ggml.like("ADD", b.layer_norm(made, layer, name), middle)
+    finish(b, traits, current)
+
+
+def arctic(b: Builder) -> None:
+    """A dense network, and experts on the layer's input."""
+    traits = Decoder()
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        attended = b.attention(layer, *project(b, traits, layer, b.layer_norm(current, layer, "attn_norm")))
+        if layer == b.last:
+            attended, residual = b.gather(attended, residual)
+        middle = ggml.like("ADD", attended, residual)
+        dense = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
+        dense = ggml.like("ADD", dense, middle)
+        made = b.experts(layer, b.layer_norm(residual, layer, "ffn_norm_exps"), normed=True)
+        current = ggml.like("ADD", made, dense)
+    finish(b, traits, current)
+
+
+def grovemoe(b: Builder) -> None:
+    """Experts, and smaller ones that groups of them share."""
+    hyper = b.hyper
+    traits = Decoder()
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        attended = b.attention(layer, *project(b, traits, layer, b.layer_norm(current, layer, "attn_norm")))
+        if layer == b.last:
+            attended, residual = b.gather(attended, residual)
+        middle = ggml.like("ADD", attended, residual)
+        normed = b.layer_norm(middle, layer, "ffn_norm")
+        logits = ggml.mul_mat(b.needed(layer, "ffn_gate_inp"), normed)
+        made = b.experts(layer, normed, normed=True, logits=logits)
+        chunks = hyper.experts // max(1, hyper.whole("experts_per_group", 1))
+        small = b.experts(
+            layer, made, normed=True, logits=logits, used=min(hyper.experts_used[layer], chunks), suffix="_chexps"
+        )
+        made = ggml.like("ADD", made, b.scale(small))
+        current = ggml.like("ADD", made, middle)
+    finish(b, traits, current)
+
+
+def deci(b: Builder) -> None:
+    """Layers without attention, with a linear one, or without a feed-forward network."""
+    hyper = b.hyper
+    traits = Decoder(factors=True)
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        made = current if not hyper.heads[layer] else b.layer_norm(current, layer, "attn_norm")
+        if hyper.heads[layer] and not hyper.kv_heads[layer]:
+            made = ggml.mul_mat(b.needed(layer, "attn_output"), made)
+        elif hyper.heads[layer]:
+            made = b.attention(layer, *project(b, traits, layer, made))
+        if layer == b.last:
+            made, residual = b.gather(made, residual)
+        if b.weight(layer, "ffn_down") is None:
+            continue
+        middle = ggml.like("ADD", made, residual) if hyper.heads[layer] else made
+        made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", made, middle)
+    finish(b, traits, current)
+
+
+def talkie(b: Builder) -> None:
+    """Norms without weights, the input once more at the end of each layer."""
+    hyper, tokens = b.hyper, b.batch.tokens
+    current = skip = b.norm(b.embedding(), None)
+    for layer in b.numbers:
+        residual, again = current, skip
+        heads, length = hyper.heads[layer], hyper.key_length
+        query, key, value = b.qkv(layer, b.norm(current, None), heads, hyper.kv_heads[layer], length, length)
+        query = b.norm(b.rope(query), b.weight(layer, "attn_q_norm"))
+        attended = b.attention(layer, query, b.norm(b.rope(key), None), value)
+        if layer == b.last:
+            attended, residual, again = b.gather(attended, residual, again)
+        middle = ggml.like("ADD", attended, residual)
+        made = ggml.like("ADD", b.feed_forward(layer, b.norm(middle, None)), middle)
+        current = ggml.like("ADD", made, ggml.like("MUL", again, b.needed(layer, "layer_output_scale")))
+    del tokens
+    finish(b, Decoder(scaled_logits=True), current)
+
+
+def cohere2moe(b: Builder) -> None:
+    """Cohere's parallel layers with experts; the header tells the kind of norm."""
+    kind = "RMS_NORM" if b.hyper.real("attention.layer_norm_rms_epsilon") else "NORM"
+    traits = Decoder(
+        norm=kind, parallel="attention_last", scaled_logits=True, rope="window", factors=True, gating="",
+        gating_default="sigmoid", normed_weights=None, gather_last=True, kept_hidden="norm",
+    )  # fmt: skip
+    parallel_decoder(b, traits)
+
+
 def gptneox(b: Builder) -> None:
     if b.hyper.truth("use_parallel_residual"):
         parallel_decoder(b, Decoder(norm="NORM", activation="GELU", parallel="own_norm"))
@@ -192,7 +333,28 @@ OTHERS: dict[str, t.Callable[[Builder], None]] = {
     "minicpm3": _latent.minicpm3,
     "plm": _latent.minicpm3,
     "llama4": llama4,
+    "cohere2moe": cohere2moe,
+    "cogvlm": cogvlm,
+    "chameleon": chameleon,
+    "nanbeige": nanbeige,
+    "grok": grok,
+    "arctic": arctic,
+    "grovemoe": grovemoe,
+    "deci": deci,
+    "talkie": talkie,
     "gptneox": gptneox,
+    "t5": _encoders.t5,
+    "t5encoder": _encoders.t5_encoder,
+    "rwkv6": _rwkv.rwkv6,
+    "rwkv6qwen2": _rwkv.rwkv6,
+    "rwkv7": _rwkv.rwkv7,
+    "arwkv7": _rwkv.rwkv7,
+    "plamo2": _recurrent.plamo2,
+    "kimi-linear": _recurrent.kimi_linear,
+    "bailingmoe3": _recurrent.kimi_linear,
+    "minimax-01": _recurrent.minimax01,
+    "deepseek32": _latent.deepseek32,
+    "glm-dsa": _latent.deepseek32,
     "mamba": _recurrent.mamba,
     "mamba2": _recurrent.mamba,
     "jamba": _recurrent.jamba,

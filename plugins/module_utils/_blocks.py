@@ -62,13 +62,22 @@ class Builder:
         self.homes = homes
         self.graph = Graph()
         # The layers to build, in order: all, or some that stand for the others.
-        self.numbers = list(range(hyper.layers)) if only is None else list(only)
-        self.last = self.numbers[-1] if self.numbers else -1
+        self._numbers = list(range(hyper.layers)) if only is None else list(only)
+        self.last = self._numbers[-1] if self._numbers else -1
+        # How many nodes stood in the graph when each layer was begun.
+        self.marks: list[int] = []
         self._weights: dict[tuple[str, int], Tensor] = {}
         self._caches: dict[tuple[str, int], Tensor] = {}
         self._inputs: dict[str, Tensor] = {}
         self.attention_nodes: list[tuple[Tensor, int]] = []
         self.outputs: list[Tensor] = []
+
+    @property
+    def numbers(self) -> t.Iterator[int]:
+        """The layers to build."""
+        for number in self._numbers:
+            self.marks.append(len(self.graph.nodes))
+            yield number
 
     # --- weights, inputs, caches -------------------------------------------------------------------------------------
 
@@ -79,18 +88,19 @@ class Builder:
         made = self._weights.get((name, home))
         if made is None:
             made = ggml.tensor(TENSOR_TYPES[entry.type_id][0].lower(), *entry.dimensions)
-            made.home = home
+            made.home = self.homes.cpu if self.hyper.kept_on_host(name) else home
             made.weight = True
             made.name = name
             self._weights[name, home] = made
         return made
 
-    def weight(self, layer: int, name: str, part: str = "weight") -> Tensor | None:
+    def weight(self, layer: int, name: str, part: str = "weight", prefix: str = "") -> Tensor | None:
         """A layer's tensor, None where the model has none."""
+        layer %= self.hyper.physical_layers
         home = self.homes.layers[layer]
         if name in _EXPERTS and layer < self.homes.expert_layers_on_cpu:
             home = self.homes.cpu
-        found = self._weight(f"blk.{layer}.{name}.{part}", home)
+        found = self._weight(f"{prefix}blk.{layer}.{name}.{part}", home)
         # Some tensors carry no suffix.
         return self._weight(f"blk.{layer}.{name}", home) if found is None and part == "weight" else found
 
@@ -107,6 +117,8 @@ class Builder:
         """A tensor outside of the layers: with the input, the output, or as a copy with a layer."""
         if name.startswith(_ON_CPU):
             home = self.homes.cpu
+        elif layer is None and name.startswith(("per_layer_model_proj", "per_layer_proj_norm")):
+            home = self.homes.layers[0]
         else:
             home = self.homes.output if layer is None else self.homes.layers[layer]
         return self._weight(name, home)
@@ -150,7 +162,7 @@ class Builder:
         if extra:
             rows = ggml.view(rows, (width, self.batch.tokens), rows.nb[1:2])
         self.input_rows = rows
-        if self.hyper.real("embedding_scale"):
+        if self.hyper.real("embedding_scale") or self.hyper.architecture in ("grok", "minicpm"):
             if not rows.contiguous:
                 rows = ggml.cont(rows)
             rows = ggml.like("SCALE", rows)
@@ -225,12 +237,20 @@ class Builder:
         """The output layer, tied to the input embeddings where it has no tensor of its own."""
         weight = self.top("output.weight")
         if weight is None:
-            weight = self._weight("token_embd.weight", self.homes.output)
+            # bitnet reads the input embeddings where they are.
+            home = self.homes.cpu if self.hyper.architecture == "bitnet" else self.homes.output
+            weight = self._weight("token_embd.weight", home)
         assert weight is not None
         logits = ggml.mul_mat(weight, hidden)
         bias = self.top("output.bias")
         if bias is not None:
             logits = ggml.like("ADD", logits, bias)
+        missing = self.hyper.rows("token_embd.weight") - logits.ne[0]
+        if self.hyper.architecture in ("qwen3vl", "qwen3tts") and missing > 0:
+            norm = self.top("output_norm.weight")
+            assert norm is not None
+            filler = ggml.repeat(ggml.like("SCALE", ggml.view(norm, (1,))), missing, logits.ne[1], 1, 1)
+            logits = ggml.concat(filler, logits, 0)
         if scaled:
             logits = self.scale(logits)
         if soft_cap:
@@ -278,7 +298,7 @@ class Builder:
         batch = self.batch
         kind = "f16" if batch.flash else "f32"
         name = "mask_window" if windowed else "mask"
-        if self.hyper.architecture in WITHOUT_CACHE:
+        if self.hyper.architecture in READS_BATCH:
             return self.input(name, kind, batch.tokens, batch.tokens)
         cells = batch.window_cells if windowed else batch.cells
         return self.input(name, kind, cells, batch.sequence_tokens, 1, batch.sequences)
@@ -424,7 +444,7 @@ class Builder:
             scores = ggml.mul_mat(key, query)
             if hyper.architecture == "grok":
                 scores = self.scale(ggml.like("TANH", self.scale(scores)))
-            if hyper.architecture in SOFT_CAPPED or (hyper.architecture == "grok"):
+            if hyper.architecture in SOFT_CAPPED:
                 scores = self.scale(ggml.like("TANH", self.scale(scores)))
             if bias is not None:
                 scores = ggml.like("ADD", scores, bias)
@@ -452,7 +472,7 @@ class Builder:
         """Attention of a layer over its cache, or over the batch itself where the model keeps none."""
         graph, hyper = self.graph, self.hyper
         windowed = hyper.windowed[layer]
-        if hyper.architecture in WITHOUT_CACHE:
+        if hyper.architecture in READS_BATCH:
             assert key is not None
             assert value is not None
             for part in (query, key, value):
@@ -479,7 +499,7 @@ class Builder:
 
     def latent_attention(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, decompress: Tensor | None,
-        output: str | None = "attn_output", mask: Tensor | None = None,
+        output: str | None = "attn_output", chosen: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """MLA: the cache holds one latent vector a token, of which the values are a part."""
         for part in (query, value, key):
@@ -491,10 +511,24 @@ class Builder:
         cells = cache.ne[1]
         keys = ggml.view(cache, (cache.ne[0], 1, cells, batch.sequences), (row, row, row * cells))
         values = ggml.view(keys, (value.ne[0], *keys.ne[1:]), keys.nb[1:])
-        made = self.attend(
-            layer, query, keys, values, mask if mask is not None else self.mask(False), decompress=decompress
-        )
+        mask = self.mask(False) if chosen is None else self._chosen_mask(chosen)
+        made = self.attend(layer, query, keys, values, mask, decompress=decompress)
         return self.linear(layer, output, made) if output else made
+
+    def _chosen_mask(self, chosen: Tensor) -> Tensor:
+        """The mask, open only where an index chose a cell (sparse attention)."""
+        mask = self.mask(False)
+        closed = ggml.like("FILL", mask)
+        ne, nb = closed.ne, closed.nb
+        closed = ggml.view(closed, (1, ne[0], ne[1], ne[3]), nb[:3])
+        ids = ggml.view(
+            chosen, (chosen.ne[0], chosen.ne[1], chosen.ne[3], 1), (*chosen.nb[1:3], chosen.ne[3] * chosen.nb[3])
+        )
+        zeros = ggml.like("FILL", ggml.tensor("f32", 1, *ids.ne[:3]))
+        opened = ggml.set_rows(closed, zeros, ids)
+        shape, steps = opened.ne, opened.nb
+        opened = ggml.view(opened, (shape[1], shape[2], 1, shape[3]), (steps[2], steps[3], steps[3]))
+        return ggml.like("ADD", opened, mask)
 
     # --- feed-forward ------------------------------------------------------------------------------------------------
 
@@ -522,12 +556,12 @@ class Builder:
 
     def experts(
         self, layer: int, source: Tensor, activation: str = "SWIGLU", gating: str = "softmax", normed: bool = False,
-        scaled: bool = False, logits: Tensor | None = None, used: int | None = None, chosen: Tensor | None = None,
+        scaled: bool = False, logits: Tensor | None = None, used: int | None = None, suffix: str = "_exps",
     ) -> Tensor:  # fmt: skip
         """A mixture of experts: the router's choice, the chosen experts on each token, their weighted sum."""
         hyper, graph = self.hyper, self.graph
         width, tokens = source.ne[0], source.ne[1]
-        count = self.needed(layer, "ffn_down_exps").ne[2]
+        count = self.needed(layer, "ffn_down" + suffix).ne[2]
         used = hyper.experts_used[layer] if used is None else used
         before = hyper.architecture == "llama4"  # the weights go to the experts' input
         if logits is None:
@@ -535,6 +569,7 @@ class Builder:
         bias = self.bias(layer, "ffn_gate_inp")
         if bias is not None:
             logits = ggml.like("ADD", logits, bias)
+        routed = logits.ne[0]
         if gating == "softmax":
             probabilities = ggml.like("SOFT_MAX", logits)
         elif gating == "sigmoid":
@@ -554,8 +589,10 @@ class Builder:
         groups = hyper.expert_groups
         if groups > 1:
             selection = self._best_groups(selection, count, groups, tokens)
-        picked = ggml.argsort_top_k(selection, used) if chosen is None else chosen
-        weights = ggml.get_rows(ggml.reshape(probabilities, 1, count, tokens), picked)
+        picked = ggml.argsort_top_k(selection, used)
+        if routed != count:  # grovemoe: experts that others share
+            picked = ggml.cast(self.scale(ggml.cast(picked, "f32")), "i32")
+        weights = ggml.get_rows(ggml.reshape(probabilities, 1, routed, tokens), picked)
         if gating == "softmax_weight":
             weights = ggml.like("SOFT_MAX", ggml.reshape(weights, used, tokens))
             weights = ggml.reshape(weights, 1, used, tokens)
@@ -577,14 +614,16 @@ class Builder:
             gate = ggml.view(both, (half, *both.ne[1:3]), both.nb[1:3])
             up = ggml.view(both, (half, *both.ne[1:3]), both.nb[1:3], half * 4)
         else:
-            up = self._expert_linear(layer, "ffn_up_exps", current, picked)
+            up = self._expert_linear(layer, "ffn_up" + suffix, current, picked)
             gate = (
-                self._expert_linear(layer, "ffn_gate_exps", current, picked)
-                if self.weight(layer, "ffn_gate_exps") is not None
+                self._expert_linear(layer, "ffn_gate" + suffix, current, picked)
+                if self.weight(layer, "ffn_gate" + suffix) is not None
                 else None
             )
         if gate is not None:
-            if fused is None and activation == "SWIGLU" and self.hyper.limited("swiglu_clamp_exp", layer):
+            if hyper.architecture == "maple" and hyper.limited("swiglu_clamp_exp", layer):
+                hidden = ggml.glu("SWIGLU_CLAMP", gate, up)
+            elif fused is None and activation == "SWIGLU" and hyper.limited("swiglu_clamp_exp", layer):
                 up = ggml.like("CLAMP", up)
                 hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
             else:
@@ -593,7 +632,8 @@ class Builder:
             hidden = ggml.like(UNGATED.get(activation, activation), up)
             if activation == "RELU_SQR":
                 hidden = ggml.like("SQR", hidden)
-        made = self._expert_linear(layer, "ffn_down_exps", hidden, picked)
+        made = self._expert_linear(layer, "ffn_down" + suffix, hidden, picked)
+        made.strict = hyper.architecture == "mistral4"
         if not before:
             made = ggml.like("MUL", made, weights)
         graph.expand(made)
@@ -663,8 +703,10 @@ class Builder:
         return ggml.view(store, (size, self.batch.sequences), store.nb[1:2])
 
 
+# Attention sees the batch alone; two of these models have a cache set aside all the same.
+READS_BATCH = WITHOUT_CACHE | {"llama-embed", "t5encoder"}
 # llama.cpp: attention scores squeezed by tanh; positions as a bias that falls with the distance.
-SOFT_CAPPED = frozenset({"gemma2", "grok"})
+SOFT_CAPPED = frozenset({"gemma2"})
 ALIBI = frozenset({"bloom", "refact", "jina-bert-v2"})
 # The unary activation that stands for a gated one where there is no gate.
 UNGATED = {"SWIGLU": "SILU", "GEGLU": "GELU", "REGLU": "RELU", "RELU_SQR": "RELU"}

@@ -43,7 +43,7 @@ class Decoder:
     attention_gate: str = "SIGMOID"
     residual_before: bool = False  # the first sum has the residual as its first operand
     router_first: bool = False  # the router reads the layer's input
-    soft_cap: bool = False
+    soft_cap: bool | None = False  # None: as the header says
     scaled_logits: bool = False
     scaled_hidden: bool = False
     scaled_residual: bool = False
@@ -64,14 +64,12 @@ def start(b: Builder, traits: Decoder) -> Tensor:
         if table is not None:
             current = ggml.like("ADD", current, ggml.get_rows(table, b.positions()))
     if traits.normed_input:
-        current = b.norm(
-            current, b.top("token_embd_norm.weight", 0), b.top("token_embd_norm.bias", 0), traits.norm
-        )
+        current = b.norm(current, b.top("token_embd_norm.weight", 0), b.top("token_embd_norm.bias", 0), traits.norm)
     return current
 
 
-def decoder(b: Builder, traits: Decoder) -> None:
-    """A decoder in llama's pattern."""
+def decoder(b: Builder, traits: Decoder, masked_logits: int = 0) -> None:
+    """A decoder in llama's pattern. ``masked_logits``: so many are overwritten (chameleon)."""
     current = start(b, traits)
     for layer in b.numbers:
         residual = current
@@ -97,6 +95,11 @@ def decoder(b: Builder, traits: Decoder) -> None:
             made = b.scale(made)
         current = ggml.like("ADD", middle, made) if traits.residual_first else ggml.like("ADD", made, middle)
         current = _deep_stack(b, layer, current)
+    if masked_logits:
+        hidden = b.norm(current, b.top("output_norm.weight"))
+        masked = ggml.like("CLAMP", ggml.tensor("f32", masked_logits))
+        b.finish(hidden, ggml.like("SET", b.head(hidden), masked))
+        return
     finish(b, traits, current)
 
 
@@ -155,11 +158,12 @@ def finish(b: Builder, traits: Decoder, current: Tensor) -> None:
         hidden.is_output = True
         if traits.gather_last:
             (hidden,) = b.gather(hidden)
-    if b.hyper.architecture in ENCODERS:
+    if b.hyper.architecture in ENCODERS or b.hyper.architecture == "llama-embed":
         b.finish(hidden, None)
         return
+    capped = bool(b.hyper.real("final_logit_softcapping")) if traits.soft_cap is None else traits.soft_cap
     source = b.scale(hidden) if traits.scaled_hidden else hidden
-    b.finish(hidden, b.head(source, scaled=traits.scaled_logits, soft_cap=traits.soft_cap))
+    b.finish(hidden, b.head(source, scaled=traits.scaled_logits, soft_cap=capped))
 
 
 def attention(b: Builder, traits: Decoder, layer: int, source: Tensor) -> Tensor:
@@ -208,7 +212,7 @@ def project(b: Builder, traits: Decoder, layer: int, source: Tensor) -> tuple[Te
         keys = ggml.reshape(keys, key * kv_heads, tokens)
     if not traits.norm_after_rope:
         query, keys = normed(query, "attn_q_norm"), normed(keys, "attn_k_norm")
-    if traits.flat_norm or traits.reshaped_norm:
+    if traits.flat_norm or (traits.reshaped_norm and b.weight(layer, "attn_q_norm") is not None):
         query = ggml.reshape(query, key, heads, tokens)
         keys = ggml.reshape(keys, key, kv_heads, tokens)
         if traits.flat_norm:

@@ -51,3 +51,92 @@ def bert(b: Builder) -> None:
             fed = b.feed_forward(layer, made, "GEGLU" if architecture == "jina-bert-v2" else "SWIGLU")
         current = b.layer_norm(ggml.like("ADD", fed, made), layer, "layer_output_norm", "NORM")
     b.finish(current, None)
+
+
+# --- T5 ---------------------------------------------------------------------------------------------------------------
+
+
+def _bias(b: Builder, prefix: str, layer: int, buckets: Tensor) -> Tensor:
+    """A bias of the scores by relative position (t5.cpp)."""
+    table = b.weight(layer, "attn_rel_b", prefix=prefix)
+    if table is None:
+        table = b.weight(0, "attn_rel_b", prefix=prefix)
+    assert table is not None
+    flat = ggml.reshape(buckets, buckets.ne[0] * buckets.ne[1])
+    rows = ggml.get_rows(table, flat)
+    rows = ggml.reshape(rows, rows.ne[0], buckets.ne[0], buckets.ne[1])
+    return ggml.cont(ggml.permute(rows, 2, 0, 1, 3))
+
+
+def _t5_parts(b: Builder, prefix: str, layer: int, source: Tensor, other: Tensor, cross: str = "") -> list[Tensor]:
+    hyper = b.hyper
+    names = zip(("attn_q", "attn_k", "attn_v"), (source, other, other))
+    counts = (hyper.heads[layer], hyper.kv_heads[layer], hyper.kv_heads[layer])
+    return [
+        ggml.reshape(
+            ggml.mul_mat(_t5_weight(b, prefix, layer, cross + name), part), hyper.key_length, count, part.ne[1]
+        )
+        for (name, part), count in zip(names, counts)
+    ]
+
+
+def _t5_weight(b: Builder, prefix: str, layer: int, name: str) -> Tensor:
+    found = b.weight(layer, name, prefix=prefix)
+    if found is None:
+        raise KeyError(f"{prefix}blk.{layer}.{name}")
+    return found
+
+
+def _t5_feed(b: Builder, prefix: str, layer: int, source: Tensor) -> Tensor:
+    up = ggml.mul_mat(_t5_weight(b, prefix, layer, "ffn_up"), source)
+    gate = b.weight(layer, "ffn_gate", prefix=prefix)
+    made = ggml.like("RELU", up) if gate is None else ggml.glu("GEGLU", ggml.mul_mat(gate, source), up)
+    return ggml.mul_mat(_t5_weight(b, prefix, layer, "ffn_down"), made)
+
+
+def t5_encoder(b: Builder) -> None:
+    tokens = b.batch.tokens
+    current = b.embedding()
+    buckets = b.input("buckets", "i32", tokens, tokens)
+    for layer in b.numbers:
+        residual = current
+        normed = b.norm(current, _t5_weight(b, "enc.", layer, "attn_norm"))
+        query, key, value = _t5_parts(b, "enc.", layer, normed, normed)
+        bias = _bias(b, "enc.", layer, buckets)
+        made = b.attention(layer, query, key, value, output=None, bias=bias)
+        made = ggml.mul_mat(_t5_weight(b, "enc.", layer, "attn_o"), made)
+        if layer == b.last:
+            made, residual = b.gather(made, residual)
+        middle = ggml.like("ADD", made, residual)
+        fed = _t5_feed(b, "enc.", layer, b.norm(middle, _t5_weight(b, "enc.", layer, "ffn_norm")))
+        current = ggml.like("ADD", fed, middle)
+    b.finish(b.norm(current, b.top("enc.output_norm.weight")), None)
+
+
+def t5(b: Builder) -> None:
+    """The decoder, whose attention also reads what the encoder left."""
+    hyper, batch = b.hyper, b.batch
+    current = b.embedding()
+    encoded = b.input("encoded", "f32", hyper.width, hyper.context)
+    buckets = b.input("buckets", "i32", batch.cells, batch.tokens)
+    mask = b.input("mask_cross", "f16" if batch.flash else "f32", hyper.context, batch.tokens)
+    for layer in b.numbers:
+        normed = b.norm(current, _t5_weight(b, "dec.", layer, "attn_norm"))
+        query, key, value = _t5_parts(b, "dec.", layer, normed, normed)
+        bias = _bias(b, "dec.", layer, buckets)
+        made = b.attention(layer, query, key, value, output=None, bias=bias)
+        made = ggml.mul_mat(_t5_weight(b, "dec.", layer, "attn_o"), made)
+        middle = ggml.like("ADD", made, current)
+        normed = b.norm(middle, _t5_weight(b, "dec.", layer, "cross_attn_norm"))
+        query, key, value = _t5_parts(b, "dec.", layer, normed, encoded, "cross_")
+        for part in (query, key, value):
+            b.graph.expand(part)
+        made = b.attend(layer, query, key, value, mask)
+        made = ggml.mul_mat(_t5_weight(b, "dec.", layer, "cross_attn_o"), made)
+        if layer == b.last:
+            made, middle = b.gather(made, middle)
+        middle = ggml.like("ADD", made, middle)
+        fed = _t5_feed(b, "dec.", layer, b.norm(middle, _t5_weight(b, "dec.", layer, "ffn_norm")))
+        current = ggml.like("ADD", fed, middle)
+    hidden = b.norm(current, b.top("dec.output_norm.weight"))
+    b.finish(hidden, b.head(hidden))

@@ -31,6 +31,11 @@ INPUT_TENSORS = (
     "token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight",
 )  # fmt: skip
 
+# With the first layer although outside of the layers (llama-arch.cpp, LLM_TENSOR_LAYER_REPEATING without a number).
+FIRST_LAYER_TENSORS = ("token_embd_norm", "per_layer_model_proj", "per_layer_proj_norm")
+# ggml-cpu/repack.cpp: types that a CPU with AVX2 keeps in another order, for weights of matrix products alone.
+REPACKED = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4"})
+
 
 @dataclass(frozen=True)
 class Load:
@@ -104,8 +109,11 @@ def tensor_bytes(kind: str, ne: t.Sequence[int], on_gpu: bool) -> int:
     return pad(total, GPU_ALIGNMENT)
 
 
-def weight_bytes(hyper: Hyper, where: Homes) -> list[int]:
-    """The tensors of the file where their layers lie; once more what several devices need for themselves."""
+def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[int]:
+    """The tensors of the file where their layers lie; once more what several devices need for themselves. The layers
+    that only predict further tokens are not loaded, but for ``every_layer``."""
+    if (where, every_layer) in hyper.memory:
+        return list(hyper.memory[where, every_layer])
     total = [0] * (where.cpu + 1)
     experts = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
     devices = {where.cpu} if not where.layers else set(where.layers)
@@ -115,24 +123,42 @@ def weight_bytes(hyper: Hyper, where: Homes) -> list[int]:
 
     for name, tensor in hyper.tensors.items():
         parts = name.split(".")
+        if parts[0] in ("enc", "dec"):
+            parts = parts[1:]
         if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) < hyper.all_layers:
             layer = int(parts[1])
+            if layer >= hyper.layers and not every_layer:
+                continue  # prediction layers are not loaded
             home = where.layers[layer]
             if parts[2] in experts and layer < where.expert_layers_on_cpu:
                 home = where.cpu
-            put(tensor, home)
+            put(tensor, where.cpu if hyper.kept_on_host(name) else home)
         elif name in INPUT_TENSORS:
             put(tensor, where.cpu)
-            if name == "token_embd.weight" and tied(hyper) and where.output != where.cpu:
+            if (
+                name == "token_embd.weight"
+                and tied(hyper)
+                and (where.output != where.cpu or _copied(tensor, where, hyper.architecture in ("gemma3n", "gemma4")))
+            ):
                 put(tensor, where.output)
         elif name.startswith("rope_"):
             for home in sorted(devices):
                 put(tensor, home)
-        elif name.startswith("token_embd_norm"):
-            put(tensor, where.output if hyper.architecture in ("lfm2", "lfm2moe") else where.layers[0])
+        elif name.startswith(FIRST_LAYER_TENSORS) and hyper.architecture not in ("lfm2", "lfm2moe"):
+            put(tensor, where.layers[0])
         else:
             put(tensor, where.output)
+    hyper.memory[where, every_layer] = tuple(total)
     return total
+
+
+def _copied(tensor: _gguf.Tensor, where: Homes, twice: bool) -> bool:
+    """The output layer has a copy of its own in host memory, too: without a GPU it may be kept in another order than
+    the input embeddings need; two architectures load it before them (gemma3n.cpp, gemma4.cpp)."""
+    if twice:
+        return True
+    kind = _gguf.TENSOR_TYPES[tensor.type_id][0].lower()
+    return where.cpu == 0 and kind in REPACKED and tensor.dimensions[1] % 8 == 0
 
 
 def tied(hyper: Hyper) -> bool:
@@ -140,9 +166,8 @@ def tied(hyper: Hyper) -> bool:
     return not hyper.has("output.weight") and hyper.architecture not in HEADLESS
 
 
-HEADLESS = frozenset(
-    {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "t5encoder"}
-)
+# No output layer is loaded, or the input embeddings are read where they are.
+HEADLESS = (ENCODERS - {"gemma-embedding"}) | {"bitnet"}
 
 
 def cells(hyper: Hyper, load: Load) -> tuple[int, int]:
@@ -171,6 +196,9 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool) -> list[int
             continue
         count = window if hyper.windowed[layer] else each
         total[home] += tensor_bytes(load.key_type, (hyper.key_row(layer), count, load.sequences), on_gpu)
+        if hyper.indexed(layer):
+            row = hyper.whole("attention.indexer.key_length")
+            total[home] += tensor_bytes(load.key_type, (row, count, load.sequences), on_gpu)
         if not hyper.mla:
             wide = hyper.value_row(layer) if flash else hyper.widest_value_row
             total[home] += tensor_bytes(load.value_type, (wide, count, load.sequences), on_gpu)
@@ -182,6 +210,12 @@ def state_sizes(hyper: Hyper) -> tuple[int, int]:
     head = hyper.whole("wkv.head_size")
     if head:
         return hyper.whole("token_shift_count", 2) * hyper.width, hyper.width * head
+    delta = hyper.whole("kda.head_dim")
+    if delta:
+        conv = hyper.whole("ssm.conv_kernel", 4)
+        return 3 * (conv - 1) * hyper.heads[0] * delta, delta * delta * hyper.heads[0]
+    if hyper.architecture == "minimax-01":
+        return 0, hyper.key_length**2 * hyper.heads[0]
     short = hyper.whole("shortconv.l_cache")
     if short:
         return hyper.width * (short - 1), 0
@@ -195,12 +229,14 @@ def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -
     each, window = cells(hyper, load)
     limit = load.batch if hyper.architecture in WITHOUT_CACHE else min(each * load.sequences, load.batch)
     wanted = min(each * load.sequences, limit) if tokens is None else tokens
-    rows = min(wanted, load.logits_rows or limit)
+    every = not load.logits_rows or hyper.architecture in ("t5", "t5encoder")
+    rows = min(wanted, limit if every else load.logits_rows)
     count = -(-wanted // load.sequences) * load.sequences
     original = hyper.whole("rope.scaling.original_context_length", hyper.context)
+    embeddings = hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None
     return Batch(
-        count, load.sequences, rows, each, window, flash, load.key_type, load.value_type,
-        hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None, hyper.whole("pooling_type"), each > original,
+        count, load.sequences, rows, each, window, flash, load.key_type, load.value_type, embeddings,
+        hyper.whole("pooling_type"), each > original,
     )  # fmt: skip
 
 
@@ -212,19 +248,132 @@ def graph_of(hyper: Hyper, batch: Batch, where: Homes, only: t.Sequence[int] | N
 
 def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
     """What the engine makes of its setting: left to itself, flash attention is on where every layer's device has it."""
+    if hyper.architecture == "grok":
+        return False
     if load.flash_attention is not None:
         return load.flash_attention
+    if _ggml.TYPES[load.value_type][0] > 1:
+        return True  # a quantized V cache needs it
     builder = graph_of(hyper, batch_of(hyper, load, True, load.sequences), where)
     Planner(builder.graph, where.cpu).assign()
     return all(node.backend == where.layers[layer] for node, layer in builder.attention_nodes)
 
 
-def compute_bytes(
-    hyper: Hyper, load: Load, where: Homes, flash: bool, only: t.Sequence[int] | None = None
-) -> list[int]:
-    builder = graph_of(hyper, batch_of(hyper, load, flash), where, only)
-    pipeline = len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host
-    return Planner(builder.graph, where.cpu, PIPELINE_COPIES if pipeline else 1).run()
+# Architectures whose layers differ by their number, and after how many layers they are alike again.
+_STEPS = {"llama4": 4, "smollm3": 4, "afmoe": 4, "smallthinker": 4, "rwkv6": 6}
+# Every layer has its own part in the graph.
+_UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder"})
+
+
+def _tensors_by_layer(hyper: Hyper) -> list[int]:
+    """Names and shapes of each layer's tensors as one number."""
+    if "tensors" not in hyper.memory:
+        parts: list[list[str]] = [[] for _number in range(hyper.layers)]
+        for name, tensor in hyper.tensors.items():
+            words = name.split(".")
+            at = words.index("blk") + 1 if "blk" in words else 0
+            if at and int(words[at]) < hyper.layers:
+                parts[int(words[at])].append(f"{words[at + 1 :]}{tensor.dimensions}")
+        hyper.memory["tensors"] = [hash(tuple(sorted(part))) for part in parts]
+    return t.cast(t.List[int], hyper.memory["tensors"])
+
+
+def _kinds(hyper: Hyper, where: Homes) -> list[int]:
+    """What a layer's part of the graph depends on, as one number: equal numbers, equal parts. The last layer's is its
+    own, as rows are picked in it."""
+    step = _STEPS.get(hyper.architecture, 1)
+    parts = _tensors_by_layer(hyper)
+    return [
+        hash(
+            (
+                parts[layer], where.layers[layer], layer % step, hyper.windowed[layer],
+                hyper.recurrent[layer], hyper.has_cache(layer), hyper.heads[layer], hyper.kv_heads[layer],
+                hyper.experts_used[layer], layer < hyper.whole("n_deepstack_layers"), layer == hyper.layers - 1,
+                hyper.limited("swiglu_clamp_exp", layer), hyper.limited("swiglu_clamp_shexp", layer),
+            )
+        )
+        for layer in range(hyper.layers)
+    ]  # fmt: skip
+
+
+def _groups(kinds: list[int]) -> list[tuple[int, int, int]]:
+    """Layers as groups that repeat: (first layer, layers in the group, how often it stands in a row)."""
+    found: list[tuple[int, int, int]] = []
+    at = 0
+    while at < len(kinds):
+        best, period, times = 0, 1, 1
+        for size in range(1, 13):
+            group = kinds[at : at + size]
+            count = 1
+            while len(group) == size and kinds[at + count * size : at + (count + 1) * size] == group:
+                count += 1
+            if (count - FEW_ROUNDS) * size > best:
+                best, period, times = (count - FEW_ROUNDS) * size, size, count
+        found.append((at, period, times))
+        at += period * times
+    return found
+
+
+# A group that repeats is built so often at first, then so often, before all layers are.
+FEW_ROUNDS, MORE_ROUNDS = 3, 8
+
+
+def _short_plan(hyper: Hyper, batch: Batch, where: Homes, copies: int) -> list[int] | None:
+    """The compute buffers out of some rounds of each group, or None where that proves nothing.
+
+    The planner's state at the end of a round, if it was seen at the end of an earlier one, comes again after as many
+    rounds more: whole cycles may be left out, every state of theirs was visited, and what follows begins in the state
+    in which it would begin after all rounds.
+    """
+    groups = _groups(_kinds(hyper, where))
+    rounds = [min(times, FEW_ROUNDS) for _at, _period, times in groups]
+    for _attempt in range(4):
+        kept: list[int] = []
+        starts: list[int] = []
+        for (at, period, _times), count in zip(groups, rounds):
+            starts.append(len(kept))
+            kept.extend(range(at, at + period * count))
+        if len(kept) > hyper.layers * 3 // 4:
+            return None
+        builder = graph_of(hyper, batch, where, kept)
+        planner = Planner(builder.graph, where.cpu, copies)
+        planner.marks = builder.marks
+        sizes = planner.run()
+        states = planner.states
+        if copies > 1 and (planner.splits > len(set(where.layers)) + 1 or planner.handed > 2):
+            return None  # what is copied between devices grows with the layers
+        if len(states) != len(kept):
+            return None
+        proved = True
+        for number, (_at, period, times) in enumerate(groups):
+            count = rounds[number]
+            if count == times:
+                continue
+            ends = [states[starts[number] + period * index] for index in range(count)]
+            cycle = next((size for size in range(1, count) if ends[-1 - size] == ends[-1]), 0)
+            if cycle and (times - count) % cycle == 0:
+                continue
+            proved = False
+            rounds[number] = min(times, count + (times - count) % cycle if cycle else max(MORE_ROUNDS, count + 1))
+        if proved:
+            return sizes
+    return None
+
+
+def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bool = False) -> list[int]:
+    """The compute buffers. Of equal layers in a row only some are built, as long as the memory is found in the same
+    state after each of the last rounds: then every further round would leave it so, and the peak is that of all layers
+    (``whole``: no such short cut). Layers on the CPU are all built, as their weights are copied."""
+    batch = batch_of(hyper, load, flash)
+    copies = 1
+    if len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host:
+        copies = PIPELINE_COPIES
+    short = not (whole or hyper.architecture in _UNALIKE or where.expert_layers_on_cpu)
+    if short and where.cpu not in (*where.layers, where.output):
+        sizes = _short_plan(hyper, batch, where, copies)
+        if sizes is not None:
+            return sizes
+    return Planner(graph_of(hyper, batch, where).graph, where.cpu, copies).run()
 
 
 def buffers(hyper: Hyper, load: Load) -> Buffers:

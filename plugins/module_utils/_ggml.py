@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Tensors and compute graphs as ggml sees them: shapes, strides, views and the order of evaluation, no data.
 
-What a graph needs in memory follows from these alone (see :mod:`_ggml_plan`). The rules are ggml's own: a result's
-shape and type by operation (ggml.c), and nodes in the order in which a depth-first walk over their sources meets them
-(ggml.c, ggml_visit_parents_graph). Sizes are bytes, ``ne`` counts elements from the fastest dimension, ``nb`` are strides.
+What a graph needs in memory follows from these alone (see :mod:`_ggml_plan`). The rules are ggml's own: shape and type
+of a result by operation, and nodes in the order in which a depth-first walk over their sources meets them (ggml.c,
+ggml_visit_parents_graph). Sizes are bytes, ``ne`` counts elements from the fastest dimension, ``nb`` are strides.
 """
 
 from __future__ import annotations

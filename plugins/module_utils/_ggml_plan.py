@@ -216,6 +216,12 @@ class Planner:
         self.graph = graph
         self.cpu = gpus
         self.copies = copies
+        # Node counts at which the memory's state is to be noted, and the states: free and taken places in order.
+        self.marks: list[int] = []
+        self.states: list[tuple[object, ...]] = []
+        self.splits = 1
+        self.handed = 0
+        self._live: dict[Tensor, None] = {}
         self.pools = [_Pool(GPU_ALIGNMENT) for _index in range(gpus)] + [_Pool(CPU_ALIGNMENT)]
 
     def run(self) -> list[int]:
@@ -306,7 +312,7 @@ class Planner:
     # --- parts by backend, and what each must copy first -------------------------------------------------------------
 
     def _split(self) -> None:
-        """Fills ``order``, (node, backend) with the copies where they happen, and ``first``, what is allocated before."""
+        """Fills ``order``, nodes and backends with the copies where they happen, and ``first``, what comes before."""
         cpu, copies = self.cpu, self.copies
         graph = self.graph
         self.order: list[tuple[Tensor, int]] = []
@@ -358,7 +364,9 @@ class Planner:
                 assert source.copies is not None
                 self.order.append((source.copies[backend][0], backend))
             self.order.extend((node, node.backend) for node in graph.nodes[start:end])
+        # Parts that run on one backend, and the most results of others that one of them reads.
         self.splits = len(splits)
+        self.handed = max((sum(not source.is_input for source in needs) for _b, _s, needs in splits), default=0)
         if copies > 1:
             for source in kept:
                 assert source.copies is not None
@@ -382,6 +390,7 @@ class Planner:
         if tensor.owned or tensor.home is not None or tensor.root is not None:
             return
         tensor.owned = True
+        self._live[tensor] = None
         if tensor.op in _INPLACE:
             for parent in tensor.src:
                 if (
@@ -396,6 +405,7 @@ class Planner:
                 ):
                     tensor.place, tensor.address = parent.place, parent.address
                     parent.owned = False
+                    self._live.pop(parent, None)
                     pool = self.pools[parent.place]
                     unit = pool.alignment
                     had = -(-self._bytes(parent, parent.place) // unit) * unit
@@ -411,10 +421,13 @@ class Planner:
             return
         self.pools[tensor.place].give(tensor.address, self._bytes(tensor, tensor.place))
         tensor.owned = False
+        self._live.pop(tensor, None)
 
     def _allocate(self) -> None:
         for leaf, backend in self.first:
             self._give_memory(leaf, backend)
+        self._live.clear()
+        marked = {id(self.graph.nodes[mark]) for mark in self.marks if mark < len(self.graph.nodes)}
         for node, backend in self.order:
             if node.root is not None and node.op != "NONE":
                 node.root.views += 1
@@ -425,6 +438,10 @@ class Planner:
                 if source.is_input:
                     self._give_memory(source, backend)
         for node, backend in self.order:
+            if id(node) in marked:
+                taken = tuple((tensor.place, tensor.address, tensor.ne) for tensor in self._live)
+                free = tuple((tuple(pool.offsets), tuple(pool.sizes)) for pool in self.pools)
+                self.states.append((taken, free))
             for source in node.src:
                 self._give_memory(source, backend)
             self._give_memory(node, backend)

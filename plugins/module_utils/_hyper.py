@@ -18,19 +18,21 @@ WINDOW_PATTERNS: dict[str, tuple[int, bool]] = {
     "gemma2": (2, False), "gemma3": (6, False), "gemma-embedding": (6, False), "gemma3n": (5, False),
     "gpt-oss": (2, False), "llama4": (4, False), "cohere2": (4, False), "afmoe": (4, False),
     "smallthinker": (4, True), "exaone4": (4, False), "exaone-moe": (4, False), "olmo2": (4, False),
-    "plamo3": (8, False), "modern-bert": (3, True), "cohere2moe": (4, False), "mellum": (4, False),
+    "plamo3": (8, False), "modern-bert": (3, True), "cohere2moe": (4, True), "mellum": (4, False),
     "muse-glimmer": (4, False), "laguna": (4, True),
 }  # fmt: skip
-# Windows that the engine sets where the header has none.
-DEFAULT_WINDOWS = {"llama4": 8192, "smallthinker": 4096}
+# Windows that the engine fixes, whatever the header says; for llama4 also where it says nothing.
+FIXED_WINDOWS = {"llama4": 8192, "smallthinker": 4096}
 # The engine ignores the header's window for these (phi3.cpp: long contexts suffer).
 WITHOUT_WINDOW = frozenset({"phi3"})
 # llama-arch.cpp, llm_arch_is_recurrent: no attention anywhere.
 RECURRENT = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
-# A layer without KV heads has a recurrent state instead (models/*.cpp, is_recr_impl).
-HYBRIDS = frozenset(
-    {"jamba", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "kimi-linear", "kimi-k3", "bailingmoe3"}
+# Mamba's selective scan.
+SCANNED = frozenset(
+    {"mamba", "mamba2", "jamba", "granitehybrid", "falcon-h1", "nemotron_h", "nemotron_h_moe", "plamo2"}
 )
+# A layer without KV heads has a recurrent state instead (models/*.cpp, is_recr_impl).
+HYBRIDS = frozenset({"jamba", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "kimi-linear", "kimi-k3", "bailingmoe3"})
 # llama-model.cpp, create_memory: nothing is kept between calls.
 WITHOUT_CACHE = frozenset(
     {
@@ -51,11 +53,17 @@ class Hyper:
     def __init__(self, header: _gguf.Header) -> None:
         self.header = header
         self.architecture = header.architecture
+        # What others work out of the tensor table, once for each placement.
+        self.memory: dict[object, t.Any] = {}
         self.tensors = {tensor.name: tensor for tensor in header.tensors}
         self.all_layers = self.whole("block_count")
         # Layers that only predict further tokens, after the others; the main graph leaves them out.
         self.prediction_layers = self.whole("nextn_predict_layers")
         self.layers = self.all_layers - self.prediction_layers
+        # Layers of tensors; a looped model goes through them several times (nanbeige).
+        self.physical_layers = self.all_layers
+        if self.architecture == "nanbeige":
+            self.all_layers = self.layers = self.physical_layers * self.whole("num_loops", 1)
         self.width = self.whole("embedding_length")
         self.context = self.whole("context_length")
         count = self.all_layers
@@ -79,7 +87,7 @@ class Hyper:
         self.value_length_mla = self.whole("attention.value_length_mla")
         self.mla = bool(self.key_length_mla and self.value_length_mla)
         self.kv_rank = self.whole("attention.kv_lora_rank")
-        self.window = self.widest("attention.sliding_window") or DEFAULT_WINDOWS.get(self.architecture, 0)
+        self.window = self._window()
         self.windowed = self._windows()
         if not any(self.windowed):
             self.window = 0
@@ -113,6 +121,7 @@ class Hyper:
         value = self.get(key)
         if isinstance(value, list):
             values = [int(item) for item in value[:count]]
+            values *= max(1, count // max(1, len(values)))
             return values + [default] * (count - len(values))
         return [value if isinstance(value, int) else default] * count
 
@@ -144,6 +153,22 @@ class Hyper:
     def vocabulary(self) -> int:
         return self.rows("output.weight") or self.rows("token_embd.weight")
 
+    def kept_on_host(self, name: str) -> bool:
+        """No CUDA kernel takes the layer's tensor, so it stays in host memory (llama-model-loader.cpp,
+        weight_buft_supported; ggml-cuda.cu, supports_op of SSM_CONV and SSM_SCAN)."""
+        tensor = self.tensors.get(name)
+        if tensor is None or ".ssm_" not in name:
+            return False
+        ne = (*tensor.dimensions, 1)
+        if name.endswith(".ssm_conv1d.weight"):
+            return ne[1] % 128 != 0
+        if not name.endswith(".ssm_a") or self.architecture not in SCANNED:
+            return False
+        if ne[0] == 1:
+            length = self.whole("ssm.inner_size") // ne[1]
+            return self.whole("ssm.state_size") not in (128, 256) or length % 16 != 0
+        return not (ne[0] == 16 and self.whole("ssm.inner_size") == ne[1] and ne[1] % 128 == 0)
+
     def head_key(self, layer: int) -> int:
         return self.key_length_swa if self.windowed[layer] else self.key_length
 
@@ -163,6 +188,12 @@ class Hyper:
 
     def has_cache(self, layer: int) -> bool:
         return layer < self.layers_with_cache
+
+    def _window(self) -> int:
+        stated = self.widest("attention.sliding_window")
+        if self.architecture in FIXED_WINDOWS and (stated or self.get("attention.sliding_window") is None):
+            return FIXED_WINDOWS[self.architecture] if stated or self.architecture == "llama4" else 0
+        return stated
 
     def _windows(self) -> list[bool]:
         count, architecture = self.all_layers, self.architecture
@@ -195,6 +226,12 @@ class Hyper:
             return [layer < self.layers and (layer + 1) % period != 0 for layer in range(count)]
         if architecture == "falcon-h1":
             return [True] * count
+        if architecture == "minimax-01":
+            stated = self.get("attention.recurrent_layers")
+            if isinstance(stated, list):
+                return [bool(item) for item in stated[:count]]
+            period = self.whole("full_attention_interval", 8)
+            return [layer < self.layers and (layer + 1) % period != 0 for layer in range(count)]
         if architecture in HYBRIDS:
             return [layer < self.layers and not self.kv_heads[layer] for layer in range(count)]
         if architecture in ("nemotron_h", "nemotron_h_moe"):
@@ -202,6 +239,18 @@ class Hyper:
                 layer < self.layers and not self.kv_heads[layer] and not self.feeds(layer) for layer in range(count)
             ]
         return [False] * count
+
+    def indexed(self, layer: int) -> bool:
+        """The layer keeps an index key of every token, to choose what attention reads (sparse attention)."""
+        if self.architecture == "deepseek32":
+            return True
+        if self.architecture != "glm-dsa":
+            return False
+        stated = self.get("attention.indexer.types")
+        if isinstance(stated, list):
+            return bool(stated[layer]) if layer < len(stated) else False
+        # Before GLM 5.2 every layer; from then on the first three and every fourth (glm-dsa.cpp).
+        return self.context < 1048576 or layer < 3 or (layer - 2) % 4 == 0
 
     def feeds(self, layer: int) -> bool:
         """The layer has a feed-forward network."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
-from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish, mixed_feed_forward
+from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 
 
 def deepseek2(b: Builder) -> None:
@@ -28,6 +28,88 @@ def deepseek2(b: Builder) -> None:
         made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
         current = ggml.like("ADD", made, middle)
     finish(b, traits, current)
+
+
+def deepseek32(b: Builder) -> None:
+    """DeepSeek 3.2 and GLM 5: latent attention over the cells that an index chooses (deepseek32.cpp, glm-dsa.cpp)."""
+    hyper = b.hyper
+    default = "sigmoid" if hyper.architecture == "glm-dsa" else "softmax"
+    traits = Decoder(gating="", gating_default=default, normed_weights=None, kept_hidden="norm")
+    current = b.embedding()
+    chosen = None
+    for layer in b.numbers:
+        residual = current
+        normed = b.layer_norm(current, layer, "attn_norm")
+        narrow = ggml.mul_mat(b.needed(layer, "attn_q_a"), normed)
+        narrow = b.layer_norm(narrow, layer, "attn_q_a_norm")
+        if hyper.indexed(layer):
+            chosen = _chosen(b, layer, normed, narrow)
+        query = ggml.mul_mat(b.needed(layer, "attn_q_b"), narrow)
+        attended = absorbed(b, layer, normed, query, True, chosen)
+        if layer == b.last:
+            attended, residual = b.gather(attended, residual)
+        middle = ggml.like("ADD", attended, residual)
+        made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", made, middle)
+    finish(b, traits, current)
+
+
+def _chosen(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
+    """The best cells by an index key of their own (the lightning indexer)."""
+    hyper, batch = b.hyper, b.batch
+    heads, length = hyper.whole("attention.indexer.head_count"), hyper.whole("attention.indexer.key_length")
+    query = ggml.mul_mat(b.needed(layer, "indexer.attn_q_b"), narrow)
+    query = b.rope(ggml.reshape(query, length, heads, batch.tokens))
+    key = b.layer_norm(ggml.mul_mat(b.needed(layer, "indexer.attn_k"), source), layer, "indexer.k_norm", "NORM")
+    key = b.rope(ggml.reshape(key, length, 1, batch.tokens))
+    size = 64
+    while length % (size * 2) == 0:
+        size *= 2
+    rotation = b.input("rotation_index", "f32", size, size)
+    query, key = ggml.mul_mat(rotation, query), ggml.mul_mat(rotation, key)
+    cache = b.cache("index", layer, batch.key_type, length, batch.cells, batch.sequences)
+    store = ggml.reshape(cache, length, batch.cells * batch.sequences) if batch.sequences > 1 else cache
+    flat = ggml.view(key, (length, batch.tokens), (key.nb[2],))
+    b.graph.expand(ggml.set_rows(store, flat, b.input("index_cells", "i64", batch.tokens)))
+    weights = ggml.mul_mat(b.needed(layer, "indexer.proj"), source)
+    row = ggml.row_bytes(cache.type, length)
+    keys = ggml.view(cache, (length, 1, batch.cells, batch.sequences), (row, row, row * batch.cells))
+    streams = batch.sequences
+    query = ggml.view(query, (*query.ne[:2], query.ne[2] // streams, streams), (*query.nb[1:3], query.nb[3] // streams))
+    weights = ggml.view(
+        weights, (weights.ne[0], weights.ne[1] // streams, weights.ne[2], streams),
+        (weights.nb[1], weights.nb[2] // streams, weights.nb[3] // streams),
+    )  # fmt: skip
+    mask = b.input("mask_index", "f16", batch.cells, batch.sequence_tokens, 1, batch.sequences)
+    score = ggml.result(
+        "LIGHTNING_INDEXER", "f32", (batch.cells, query.ne[2], 1, streams), query, keys, b.scale(weights), mask
+    )
+    count = min(batch.cells, hyper.whole("attention.indexer.top_k"))
+    return ggml.cont(ggml.result("TOP_K", "i32", (count, *score.ne[1:]), score))
+
+
+def absorbed(
+    b: Builder, layer: int, source: Tensor, query: Tensor, rotates: bool, chosen: Tensor | None = None,
+    output: str | None = "attn_output",
+) -> Tensor:  # fmt: skip
+    """Latent attention, the keys' expansion moved into the query."""
+    hyper, tokens = b.hyper, b.batch.tokens
+    heads, rope, rank, key = hyper.heads[layer], hyper.rotated, hyper.kv_rank, hyper.key_length_mla
+    plain = key - rope
+    nb = (4 * key, 4 * key * heads)
+    query_plain = ggml.view(query, (plain, heads, tokens), nb)
+    query_rope = ggml.view(query, (rope, heads, tokens), nb, 4 * plain)
+    both = ggml.mul_mat(b.needed(layer, "attn_kv_a_mqa"), source)
+    row = both.nb[1]
+    latent = b.layer_norm(ggml.view(both, (rank, tokens), (row,)), layer, "attn_kv_a_norm")
+    rotated = ggml.view(both, (rope, 1, tokens), (row, row), 4 * rank)
+    if rotates:
+        query_rope, rotated = b.rope(query_rope), b.rope(rotated)
+    inner = ggml.mul_mat(b.needed(layer, "attn_k_b"), ggml.permute(query_plain, 0, 2, 1, 3))
+    query = ggml.concat(ggml.permute(inner, 0, 2, 1, 3), query_rope, 0)
+    latent = ggml.reshape(latent, rank, 1, tokens)
+    keys = ggml.concat(latent, rotated, 0)
+    return b.latent_attention(layer, query, keys, latent, b.needed(layer, "attn_v_b"), output, chosen)
 
 
 def _latent(b: Builder, layer: int, source: Tensor) -> Tensor:
@@ -69,9 +151,7 @@ def _latent(b: Builder, layer: int, source: Tensor) -> Tensor:
 def minicpm3(b: Builder) -> None:
     """MiniCPM 3 and PLM: a latent projection, but full keys and values in the cache (minicpm3.cpp, plm.cpp)."""
     scaled = b.hyper.architecture == "minicpm3"
-    traits = Decoder(
-        activation="SWIGLU" if scaled else "RELU_SQR", scaled_residual=scaled, scaled_hidden=scaled
-    )
+    traits = Decoder(activation="SWIGLU" if scaled else "RELU_SQR", scaled_residual=scaled, scaled_hidden=scaled)
     current = b.embedding()
     if scaled:
         current = b.scale(current)

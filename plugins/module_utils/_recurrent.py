@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Compute graphs with a recurrent state: delta nets, Mamba, short convolutions, RWKV, and hybrids of them with attention.
+"""Compute graphs with a recurrent state: delta nets, Mamba, short convolutions, linear attention, and hybrids.
 
 Sources: llama.cpp, src/models/delta-net-base.cpp, mamba-base.cpp, lfm2.cpp and others named with their function.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
-from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish, mixed_feed_forward, project
+from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
+from ansible_collections.onprem.llm.plugins.module_utils._latent import absorbed
 
 
 def qwen35(b: Builder) -> None:
@@ -127,7 +128,7 @@ def conv_state(b: Builder, layer: int, source: Tensor, kernel: int, channels: in
 
 def gated_delta_net(
     b: Builder, layer: int, query: Tensor, keys: Tensor, values: Tensor, gate: Tensor, beta: Tensor, state: Tensor,
-    size: int,
+    size: int, flat: bool = False,
 ) -> Tensor:  # fmt: skip
     """One operation gives the outputs and, behind them, the new states (ggml_gated_delta_net)."""
     length, heads, steps, sequences = values.ne
@@ -140,7 +141,9 @@ def gated_delta_net(
         made, (length, length, heads, sequences), (4 * length, 4 * length**2, 4 * length**2 * heads),
         4 * length * heads * steps * sequences,
     )  # fmt: skip
-    b.graph.expand(ggml.cpy(new, b.state_rows(layer, "s", size)))
+    store = b.state_cache(layer, "s", size)
+    target = ggml.view(store, (size * sequences,)) if flat else b.state_rows(layer, "s", size)
+    b.graph.expand(ggml.cpy(new, target))
     return output
 
 
@@ -254,7 +257,8 @@ def _latent_experts(b: Builder, layer: int, source: Tensor) -> Tensor:
 
 
 def _scan(
-    b: Builder, layer: int, inner: Tensor, step: Tensor, a: Tensor, left: Tensor, right: Tensor, shape: tuple[int, int, int]
+    b: Builder, layer: int, inner: Tensor, step: Tensor, a: Tensor, left: Tensor, right: Tensor,
+    shape: tuple[int, int, int],
 ) -> Tensor:  # fmt: skip
     """The selective scan over the layer's states; the new ones stand behind the outputs (ggml_ssm_scan)."""
     state, length, heads = shape
@@ -293,9 +297,7 @@ def mamba_block(b: Builder, layer: int, source: Tensor) -> Tensor:
     right = ggml.view(parts, (state, 1, steps, sequences), nb, 4 * (rank + state))
     names = ("ssm_dt_norm", "ssm_b_norm", "ssm_c_norm")
     if hyper.truth("ssm.dt_b_c_rms") or all(b.weight(layer, name) is not None for name in names):
-        step, left, right = (
-            b.norm(part, b.weight(layer, name)) for name, part in zip(names, (step, left, right))
-        )
+        step, left, right = (b.norm(part, b.weight(layer, name)) for name, part in zip(names, (step, left, right)))
     else:
         step = ggml.cont(step)
     step = b.linear(layer, "ssm_dt", step)
@@ -336,18 +338,14 @@ def mamba2_block(b: Builder, layer: int, source: Tensor) -> Tensor:
     nb = mixed.nb
     x = ggml.view(mixed, (length, heads, steps, sequences), (4 * length, nb[1], nb[2]))
     left = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, nb[1], nb[2]), 4 * inner)
-    right = ggml.view(
-        mixed, (state, groups, steps, sequences), (4 * state, nb[1], nb[2]), 4 * (inner + groups * state)
-    )
+    right = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, nb[1], nb[2]), 4 * (inner + groups * state))
     step = ggml.like("ADD", ggml.cont(step), b.needed(layer, "ssm_dt", "bias"))
     made = _scan(b, layer, x, step, b.needed(layer, "ssm_a"), left, right, (state, length, heads))
     total = state * inner
     new = ggml.view(made, (total, sequences, 1), (4 * total, 4 * total * sequences), 4 * x.elements)
     store = b.state_cache(layer, "s", total)
     b.graph.expand(ggml.cpy(new, ggml.view(store, (total, sequences, 1), (store.nb[1], store.nb[1] * sequences))))
-    y = ggml.view(
-        made, (length, heads, steps, sequences), (x.nb[1], heads * x.nb[1], steps * heads * x.nb[1])
-    )
+    y = ggml.view(made, (length, heads, steps, sequences), (x.nb[1], heads * x.nb[1], steps * heads * x.nb[1]))
     y = ggml.like("ADD", y, ggml.like("MUL", x, b.needed(layer, "ssm_d")))
     y = ggml.glu("SWIGLU", ggml.cont(z), y)
     if b.weight(layer, "ssm_norm") is not None:
@@ -397,3 +395,231 @@ def _short_conv(b: Builder, layer: int, source: Tensor) -> Tensor:
     y = ggml.like("MUL", middle, ssm_conv(joined, b.needed(layer, "shortconv.conv")))
     y = ggml.mul_mat(b.needed(layer, "shortconv.out_proj"), y)
     return ggml.reshape(y, y.ne[0], steps * sequences)
+
+
+# --- PLaMo 2 ----------------------------------------------------------------------------------------------------------
+
+
+def plamo2(b: Builder) -> None:
+    """Mamba layers of its own kind with attention between them (plamo2.cpp)."""
+    hyper = b.hyper
+    traits = Decoder()
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        normed = b.layer_norm(current, layer, "attn_norm")
+        if hyper.recurrent[layer]:
+            made = _plamo2_block(b, layer, normed)
+        else:
+            made = b.attention(layer, *project(b, traits, layer, normed))
+        if layer == b.last:
+            made, residual = b.gather(made, residual)
+        middle = ggml.like("ADD", b.layer_norm(made, layer, "post_attention_norm"), residual)
+        fed = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", b.layer_norm(fed, layer, "post_ffw_norm"), middle)
+    finish(b, traits, current)
+
+
+def _plamo2_block(b: Builder, layer: int, source: Tensor) -> Tensor:
+    hyper, batch = b.hyper, b.batch
+    sequences, steps = batch.sequences, batch.sequence_tokens
+    kernel, inner = hyper.whole("ssm.conv_kernel"), hyper.whole("ssm.inner_size")
+    state, heads = hyper.whole("ssm.state_size"), hyper.whole("ssm.time_step_rank")
+    length = inner // heads
+    channels = inner + 2 * hyper.whole("ssm.group_count") * state
+    size = (kernel - 1) * channels
+    conv = ggml.reshape(b.state(layer, "r", size), kernel - 1, channels, sequences)
+    source = ggml.reshape(source, source.ne[0], steps, sequences)
+    both = ggml.permute(b.linear(layer, "ssm_in", source), 0, 2, 1, 3)
+    both = ggml.cont(both, length * 2, heads, steps, sequences)
+    x = ggml.view(both, (length, heads, steps, sequences), both.nb[1:], 4 * length)
+    x = ggml.cont(x, length * heads, steps, sequences)
+    z = ggml.view(both, (length, heads, steps, sequences), both.nb[1:])
+    joined = ggml.concat(conv, ggml.transpose(x), 0)
+    last = ggml.view(joined, (kernel - 1, inner, sequences), joined.nb[1:3], 4 * steps)
+    store = b.state_cache(layer, "r", size)
+    b.graph.expand(ggml.cpy(last, ggml.view(store, (size * sequences,))))
+    x = ggml.like("SILU", ssm_conv(joined, b.needed(layer, "ssm_conv1d")))
+    parts = ggml.mul_mat(b.needed(layer, "ssm_x"), x)
+    narrow = max(64, hyper.width // 16)
+    left = ggml.view(parts, (state, steps, sequences), parts.nb[1:3])
+    right = ggml.view(parts, (state, steps, sequences), parts.nb[1:3], 4 * state)
+    step = ggml.view(parts, (narrow, steps, sequences), parts.nb[1:3], 8 * state)
+    left, right = b.layer_norm(left, layer, "ssm_b_norm"), b.layer_norm(right, layer, "ssm_c_norm")
+    step = b.linear(layer, "ssm_dt", b.layer_norm(step, layer, "ssm_dt_norm"))
+    a = ggml.reshape(b.needed(layer, "ssm_a"), 1, heads)
+    nb = (4 * length, 4 * length * heads, 4 * length * heads * steps)
+    x = ggml.view(x, (length, heads, steps, sequences), nb)
+    left, right = (ggml.view(part, (state, 1, steps, sequences), (4 * state, *part.nb[1:3])) for part in (left, right))
+    made = _scan(b, layer, x, step, a, left, right, (state, length, heads))
+    total = state * inner
+    store = b.state_cache(layer, "s", total)
+    new = ggml.view(made, (total * sequences,), (), 4 * inner * steps * sequences)
+    b.graph.expand(ggml.cpy(new, ggml.view(store, (total * sequences,))))
+    y = ggml.view(made, (length, heads, steps, sequences), nb)
+    y = ggml.like("ADD", y, ggml.like("MUL", x, ggml.reshape(b.needed(layer, "ssm_d"), 1, heads)))
+    y = ggml.glu("SWIGLU", ggml.cont(z), y)
+    y = ggml.view(y, (inner, steps, sequences), y.nb[2:4])
+    out = b.linear(layer, "ssm_out", y)
+    return ggml.reshape(out, out.ne[0], steps * sequences)
+
+
+# --- Kimi delta attention ---------------------------------------------------------------------------------------------
+
+
+def kimi_linear(b: Builder) -> None:
+    """Delta attention by channel, latent attention in some layers (kimi-linear.cpp, bailingmoe3.cpp)."""
+    hyper = b.hyper
+    bailing = hyper.architecture == "bailingmoe3"
+    traits = Decoder(
+        gating="", normed_weights=None if bailing else True, gather_last=bailing, kept_hidden="norm" if bailing else ""
+    )
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        normed = b.layer_norm(current, layer, "attn_norm")
+        if not bailing:
+            b.graph.expand(normed)
+        made = (_kimi_delta if hyper.recurrent[layer] else _kimi_latent)(b, layer, normed)
+        if layer == b.last and not traits.gather_last:
+            made, residual = b.gather(made, residual)
+        middle = ggml.like("ADD", made, residual)
+        fed = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", fed, middle)
+    finish(b, traits, current)
+
+
+def _kimi_latent(b: Builder, layer: int, source: Tensor) -> Tensor:
+    hyper, tokens = b.hyper, b.batch.tokens
+    bailing = hyper.architecture == "bailingmoe3"
+    if b.weight(layer, "attn_q_a") is not None:
+        query = ggml.mul_mat(b.needed(layer, "attn_q_a"), source)
+        query = ggml.mul_mat(b.needed(layer, "attn_q_b"), b.layer_norm(query, layer, "attn_q_a_norm"))
+    else:
+        query = ggml.mul_mat(b.needed(layer, "attn_q"), source)
+    made = absorbed(b, layer, source, query, bailing, output=None if bailing else "attn_output")
+    gate = b.weight(layer, "attn_gate")
+    if not bailing or gate is None:
+        return made
+    heads, wide = hyper.heads[layer], hyper.value_length_mla
+    opened = ggml.like("SIGMOID", ggml.reshape(ggml.mul_mat(gate, source), 1, heads, tokens))
+    made = ggml.like("MUL", ggml.reshape(made, wide, heads, tokens), opened)
+    return ggml.mul_mat(b.needed(layer, "attn_output"), ggml.cont(made, wide * heads, tokens))
+
+
+def _kimi_conv(b: Builder, layer: int, states: Tensor, number: int, source: Tensor, name: str, conv: str) -> Tensor:
+    hyper, batch = b.hyper, b.batch
+    sequences, steps = batch.sequences, batch.sequence_tokens
+    heads, length, kernel = hyper.heads[0], hyper.whole("kda.head_dim"), hyper.whole("ssm.conv_kernel")
+    inner = heads * length
+    size = (kernel - 1) * inner
+    nb = (4 * (kernel - 1), 12 * size)
+    mine = ggml.view(states, (kernel - 1, inner, sequences), nb, 4 * number * size)
+    mapped = ggml.reshape(ggml.mul_mat(b.needed(layer, name), source), inner, steps, sequences)
+    joined = ggml.concat(mine, ggml.transpose(mapped), 0)
+    last = ggml.view(joined, (kernel - 1, inner, sequences), joined.nb[1:3], 4 * steps)
+    store = b.state_cache(layer, "r", 3 * size)
+    b.graph.expand(ggml.cpy(last, ggml.view(store, (kernel - 1, inner, sequences), nb, 4 * number * size)))
+    made = ssm_conv(joined, ggml.reshape(b.needed(layer, conv), kernel, inner))
+    made = ggml.like("SILU", ggml.reshape(made, inner, batch.tokens))
+    return ggml.reshape(made, length, heads, steps, sequences)
+
+
+def _kimi_delta(b: Builder, layer: int, source: Tensor) -> Tensor:
+    hyper, batch = b.hyper, b.batch
+    sequences, steps, tokens = batch.sequences, batch.sequence_tokens, batch.tokens
+    heads, length, kernel = hyper.heads[0], hyper.whole("kda.head_dim"), hyper.whole("ssm.conv_kernel")
+    bailing = hyper.architecture == "bailingmoe3"
+    inner = heads * length
+    states = b.state(layer, "r", 3 * (kernel - 1) * inner)
+    query, key, value = (
+        _kimi_conv(b, layer, states, number, source, f"attn_{letter}", f"ssm_conv1d_{letter}")
+        for number, letter in enumerate("qkv")
+    )
+    gate = ggml.mul_mat(b.needed(layer, "ssm_f_a"), source)
+    if not bailing:
+        gate = ggml.mul_mat(b.needed(layer, "ssm_f_b"), gate)
+    gate = ggml.like("ADD", gate, b.needed(layer, "ssm_dt", "bias"))
+    a = ggml.reshape(b.needed(layer, "ssm_a"), 1, heads, 1)
+    if bailing:
+        gate = ggml.like("MUL", ggml.reshape(gate, length, heads, tokens), a)
+        gate = b.scale(ggml.like("SIGMOID", gate))
+    else:
+        gate = ggml.like("MUL", ggml.reshape(ggml.like("SOFTPLUS", gate), length, heads, tokens), a)
+    gate = ggml.reshape(gate, length, heads, steps, sequences)
+    beta = ggml.mul_mat(b.needed(layer, "ssm_beta"), source)
+    beta = ggml.like("SIGMOID", ggml.reshape(beta, 1, heads, steps, sequences))
+    size = length * length * heads
+    state = ggml.reshape(b.state(layer, "s", size), length, length, heads, sequences)
+    query, key = (b.scale(ggml.like("RMS_NORM", part)) for part in (query, key))
+    made = gated_delta_net(b, layer, query, key, value, gate, beta, state, size, flat=not bailing)
+    made = ggml.cont(made)
+    opened = ggml.mul_mat(b.needed(layer, "ssm_g_a"), source)
+    if not bailing:
+        opened = ggml.mul_mat(b.needed(layer, "ssm_g_b"), opened)
+    opened = ggml.reshape(opened, length, heads, tokens)
+    made = b.layer_norm(ggml.reshape(made, length, heads, tokens), layer, "ssm_norm")
+    made = ggml.like("MUL", made, ggml.like("SIGMOID", opened))
+    return ggml.mul_mat(b.needed(layer, "attn_output"), ggml.cont(made, inner, tokens))
+
+
+# --- lightning attention ----------------------------------------------------------------------------------------------
+
+
+def minimax01(b: Builder) -> None:
+    """Linear attention with decay, every eighth layer full; residuals of the normed input (minimax-01.cpp)."""
+    hyper = b.hyper
+    traits = Decoder()
+    current = b.embedding()
+    for layer in b.numbers:
+        normed = b.layer_norm(current, layer, "attn_norm")
+        residual = normed
+        if hyper.recurrent[layer]:
+            made = _lightning(b, layer, normed)
+        else:
+            made = b.attention(layer, *project(b, traits, layer, normed))
+        if layer == b.last:
+            made, residual = b.gather(made, residual)
+        middle = ggml.like("ADD", made, b.scale(residual))
+        normed = b.layer_norm(middle, layer, "ffn_norm")
+        fed = b.experts(layer, normed, normed=True, scaled=hyper.real("expert_weights_scale") not in (0.0, 1.0))
+        current = ggml.like("ADD", fed, b.scale(normed))
+    finish(b, traits, current)
+
+
+def _lightning(b: Builder, layer: int, source: Tensor) -> Tensor:
+    hyper, batch = b.hyper, b.batch
+    sequences, steps = batch.sequences, batch.sequence_tokens
+    heads, length = hyper.heads[0], hyper.key_length
+    b.graph.expand(b.state(layer, "r", 0))
+    slopes = b.scale(b.input("slopes", "f32", heads))
+    source = ggml.reshape(source, source.ne[0], steps, 1, sequences)
+    mixed = ggml.like("SILU", ggml.mul_mat(b.needed(layer, "attn_qkv"), source))
+    mixed = ggml.reshape(mixed, length * 3, heads, steps, sequences)
+    query, key, value = (
+        ggml.view(mixed, (length, heads, steps, sequences), mixed.nb[1:], 4 * length * number) for number in range(3)
+    )
+    size = length * length * heads
+    old = ggml.reshape(b.state(layer, "s", size), length, length, heads, sequences)
+    decay_q, decay_k = (
+        ggml.like("EXP", b.scale(b.input(name, "f32", 1, heads, steps, sequences))) for name in ("decay_q", "decay_k")
+    )
+    decay = ggml.like("EXP", b.scale(b.input("decay", "f32", steps, steps, heads, sequences)))
+    outer = ggml.mul_mat(old, ggml.permute(ggml.like("MUL", query, decay_q), 0, 2, 1, 3))
+    scores = ggml.mul_mat(ggml.permute(key, 0, 2, 1, 3), ggml.permute(query, 0, 2, 1, 3))
+    scores = ggml.like("MUL", scores, decay)
+    turned = ggml.cont(ggml.permute(value, 1, 2, 0, 3))
+    made = ggml.like("ADD", outer, ggml.mul_mat(turned, scores))
+    b.graph.expand(made)
+    block = ggml.reshape(ggml.like("EXP", b.scale(slopes)), 1, 1, heads)
+    kept = ggml.like("MUL", old, block)
+    keys = ggml.cont(ggml.permute(ggml.like("MUL", key, decay_k), 1, 2, 0, 3))
+    new = ggml.like("ADD", kept, ggml.mul_mat(keys, turned))
+    store = b.state_cache(layer, "s", size)
+    b.graph.expand(ggml.cpy(new, ggml.view(store, (size * sequences,))))
+    made = ggml.cont(ggml.permute(made, 0, 2, 1, 3))
+    made = ggml.reshape(made, made.ne[0] * made.ne[1], made.ne[2], 1, made.ne[3])
+    made = b.layer_norm(made, layer, "attn_norm_2")
+    gate = ggml.like("SIGMOID", ggml.mul_mat(b.needed(layer, "attn_gate"), source))
+    made = ggml.mul_mat(b.needed(layer, "attn_output"), ggml.like("MUL", gate, made))
+    return ggml.reshape(made, made.ne[0], steps * sequences)
