@@ -57,6 +57,8 @@ class Gpu:
     memory_ecc: int
     memory_no_ecc: int
     mig: t.Mapping[str, int]
+    # Another name of the row before, which nobody buys apart.
+    alias: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def table(data: t.Any) -> Table:
                 memory_ecc=(row.get("memory_mib_ecc") or row["memory_mib"]) * _memory.MIB,
                 memory_no_ecc=(row.get("memory_mib_no_ecc") or row["memory_mib"]) * _memory.MIB,
                 mig={str(name): size * _memory.MIB for name, size in (row.get("mig") or {}).items()},
+                alias=bool(row.get("alias")),
             )
         )
     return Table(tuple(rows), int(data.get("driver_reserved_mib", 640)) * _memory.MIB)
@@ -98,14 +101,15 @@ def _plain(name: str) -> str:
 
 
 def known_gpu(name: str, gpus: Table) -> Gpu | None:
-    """The row of the table that a name means, or None where none or several are meant."""
+    """The row of the table that a name means, or None."""
     wanted = _plain(name)
-    exact = [gpu for gpu in gpus.gpus if _plain(gpu.name) == wanted]
-    if exact:
-        return exact[0]
-    # nvidia-smi gives both memory sizes of an RTX 4060 Ti one name, and cards names that are longer than the table's.
-    longer = [gpu for gpu in gpus.gpus if wanted.startswith(_plain(gpu.name))]
-    return max(longer, key=lambda gpu: len(_plain(gpu.name))) if longer else None
+    # People leave RTX away, and add what tells no cards apart. What does (Laptop, Max-Q, Server) means another card.
+    wanted = re.sub(r"(gpu|workstation)$", "", wanted)
+    for name in (wanted, "rtx" + wanted):
+        for gpu in gpus.gpus:
+            if _plain(gpu.name) == name:
+                return gpu
+    return None
 
 
 def bandwidth_of(name: str, gpus: Table) -> float:

@@ -149,15 +149,26 @@ def _runner_up(
 def _rejected(
     search: Search, choices: t.Sequence[Choice], models: t.Sequence[Candidate], index: int
 ) -> list[dict[str, str]]:
-    """Every model of the list that comes before the chosen one, or that a wish rules out, with its reason. Where the
-    catalog is chosen from, other quantizations of a model stand with it."""
+    """Every model of the list that comes before the chosen one, or that a wish rules out, with its reason. It is held
+    against what earlier workloads have and the least that later ones need, for they take what is left.
+
+    Where the catalog is chosen from, a model stands for its other quantizations, but for a smaller one that is still
+    too large.
+    """
     choice = choices[index]
     works = [other.work for other in choices]
+    least = [
+        min(later.suitable, key=lambda model: (search.least(model, 1, 1), model.name)) for later in choices[index + 1 :]
+    ]
     reasons = dict(choice.refused)
+    smallest: dict[str, int] = {}
     for other in choice.suitable:
         if other is models[index]:
             break
-        reasons[other.name] = shortage(search, works, [*models[:index], other, *models[index + 1 :]], index)[1]
+        family = other.entry.variant_of or other.name
+        if choice.work.models or other.file_bytes < smallest.get(family, other.file_bytes + 1):
+            smallest[family] = other.file_bytes
+            reasons[other.name] = shortage(search, works, [*models[:index], other, *least], index)[1]
     named = bool(choice.work.models)
     return [
         {"model": entry.name, "reason": reasons[entry.name]}

@@ -441,7 +441,10 @@ def shortage(
     owner = "the host has" if not search.on_gpu else "one GPU has"
     if len(search.devices) > 1:
         owner = f"its {len(search.devices)} GPUs together have"
-    beside = " beside the other workloads of the host" if len(models) > 1 else ""
+    others = " and ".join(
+        dict.fromkeys(other.name for number, other in enumerate(models) if number != index and other.name != model.name)
+    )
+    beside = f" beside the other workloads of the host ({others})" if others else ""
     slot = "slot" if count == 1 else "slots"
     what = f"needs {human_bytes(need)} ({need} bytes) at {tokens} tokens x {count} {slot}{beside};"
     if reason:

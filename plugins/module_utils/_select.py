@@ -118,20 +118,31 @@ def make_outcome(
 
     :raises PlanError: see :func:`plan_host`.
     """
-    _search.check(options)
-    wanted = [work for work in _workload.workloads(workloads) if not work.hosts or options.host_name in work.hosts]
-    if not wanted:
+    wanted, entries = read(workloads, catalog, options)
+    here = [work for work in wanted if not work.hosts or options.host_name in work.hosts]
+    if not here:
         raise PlanError(f"every workload has hosts, and {options.host_name!r} is in none of them")
-    try:
-        entries = _catalog.merge(catalog)
-    except _catalog.CatalogError as error:
-        raise PlanError(str(error)) from error
     found, remarks = _hardware.devices(gpus, host, _search.keep(options), current_plan, _hardware.table(gpu_table))
     if not found:
         raise PlanError("no GPU of the host can be used: {}".format("; ".join(remarks)))
-    outcome = plan_host(wanted, entries, found, host, options, _catalog.library(library), advise, explain)
+    outcome = plan_host(here, entries, found, host, options, _catalog.library(library), advise, explain)
     outcome.remarks = remarks + outcome.remarks
     return outcome
+
+
+def read(
+    workloads: t.Sequence[t.Any], catalog: t.Sequence[t.Any], options: Options
+) -> tuple[list[Workload], dict[str, _catalog.Entry]]:
+    """Check options, workloads and catalog.
+
+    :raises PlanError: naming what is wrong and what would be right.
+    """
+    _search.check(options)
+    wanted = _workload.workloads(workloads)
+    try:
+        return wanted, _catalog.merge(catalog)
+    except _catalog.CatalogError as error:
+        raise PlanError(str(error)) from error
 
 
 def _hybrid(
