@@ -256,7 +256,7 @@ options:
     description:
       - All hosts of the fleet, each with C(name), C(gpus), C(host) and C(current_plan). Decides which of them serve
         a workload with
-        O(workloads[].replicas), see RV(fleet).
+        O(workloads[].replicas), and plans O(host_name) for its part, or without that all of them, see RV(fleet).
     type: list
     elements: dict
   host_memory_fraction:
@@ -428,7 +428,7 @@ fleet:
   description:
     - What serves what (C(serves), by workload) and what runs nothing (C(idle), by host), C(faults) and C(plans) by
       host.
-  returned: with O(fleet)
+  returned: with O(fleet) and without O(host_name)
   type: dict
   sample: {}
 remarks:
@@ -496,26 +496,28 @@ def answer(given: dict) -> dict:
         wanted, entries = _select.read(given["workloads"], given["catalog"], options)
         rows = _purchase.gpus_for(wanted, entries, table, host, options, _catalog.library(given["library"]))
         return {"purchases": rows, "report": _plan_text.purchase_lines(rows), "remarks": []}
-    told = {}
+    told: dict = {}
     workloads = given["workloads"]
     if given["fleet"] and any(work.get("replicas") for work in workloads):
         wanted, entries = _select.read(workloads, given["catalog"], options)
         hosts = [_fleet.host(data, options, table) for data in given["fleet"]]
         fleet = _fleet.plan_fleet(hosts, wanted, entries, options, _catalog.library(given["library"]))
-        told["fleet"] = {**_fleet.summary(fleet.plans), "faults": fleet.faults, "plans": fleet.plans}
+        if not options.host_name:
+            summary = _fleet.summary(fleet.plans)
+            lines = _plan_text.fleet_lines(summary["serves"], summary["idle"])
+            return {
+                "fleet": {**summary, "faults": fleet.faults, "plans": fleet.plans},
+                "report": lines,
+                "remarks": [],
+            }
+        # A host is told of its own part alone: several hundred hosts ask.
         mine = {work.name for work in fleet.assigned.get(options.host_name, [])}
         workloads = [{**work, "replicas": None, "hosts": None} for work in workloads if work["name"] in mine]
-        if options.host_name and not workloads:
+        if not workloads:
             raise _select.PlanError(
                 f"no workload is for {options.host_name}: their replicas are on other hosts; "
                 "give it one, or take it out of llm_nodes"
             )
-        if not options.host_name:
-            return {
-                **told,
-                "report": _plan_text.fleet_lines(told["fleet"]["serves"], told["fleet"]["idle"]),
-                "remarks": [],
-            }
     outcome = _select.make_outcome(
         workloads,
         gpus,

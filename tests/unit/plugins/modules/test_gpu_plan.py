@@ -120,8 +120,9 @@ def test_replicas_are_decided_over_the_fleet(run: Run) -> None:
     ]  # fmt: skip
     workloads = [{**WISHES[0], "replicas": 1}]
     served = by_name(run, fleet=hosts, workloads=workloads, host_name="b", gpus=hosts[1]["gpus"], host=hosts[1]["host"])
-    assert served["plan"] == {**served["fleet"]["plans"]["b"]}
-    assert served["fleet"]["idle"] == {}
+    whole = by_name(run, fleet=hosts, workloads=workloads)["fleet"]
+    assert served["plan"] == whole["plans"]["b"]
+    assert [one["host"] for one in whole["serves"]["chat"]] == ["b"]
     passed_over = by_name(run, fleet=hosts, workloads=workloads, host_name="a", gpus=hosts[0]["gpus"])
     assert "no workload is for a" in passed_over["msg"]
 
