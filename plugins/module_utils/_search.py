@@ -268,13 +268,23 @@ class Search:
         if not self.first_fit(workloads, models, context.low, slots.low, sets):
             return None
         for tokens in steps(context):
-            for count in range(slots.high, slots.low - 1, -1):
-                if self.least_of(models, tokens, count) > self.room:
-                    continue
+            for count in range(self._most(models, tokens, slots), slots.low - 1, -1):
                 found = self.first_fit(workloads, models, tokens, count, sets)
                 if found:
                     return Instance(members or tuple(range(len(models))), found[0], tokens, count, found[1])
         return None
+
+    def _most(self, models: t.Sequence[Candidate], context: int, slots: Range) -> int:
+        """The most slots whose least bytes all devices together have, or fewer than the lowest. The least bytes grow with
+        the slots, so halving finds it."""
+        low, high = slots.low - 1, slots.high
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.least_of(models, context, middle) <= self.room:
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
     def least_of(self, models: t.Sequence[Candidate], context: int, slots: int) -> int:
         return sum({model.name: self.least(model, context, slots) for model in models}.values())
