@@ -47,7 +47,8 @@ test-long: venv docker ## site.yml killed at every tenth task, and run again
 	@$(PYTHON) -m tests.long
 
 .PHONY: docs
-docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md
+docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md
 	@$(PYTHON) tools/role_readme.py
 	@$(PYTHON) tools/preflight_page.py
 	@$(PYTHON) tools/contracts.py
+	@$(PYTHON) tools/planning_page.py

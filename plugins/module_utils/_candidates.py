@@ -61,7 +61,7 @@ def _header(path: str) -> _gguf.Header:
 
 def plannable(entry: _catalog.Entry) -> bool:
     """Whether enough is known of the entry for an account of its memory."""
-    return entry.path is not None or (entry.shape is not None and entry.size_bytes > 0)
+    return entry.path is not None or entry.header is not None or (entry.shape is not None and entry.size_bytes > 0)
 
 
 def candidate(entry: _catalog.Entry) -> Candidate:
@@ -70,19 +70,20 @@ def candidate(entry: _catalog.Entry) -> Candidate:
     :raises PlanError: the file cannot be read or is no model, or the catalog says too little for an account.
     """
     embedding = "embedding" in entry.uses
+    beginning = entry.path or entry.header
     try:
-        if entry.path is not None:
-            header = _header(entry.path)
+        if beginning is not None:
+            header = _header(beginning)
             shape = _memory.shape_from_header(header)
             if embedding and not shape.embedding:
                 raise PlanError(
-                    f"{entry.name}: the catalog calls it an embedding model, the file {entry.path} has no pooling type"
+                    f"{entry.name}: the catalog calls it an embedding model, the file {beginning} has no pooling type"
                 )
             return Candidate(
                 entry,
                 shape,
                 header.quantization or entry.quantization,
-                os.path.getsize(entry.path),
+                os.path.getsize(entry.path) if entry.path else entry.size_bytes,
                 _active_of_tensors(header, shape),
                 _disagreement(entry, header),
             )
@@ -95,10 +96,10 @@ def candidate(entry: _catalog.Entry) -> Candidate:
         return Candidate(entry, shape, entry.quantization, entry.size_bytes, _active_of_entry(entry, shape))
     except OSError as error:
         raise PlanError(
-            f"{entry.name}: cannot read the model file {entry.path} on the machine that plans: {error.strerror}"
+            f"{entry.name}: cannot read the model file {beginning} on the machine that plans: {error.strerror}"
         ) from error
     except (_gguf.GgufError, _memory.ShapeError) as error:
-        raise PlanError(f"{entry.name}{f' ({entry.path})' if entry.path else ''}: {error}") from error
+        raise PlanError(f"{entry.name}{f' ({beginning})' if beginning else ''}: {error}") from error
 
 
 def _disagreement(entry: _catalog.Entry, header: _gguf.Header) -> str:

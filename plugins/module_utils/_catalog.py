@@ -15,6 +15,7 @@ An entry is a mapping::
     languages: [en]                       # that the model's card names; all that it names with languages_complete: true
     shape: {architecture: gemma3, block_count: 26, ...}   # GGUF names; not needed where a GGUF file is given
     variants: {1b-it-q8_0: 1150000000}    # other quantizations of the same model: tag and size in bytes
+    header: /headers/gemma3-1b.gguf       # the beginning of the weights' file, for an account without the file itself
     benchmarks: {jmmlu: {value: 41.0, source: "..."}}
 
 Later entries of the same name replace earlier ones, so an operator's list after the collection's own has the last word.
@@ -34,6 +35,7 @@ _FIELDS = frozenset(
     {
         "benchmarks",
         "context_length",
+        "header",
         "languages",
         "languages_complete",
         "licence",
@@ -78,6 +80,8 @@ class Entry:
     variants: t.Mapping[str, int] = field(default_factory=dict)
     # The entry that this one is another quantization of.
     variant_of: str = ""
+    # A file with the beginning of the weights', header and tensor table.
+    header: str | None = None
 
     @property
     def source(self) -> dict[str, t.Any]:
@@ -133,7 +137,12 @@ def entry(data: t.Any) -> Entry:
     path = source.get("path")
     if kind == "gguf" and not (isinstance(path, str) and path):
         raise wrong("source", source, "a source of type gguf needs a path")
+    header = data.get("header")
+    if header is not None and not (isinstance(header, str) and header):
+        raise wrong("header", header, "it must be the path of a file with the beginning of the GGUF file")
     size = data.get("size_bytes", 0)
+    if header and not size:
+        raise wrong("size_bytes", size, "an entry with a header needs the size of the whole file")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise wrong("size_bytes", size, "it must be a whole number of bytes")
     shape = data.get("shape")
@@ -174,6 +183,7 @@ def entry(data: t.Any) -> Entry:
         languages_complete=bool(data.get("languages_complete")),
         benchmarks=_benchmarks(data.get("benchmarks"), wrong),
         variants=variants,
+        header=header,
     )
 
 
@@ -203,6 +213,7 @@ def _with_variants(entry_: Entry) -> list[Entry]:
             size_bytes=size,
             quantization=_quantization.of_tag(tag),
             variants={},
+            header=None,
             variant_of=entry_.name,
         )
         for tag, size in entry_.variants.items()

@@ -69,7 +69,7 @@ def plan_lines(
         gpus = f", {change['gpus']} GPUs" if change["gpus"] > 1 else ""
         lines.append(
             f"{change['change']}: {' and '.join(change['models'])}, {_tokens(change['context_length'])} tokens x "
-            f"{change['slots']} slots{gpus}"
+            f"{change['slots']} {'slot' if change['slots'] == 1 else 'slots'}{gpus}"
         )
     return lines + [f"note: {remark}" for remark in remarks]
 

@@ -275,8 +275,8 @@ class Search:
         return None
 
     def _most(self, models: t.Sequence[Candidate], context: int, slots: Range) -> int:
-        """The most slots whose least bytes all devices together have, or fewer than the lowest. The least bytes grow with
-        the slots, so halving finds it."""
+        """The most slots whose least bytes all devices together have, or fewer than the lowest. The least bytes grow
+        with the slots, so halving finds it."""
         low, high = slots.low - 1, slots.high
         while low < high:
             middle = (low + high + 1) // 2

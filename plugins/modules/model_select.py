@@ -171,7 +171,9 @@ options:
         same model, tag and bytes) and C(shape), the hyper-parameters under
           GGUF's names.
       - Where a GGUF file is given, its header takes the place of C(shape) and C(size_bytes) and the account is
-        exact for the weights. What the entry says otherwise is told.
+        exact for the weights. C(header), a file with the beginning of the weights' file, does the same for a model
+        of a
+        registry. What the entry says otherwise is told.
     type: list
     elements: dict
     required: true

@@ -111,3 +111,12 @@ def test_a_header_wins_over_the_catalog_and_a_disagreement_is_told(gguf_file: Ca
 def test_all_unknown_names_are_told_at_once() -> None:
     with pytest.raises(PlanError, match=r"qwen3:9b.*nothing:1b"):
         order(preferred=["qwen3:9b", "nothing:1b"])
+
+
+def test_the_beginning_of_a_file_is_enough_for_a_model_of_a_registry(gguf_file: Callable[..., str]) -> None:
+    entry = {"name": "mine:1", "header": gguf_file(), "size_bytes": 5 * 10**6, "source": {"type": "registry"}}
+    [model] = models(outcome([chat(models=["mine:1"])], [gpu(0, 8)], catalog=[entry]))
+    assert model["source"] == {"type": "registry", "digest": None}
+    assert (model["layers"], model["account"]["confidence"]) == (4, "medium")
+    with pytest.raises(PlanError, match="size_bytes is 0; an entry with a header needs the size"):
+        outcome([chat(models=["mine:1"])], [gpu(0, 8)], catalog=[{**entry, "size_bytes": 0}])
