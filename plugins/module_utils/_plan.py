@@ -106,6 +106,10 @@ def _model(
         "kv_cache_type": search.options.kv_cache_type,
         "gpus": on_gpu,
         "layers": model.shape.layers,
+        # The largest by the engine's own prediction first: it would unload the others.
+        "load_order": _residency.load_order(
+            [models[number] for number in instance.members], instance.context, instance.slots
+        ).index(model.name),
         "source": model.entry.source,
         "account": {
             "weights_bytes": sum(part.weights for part in parts),

@@ -48,6 +48,12 @@ def batch(model: Candidate, context: int, slots: int, free: int) -> tuple[int, i
     return _SMALLEST_BATCH, 0
 
 
+def load_order(models: t.Sequence[Candidate], context: int, slots: int) -> list[str]:
+    """The names of the models in the order in which none unloads another: the largest prediction first."""
+    distinct = {model.name: model for model in models}
+    return sorted(distinct, key=lambda name: (-prediction(distinct[name], context, slots), name))
+
+
 @dataclass(frozen=True)
 class Residence:
     """Models on the devices of one instance: bytes of each by device, all included, and the account behind them.
@@ -127,7 +133,7 @@ class Accounts:
         for the largest comes back beside it, and nothing is unloaded again.
         """
         distinct = {model.name: model for model in models}
-        order = sorted(distinct.values(), key=lambda model: (-prediction(model, context, slots), model.name))
+        order = [distinct[name] for name in load_order(models, context, slots)]
         left = {device.id: device for device in devices}
         held: dict[str, tuple[dict[str, int], _memory.Placed]] = {}
         on_gpu = devices[0].id != HOST

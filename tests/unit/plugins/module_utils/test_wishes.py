@@ -295,3 +295,9 @@ def test_one_gpu_more_is_never_worse(wishes: dict[str, Any], sizes: list[int], m
         return
     assert large
     assert rank(models(large)[0]["name"], wishes) <= rank(models(small)[0]["name"], wishes)
+
+
+def test_the_model_that_would_unload_the_others_is_loaded_first() -> None:
+    search = {"name": "search", "use": "embedding", "models": ["bge-m3:567m"]}
+    made = outcome([search, chat(models=["qwen3:8b"], context_length=4096)], [gpu(0, 24)])
+    assert [(model["name"], model["load_order"]) for model in models(made)] == [("bge-m3:567m", 1), ("qwen3:8b", 0)]
