@@ -234,7 +234,9 @@ def compared(work: Workload, better: _catalog.Entry, other: _catalog.Entry) -> s
 
 
 def _billions(parameters: int) -> str:
-    return f"{parameters / 10**9:.1f} billion" if parameters else "an unknown number of"
+    if not parameters:
+        return "an unknown number of"
+    return f"{parameters / 10**9:.1f} billion" if parameters >= 10**9 else f"{parameters / 10**6:.0f} million"
 
 
 def misfit(work: Workload, entry: _catalog.Entry) -> str | None:

@@ -23,6 +23,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _plan,
     _residency,
     _search,
+    _speed,
     _workload,
 )
 from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate, candidate
@@ -78,6 +79,7 @@ def plan_host(
     remarks = [remark for remark in dict.fromkeys(model.remark for model in models) if remark]
     remarks += _remarks(search, choices, models, host)
     plan = _plan.written(search, choices, models, instances, host)
+    remarks += _slow(plan, choices)
     outcome = Outcome(plan, remarks)
     if advise:
         outcome.tradeoffs = _advice.tradeoffs(search, choices, models, instances, entries)
@@ -177,6 +179,19 @@ def _hybrid(
                     break
                 return model, made
     return None
+
+
+def _slow(plan: t.Mapping[str, t.Any], choices: t.Sequence[Choice]) -> list[str]:
+    """Which models answer slower than people read, where nobody said how fast they have to be."""
+    asked = {choice.work.name for choice in choices if choice.work.tokens_per_second}
+    return [
+        f"workload {model['workload']}: {model['name']} gives one user at most {rate:g} tokens a second, fewer than "
+        f"the {_speed.READING:.1f} words a second that people read; tokens_per_second keeps slower models out"
+        for instance in plan["instances"]
+        for model in instance["models"]
+        for rate in [model["speed"]["tokens_per_second_bound"]]
+        if rate and rate < _speed.READING and model["workload"] not in asked
+    ]
 
 
 def _remarks(

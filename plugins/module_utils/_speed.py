@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import typing as t
 
+# Words a second that adults read, 238 a minute (Brysbaert, "How many words do we read per minute?", Journal of Memory
+# and Language 109, 2019). A token is a word at most, so an answer with fewer tokens a second comes slower than it is read.
+READING = 238 / 60
+
 
 def bound(parts: t.Iterable[tuple[int, float]]) -> float:
     """Tokens a second at most, from (bytes read a token, bytes a second) of each device; 0 where one is not known."""

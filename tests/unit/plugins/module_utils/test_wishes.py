@@ -65,6 +65,7 @@ def test_a_floor_of_the_speed_turns_down_what_the_memory_is_too_slow_for() -> No
     host = _hardware.host_by_size({"memory_gib": 64, "channels": 2, "mega_transfers": 5600})
     [any_speed] = models(outcome([chat(languages=["ja"])], [], host))
     [quick] = models(outcome([chat(languages=["ja"], tokens_per_second=8)], [], host))
+    assert "slower models out" in outcome([chat(languages=["ja"])], [], host).remarks[0]
     assert any_speed["speed"]["tokens_per_second_bound"] < 8 <= quick["speed"]["tokens_per_second_bound"]
     reason = next(
         item["reason"] for item in quick["rejected"] if item["model"] == any_speed["name"].split("-instruct")[0]
