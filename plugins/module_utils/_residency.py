@@ -137,6 +137,10 @@ class Accounts:
         left = {device.id: device for device in devices}
         held: dict[str, tuple[dict[str, int], _memory.Placed]] = {}
         on_gpu = devices[0].id != HOST
+        for model in order:
+            refusal = _memory.refusal(model.shape, self.engine.setting(context, slots), on_gpu)
+            if refusal:
+                return Residence(reason=f"{model.name}: {refusal}")
         missing = 0
         for model in order:
             places = (

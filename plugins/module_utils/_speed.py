@@ -13,7 +13,7 @@ from __future__ import annotations
 import typing as t
 
 # Words a second that adults read, 238 a minute (Brysbaert, "How many words do we read per minute?", Journal of Memory
-# and Language 109, 2019). A token is a word at most, so an answer with fewer tokens a second comes slower than it is read.
+# and Language 109, 2019). A token is a word at most, so fewer tokens a second come slower than they are read.
 READING = 238 / 60
 
 

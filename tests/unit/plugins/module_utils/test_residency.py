@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _hardware, _residency
+from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _hardware, _memory, _residency
 from plan_cases import ENTRIES, GIB
 
 MIB = 2**20
@@ -115,3 +115,12 @@ def test_a_model_of_two_workloads_is_loaded_once() -> None:
 def test_a_full_device_holds_nothing_and_breaks_nothing() -> None:
     full = replace(device(0, 24), free=0, budget=0)
     assert _residency.Accounts(ENGINE).reside([model("qwen3:8b")], 4096, 1, [full, full]).short
+
+
+def test_what_the_engine_refuses_is_no_residence_at_that_setting_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def several(shape: _memory.Shape, setting: _memory.Setting, on_gpu: bool) -> str | None:
+        return "it crashes with several slots" if setting.slots > 1 else None
+
+    monkeypatch.setattr(_memory, "refusal", several)
+    assert reside(["qwen3:8b"], [24], slots=1).fits
+    assert reside(["qwen3:8b"], [24], slots=2).reason == "qwen3:8b: it crashes with several slots"
