@@ -22,8 +22,7 @@ def gpus_for(
     options: _search.Options,
     known: _catalog.Library = _catalog.NO_LIBRARY,
 ) -> list[dict[str, t.Any]]:
-    """For each GPU of the table the smallest of 1, 2, 4 or 8 of it that serve the workloads with the first candidate
-    that any number of it can; what serves with the better candidate first, then by memory.
+    """For each GPU of the table the fewest, of 1, 2, 4 or 8, that serve the workloads, and what they would run; by memory.
 
     :raises PlanError: no GPU of the table serves them.
     """

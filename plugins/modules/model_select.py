@@ -466,7 +466,7 @@ WORKLOAD = {
     "context_length": {"type": "raw"},
     "slots": {"type": "raw"},
     "users": {"type": "int"},
-    "tokens_per_second": {"type": "float"},
+    "tokens_per_second": {"type": "float", "no_log": False},
     "hybrid": {"type": "bool", "default": False},
     "hosts": {"type": "list", "elements": "str"},
     "replicas": {"type": "int"},
