@@ -22,7 +22,7 @@ def gpus_for(
     options: _search.Options,
     known: _catalog.Library = _catalog.NO_LIBRARY,
 ) -> list[dict[str, t.Any]]:
-    """For each GPU of the table the fewest, of 1, 2, 4 or 8, that serve the workloads, and what they would run; by memory.
+    """For each GPU of the table the fewest of 1, 2, 4 or 8 that serve the workloads, and what they run; by memory.
 
     :raises PlanError: no GPU of the table serves them.
     """

@@ -88,8 +88,7 @@ class Engine:
         return _memory.Setting(context, slots, self.kv_cache_type, self.flash_attention, self.before_0_30)
 
     def run(self, model: Candidate, context: int, slots: int, free: int) -> _memory.Run:
-        """What the runner is started with where its GPUs have ``free`` bytes before anything is loaded. Later there is
-        less, so the batch is never larger than this."""
+        """What the runner is started with where its GPUs have ``free`` bytes when it loads."""
         run = _memory.engine_run(model.shape, self.setting(context, slots))
         if self.before_0_30 or model.shape.embedding or not self.flash_attention:
             return run
@@ -103,11 +102,15 @@ class Accounts:
         self.engine = engine
         self._placed: dict[tuple[t.Any, ...], _memory.Placed] = {}
 
-    def placed(self, model: Candidate, context: int, slots: int, devices: t.Sequence[Device]) -> _memory.Placed:
-        """One model with these devices to itself, or beside others that leave them ``free``."""
+    def placed(
+        self, model: Candidate, context: int, slots: int, devices: t.Sequence[Device], empty: int | None = None
+    ) -> _memory.Placed:
+        """One model on devices that others leave ``free``. ``empty`` is what they have free with nothing loaded: the
+        engine takes its batch by what is free when it loads, which after a restart may be all of it."""
         gpus = () if devices[0].id == HOST else tuple(float(max(1, device.free)) for device in devices)
         shares = gpus if len(gpus) != 1 else (1.0,)
-        run = self.engine.run(model, context, slots, sum(device.free for device in devices) if gpus else 2**62)
+        free = sum(device.free for device in devices) if empty is None else empty
+        run = self.engine.run(model, context, slots, free if gpus else 2**62)
         key = (model.name, model.file_bytes, run, shares)
         if key not in self._placed:
             self._placed[key] = _memory.place(model.shape, run, _memory.Devices(gpus=shares))
@@ -135,6 +138,7 @@ class Accounts:
         distinct = {model.name: model for model in models}
         order = [distinct[name] for name in load_order(models, context, slots)]
         left = {device.id: device for device in devices}
+        empty = {device.id: device.free for device in devices}
         held: dict[str, tuple[dict[str, int], _memory.Placed]] = {}
         on_gpu = devices[0].id != HOST
         for model in order:
@@ -148,7 +152,7 @@ class Accounts:
                 if on_gpu and not spread
                 else list(left.values())
             )
-            placed = self.placed(model, context, slots, places)
+            placed = self.placed(model, context, slots, places, sum(empty[device.id] for device in places))
             share = self.bytes_on(placed, places)
             for device, size in share.items():
                 rest = left[device]
