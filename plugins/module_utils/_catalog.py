@@ -9,9 +9,14 @@ An entry is a mapping::
     source: {type: registry, digest: "sha256:..."}   # or {type: gguf, path: /models/x.gguf, sha256: ...}
     size_bytes: 815310432                 # of the weights, exact or rounded up
     quantization: Q4_K_M
+    parameters: 999885952
     uses: [chat, vision]
     licence: Gemma terms
+    languages: [en]                       # that the model's card names; all that it names with languages_complete: true
     shape: {architecture: gemma3, block_count: 26, ...}   # GGUF names; not needed where a GGUF file is given
+    variants: {1b-it-q8_0: 1150000000}    # other quantizations of the same model: tag and size in bytes
+    header: /headers/gemma3-1b.gguf       # the beginning of the weights' file, for an account without the file itself
+    benchmarks: {jmmlu: {value: 41.0, source: "..."}}
 
 Later entries of the same name replace earlier ones, so an operator's list after the collection's own has the last word.
 """
@@ -20,15 +25,34 @@ from __future__ import annotations
 
 import re
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _text
+from ansible_collections.onprem.llm.plugins.module_utils import _quantization, _text
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}$")
 _SHA256 = re.compile(r"^(sha256:)?[0-9a-f]{64}$")
 _FIELDS = frozenset(
-    {"name", "source", "size_bytes", "quantization", "uses", "licence", "context_length", "languages", "shape", "note"}
+    {
+        "benchmarks",
+        "context_length",
+        "header",
+        "languages",
+        "languages_complete",
+        "licence",
+        "name",
+        "note",
+        "parameters",
+        "quantization",
+        "released",
+        "shape",
+        "size_bytes",
+        "source",
+        "uses",
+        "variants",
+    }
 )
+# Words in the tags of files that llama.cpp does not load.
+_OTHER_ENGINES = re.compile(r"(^|-)(mlx|nvfp4|mxfp8|int4|int8)(-|$)")
 
 
 class CatalogError(Exception):
@@ -47,6 +71,17 @@ class Entry:
     quantization: str | None
     uses: tuple[str, ...]
     shape: t.Mapping[str, t.Any] | None
+    parameters: int = 0
+    released: str = ""
+    licence: str | None = None
+    languages: tuple[str, ...] = ()
+    languages_complete: bool = False
+    benchmarks: t.Mapping[str, float] = field(default_factory=dict)
+    variants: t.Mapping[str, int] = field(default_factory=dict)
+    # The entry that this one is another quantization of.
+    variant_of: str = ""
+    # A file with the beginning of the weights', header and tensor table.
+    header: str | None = None
 
     @property
     def source(self) -> dict[str, t.Any]:
@@ -89,9 +124,9 @@ def entry(data: t.Any) -> Entry:
     def wrong(field: str, value: t.Any, right: str) -> CatalogError:
         return CatalogError(f"catalog entry {name}: {field} is {value!r}; {right}")
 
-    for field in sorted(set(data) - _FIELDS):
-        likely = _text.nearest(field, _FIELDS)
-        raise wrong(field, data[field], "there is no such field" + (f", did you mean {likely}?" if likely else ""))
+    for word in sorted(set(data) - _FIELDS):
+        likely = _text.nearest(word, _FIELDS)
+        raise wrong(word, data[word], "there is no such field" + (f", did you mean {likely}?" if likely else ""))
     source = data.get("source") or {"type": "registry"}
     kind = source.get("type") if isinstance(source, dict) else source
     if kind not in ("registry", "gguf"):
@@ -102,7 +137,12 @@ def entry(data: t.Any) -> Entry:
     path = source.get("path")
     if kind == "gguf" and not (isinstance(path, str) and path):
         raise wrong("source", source, "a source of type gguf needs a path")
+    header = data.get("header")
+    if header is not None and not (isinstance(header, str) and header):
+        raise wrong("header", header, "it must be the path of a file with the beginning of the GGUF file")
     size = data.get("size_bytes", 0)
+    if header and not size:
+        raise wrong("size_bytes", size, "an entry with a header needs the size of the whole file")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise wrong("size_bytes", size, "it must be a whole number of bytes")
     shape = data.get("shape")
@@ -113,6 +153,20 @@ def entry(data: t.Any) -> Entry:
     uses = data.get("uses") or []
     if not isinstance(uses, list) or not all(isinstance(use, str) for use in uses):
         raise wrong("uses", uses, "it must be a list of words such as chat, code, embedding, vision")
+    parameters = data.get("parameters") or 0
+    if isinstance(parameters, bool) or not isinstance(parameters, int) or parameters < 0:
+        raise wrong("parameters", parameters, "it must be a whole number of parameters")
+    languages = data.get("languages")
+    # Words for people, as catalogs had them before 0.2.
+    languages = [] if languages is None or isinstance(languages, str) else languages
+    if not isinstance(languages, list) or not all(isinstance(code, str) and code for code in languages):
+        raise wrong("languages", languages, "it must be a list of codes such as en, ja")
+    variants = data.get("variants") or {}
+    if not isinstance(variants, dict) or not all(
+        isinstance(tag, str) and _quantization.of_tag(tag) and isinstance(bytes_, int) and bytes_ > 0
+        for tag, bytes_ in variants.items()
+    ):
+        raise wrong("variants", variants, "tags that end in a quantization, such as 8b-q8_0, with their sizes in bytes")
     return Entry(
         name=name,
         source_type=kind,
@@ -122,7 +176,48 @@ def entry(data: t.Any) -> Entry:
         quantization=data.get("quantization"),
         uses=tuple(uses),
         shape=shape,
+        parameters=parameters,
+        released=str(data.get("released") or ""),
+        licence=data.get("licence"),
+        languages=tuple(languages),
+        languages_complete=bool(data.get("languages_complete")),
+        benchmarks=_benchmarks(data.get("benchmarks"), wrong),
+        variants=variants,
+        header=header,
     )
+
+
+def _benchmarks(data: t.Any, wrong: t.Callable[[str, t.Any, str], CatalogError]) -> dict[str, float]:
+    """Published figures by benchmark; one without a source is no figure."""
+    found: dict[str, float] = {}
+    for name, figure in (data or {}).items() if isinstance(data or {}, dict) else [("", data)]:
+        value = figure.get("value") if isinstance(figure, dict) else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not figure.get("source"):
+            raise wrong(
+                "benchmarks", data, "each benchmark needs a value (a number, the higher the better) and a source"
+            )
+        found[str(name)] = float(value)
+    return found
+
+
+def _with_variants(entry_: Entry) -> list[Entry]:
+    """The entry, and one for each other quantization of the same model, whose digest is not known."""
+    family = entry_.name.rsplit(":", 1)[0]
+    return [entry_] + [
+        replace(
+            entry_,
+            name=f"{family}:{tag}",
+            source_type="registry",
+            digest=None,
+            path=None,
+            size_bytes=size,
+            quantization=_quantization.of_tag(tag),
+            variants={},
+            header=None,
+            variant_of=entry_.name,
+        )
+        for tag, size in entry_.variants.items()
+    ]
 
 
 def merge(entries: t.Iterable[t.Any]) -> dict[str, Entry]:
@@ -130,20 +225,58 @@ def merge(entries: t.Iterable[t.Any]) -> dict[str, Entry]:
 
     :raises CatalogError: see :func:`entry`.
     """
-    return {canonical_name(checked.name): checked for checked in map(entry, entries)}
+    checked = {canonical_name(one.name): one for one in map(entry, entries)}
+    whole: dict[str, Entry] = {}
+    for one in checked.values():
+        for variant in _with_variants(one):
+            name = canonical_name(variant.name)
+            if variant is one or name not in checked:
+                whole[name] = variant
+    return whole
 
 
-def find(catalog: t.Mapping[str, Entry], name: str) -> Entry:
+@dataclass(frozen=True)
+class Library:
+    """Which tags the public library has, by model, and the models that run at ollama.com alone."""
+
+    tags: t.Mapping[str, frozenset[str]] = field(default_factory=dict)
+    cloud_only: frozenset[str] = frozenset()
+
+
+NO_LIBRARY = Library()
+
+
+def library(data: t.Any) -> Library:
+    """Read ``library_tags.yml``: ``exist``, tags in one string by model, and ``cloud_only``, a list."""
+    data = data if isinstance(data, dict) else {}
+    return Library(
+        {str(model): frozenset(str(tags).split()) for model, tags in (data.get("exist") or {}).items()},
+        frozenset(map(str, data.get("cloud_only") or [])),
+    )
+
+
+def find(catalog: t.Mapping[str, Entry], name: str, known: Library = NO_LIBRARY) -> Entry:
     """The entry called ``name``.
 
-    :raises CatalogError: there is none; names the most similar one.
+    :raises CatalogError: there is none; says what is the matter with the name, and names the most similar one.
     """
-    found = catalog.get(canonical_name(name))
+    wanted = canonical_name(name)
+    found = catalog.get(wanted)
     if found:
         return found
-    likely = _text.nearest(canonical_name(name), catalog)
-    raise CatalogError(
-        "the model {!r} is not in the catalog{}".format(
-            name, f"; did you mean {catalog[likely].name!r}?" if likely else ""
+    model, tag = wanted.rsplit(":", 1)
+    own = [other for other in catalog if other.startswith(model + ":")]
+    likely = _text.nearest(wanted, own) or _text.nearest(wanted, catalog)
+    meant = f"; did you mean {catalog[likely].name!r}?" if likely else ""
+    if re.search(r"(^|-)cloud$", tag) or model in known.cloud_only:
+        raise CatalogError(f"the model {name!r} runs at ollama.com and has no weights to load{meant}")
+    if model in known.tags and _OTHER_ENGINES.search(tag):
+        raise CatalogError(f"the model {name!r} is no GGUF file, and the engine does not load it{meant}")
+    if tag in known.tags.get(model, ()):
+        raise CatalogError(
+            f"the model {name!r} is in the public library and not in the catalog, so its memory cannot be computed; "
+            f"give its shape and size_bytes in an entry of its own{meant}"
         )
-    )
+    if model in known.tags:
+        raise CatalogError(f"the model {name!r} is not in the catalog, and {model} has no tag {tag!r}{meant}")
+    raise CatalogError(f"the model {name!r} is not in the catalog{meant}")

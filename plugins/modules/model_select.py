@@ -16,9 +16,14 @@ description:
     how much context,
     how many parallel slots and on which GPUs, with an account of the memory in bytes, and with one sentence for
       every model turned down.
-  - The order in O(workloads[].models) decides the model. With that model the largest context that fits is taken,
-    then the most slots.
+  - The order in O(workloads[].models) decides the model, and without it the catalog's entries that meet the
+    workload's wishes are tried, the best first (see O(workloads[].quality)). With that model the largest context
+    that fits is taken,
+    then the most slots, on as few GPUs as hold that.
     An earlier workload's preference goes before a later one's.
+  - A plan fits only if the engine's own scheduler would keep all of it in memory. Ollama 0.30 and newer place and
+    unload models by a
+    prediction of their own, which this module follows.
   - All workloads of a host share one engine, so its context and slots are equal for all of them. Each gets at
     least the minimum it asks for.
     An embedding model takes one slot and never more context than it was trained for.
@@ -44,14 +49,49 @@ options:
       use:
         description:
           - What it is for. V(embedding) needs an embedding model, everything else one that generates.
+          - Where O(workloads[].models) is not given, one of V(chat), V(code), V(embedding), V(rag), V(reasoning),
+            V(thinking), V(tools) and
+            V(vision), which an entry of the catalog must have among its C(uses).
         type: str
         default: chat
       models:
         description:
-          - Names of the catalog in order of preference.
+          - Names of the catalog in order of preference. Without it, the catalog is chosen from.
         type: list
         elements: str
-        required: true
+      preferred:
+        description:
+          - Names of the catalog that are tried before all others.
+        type: list
+        elements: str
+      capabilities:
+        description:
+          - What a model has to be able to do beside its use, words as in O(workloads[].use).
+        type: list
+        elements: str
+      languages:
+        description:
+          - Codes of languages such as V(ja). A model that nobody named needs a card that names them.
+        type: list
+        elements: str
+      licences:
+        description:
+          - Licences that are allowed, as the catalog writes them, such as V(Apache-2.0).
+        type: list
+        elements: str
+      quantization:
+        description:
+          - The least that is good enough, such as V(Q4_K_M). Without it, V(Q4_0) where the catalog is chosen from,
+            and none where
+            models are named.
+        type: str
+      quality:
+        description:
+          - A benchmark whose published figures in the catalog (C(benchmarks)) order the models.
+          - Without it, and for models without a figure, the number of parameters to two figures decides, then the
+            month of
+            release, and of one model the library's own quantization.
+        type: str
       context_length:
         description:
           - Tokens a slot, a number, or a mapping of C(min) and C(max).
@@ -64,29 +104,89 @@ options:
           - On a host without a GPU the minimum is taken.
           - Without it, V(1) to V(4).
         type: raw
+      users:
+        description:
+          - How many are served at once. Each needs a slot.
+        type: int
+      tokens_per_second:
+        description:
+          - The least that one user gets. A model is turned down where the bandwidth of the memory over the bytes
+            that a token reads is
+            less; that bound is not reached in practice.
+        type: float
+      hybrid:
+        description:
+          - Whether a model may lie partly in the host's memory, where the GPUs do not hold it. For the only workload
+            of a host.
+        type: bool
+        default: false
+      hosts:
+        description:
+          - The hosts that must run it. Without it, every host.
+        type: list
+        elements: str
+      replicas:
+        description:
+          - How many hosts of O(fleet) serve it. Without O(fleet), only told.
+        type: int
   gpus:
     description:
       - The GPUs as RV(onprem.llm.gpu_info#module:gpus) gives them. Empty for a host that computes on its CPU.
+      - Beside what M(onprem.llm.gpu_info) gives, C(mig_devices) (C(uuid), C(memory_total_bytes),
+        C(memory_free_bytes)) are the instances of
+        a GPU whose C(mig_mode) is V(Enabled), C(display_active) tells of a screen, C(memory_bandwidth) is in bytes a
+        second.
     type: list
     elements: dict
-    required: true
+    default: []
+  gpu_names:
+    description:
+      - Plans for GPUs that are not there, in place of O(gpus). Names of O(gpu_table) such as V(RTX 4090), V(2x
+        L40S), V(RTX A6000 with ECC),
+        V(H200 MIG 3g.71gb), or a size such as V(24564 MiB).
+    type: list
+    elements: str
   host:
     description:
-      - The host's memory as RV(onprem.llm.gpu_info#module:host) gives it.
+      - The host's memory as RV(onprem.llm.gpu_info#module:host) gives it. C(memory_bandwidth), in bytes a second,
+        gives a bound of the
+        speed on a host without a GPU.
     type: dict
-    required: true
+    default: {}
+  host_size:
+    description:
+      - Plans for a host that is not there, in place of O(host). C(memory_gib), and where known C(cores),
+        C(numa_nodes), and C(channels) and
+        C(mega_transfers) of its memory, whose product times 8 bytes is its bandwidth.
+    type: dict
   catalog:
     description:
       - Models that can be chosen. A later entry replaces an earlier one of the same name.
       - An entry has C(name), C(source) (C(type) V(registry) with C(digest), or C(type) V(gguf) with C(path) and
         C(sha256)), C(size_bytes), C(quantization),
-        C(uses), C(licence), C(context_length), C(languages), C(note) and C(shape), the hyper-parameters under
+        C(parameters), C(released) (V(2025-04)), C(uses), C(licence), C(context_length), C(languages) (codes that its
+        card names; all
+        of them with C(languages_complete)), C(note), C(benchmarks) (by name a C(value) and its C(source)),
+        C(variants) (other quantizations of the
+        same model, tag and bytes) and C(shape), the hyper-parameters under
           GGUF's names.
       - Where a GGUF file is given, its header takes the place of C(shape) and C(size_bytes) and the account is
-        exact for the weights.
+        exact for the weights. C(header), a file with the beginning of the weights' file, does the same for a model
+        of a
+        registry. What the entry says otherwise is told.
     type: list
     elements: dict
     required: true
+  library:
+    description:
+      - Tags that the public library has, C(exist) by model, and models that run at ollama.com alone, C(cloud_only),
+        so that a name that is not
+        in O(catalog) gets a telling answer.
+    type: dict
+  gpu_table:
+    description:
+      - GPUs by name with their memory and its bandwidth, as the collection's C(roles/models/files/gpus.yml) has them.
+    type: dict
   engine_version:
     description:
       - Version of Ollama that will run the plan, whose memory rules are followed.
@@ -122,6 +222,45 @@ options:
         measured.
     type: int
     default: 581959680
+  fit_target_bytes:
+    description:
+      - Bytes that the engine keeps free on each GPU, its C(LLAMA_ARG_FIT_TARGET). The default is its own.
+    type: int
+    default: 1073741824
+  display_bytes:
+    description:
+      - Bytes to leave free on a GPU with a screen, for what the screen shows later.
+    type: int
+    default: 0
+  max_instances:
+    description:
+      - How many engines a plan may have, each with GPUs, context and slots of its own. More than one is for looking
+        at; the
+        P(onprem.llm.ollama#role) role runs one.
+    type: int
+    default: 1
+  advise:
+    description:
+      - Whether to work out RV(tradeoffs) and RV(report).
+    type: bool
+    default: false
+  explain:
+    description:
+      - Name of a model whose every term is wanted, see RV(explained).
+    type: str
+    default: ""
+  purchase:
+    description:
+      - Whether to answer which GPUs of O(gpu_table) the workloads need, see RV(purchases), in place of a plan.
+    type: bool
+    default: false
+  fleet:
+    description:
+      - All hosts of the fleet, each with C(name), C(gpus), C(host) and C(current_plan). Decides which of them serve
+        a workload with
+        O(workloads[].replicas), and plans O(host_name) for its part, or without that all of them, see RV(fleet).
+    type: list
+    elements: dict
   host_memory_fraction:
     description:
       - Part of the host's memory that models may take where there is no GPU. Never more than was available when
@@ -150,6 +289,20 @@ EXAMPLES = r"""
 - name: See what the host has
   onprem.llm.gpu_info:
   register: gpus
+
+- name: Ask what two RTX 4090 would run for three Japanese users
+  onprem.llm.model_select:
+    gpu_names: [2x RTX 4090]
+    engine_version: 0.32.15
+    catalog: "{{ catalog }}"
+    gpu_table: "{{ gpu_table }}"
+    workloads:
+      - name: chat
+        languages: [ja]
+        users: 3
+        context_length: {min: 8192, max: 32768}
+    advise: true
+  delegate_to: localhost
 
 - name: Choose what it runs
   onprem.llm.model_select:
@@ -233,7 +386,53 @@ plan:
               total_bytes: 10907628448
               budget_bytes: 46594523136
               confidence: low
+            speed:
+              active_bytes: 4828351955
+              tokens_per_second_bound: 178.9
+            order: the order of models
+            runner_up:
             rejected: []
+tradeoffs:
+  description: What the same host would run with one thing changed (C(change)).
+  returned: with O(advise)
+  type: list
+  elements: dict
+  sample:
+    - change: KV cache q8_0 instead of f16
+      models: [qwen3:32b]
+      context_length: 32768
+      slots: 2
+      gpus: 1
+report:
+  description: The plan, or RV(purchases), as lines for people.
+  returned: with O(advise) or O(purchase)
+  type: list
+  elements: str
+  sample: ["ollama on RTX 4090"]
+explained:
+  description: Every term of the account of O(explain) with its rule, C(bytes) on C(device).
+  returned: with O(explain)
+  type: list
+  elements: dict
+  sample:
+    - model: qwen3:8b
+      device: gpu0
+      term: kv_cache
+      bytes: 1207959552
+      rule: kv_cache
+purchases:
+  description: GPUs that serve the workloads, in how many, and what they would run, by memory.
+  returned: with O(purchase)
+  type: list
+  elements: dict
+  sample: []
+fleet:
+  description:
+    - What serves what (C(serves), by workload) and what runs nothing (C(idle), by host), C(faults) and C(plans) by
+      host.
+  returned: with O(fleet) and without O(host_name)
+  type: dict
+  sample: {}
 remarks:
   description: Sentences about devices that were left out or whose memory something else takes. They are also
     given as warnings.
@@ -244,27 +443,117 @@ remarks:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _memory, _select
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _catalog,
+    _fleet,
+    _hardware,
+    _memory,
+    _plan_text,
+    _purchase,
+    _select,
+)
+
+WORKLOAD = {
+    "name": {"type": "str", "required": True},
+    "use": {"type": "str", "default": "chat"},
+    "models": {"type": "list", "elements": "str"},
+    "preferred": {"type": "list", "elements": "str"},
+    "capabilities": {"type": "list", "elements": "str"},
+    "languages": {"type": "list", "elements": "str"},
+    "licences": {"type": "list", "elements": "str"},
+    "quantization": {"type": "str"},
+    "quality": {"type": "str"},
+    "context_length": {"type": "raw"},
+    "slots": {"type": "raw"},
+    "users": {"type": "int"},
+    "tokens_per_second": {"type": "float", "no_log": False},
+    "hybrid": {"type": "bool", "default": False},
+    "hosts": {"type": "list", "elements": "str"},
+    "replicas": {"type": "int"},
+}
+OPTIONS = (
+    "engine_version",
+    "host_name",
+    "kv_cache_type",
+    "flash_attention",
+    "headroom_bytes",
+    "cuda_context_bytes",
+    "host_memory_fraction",
+    "fit_target_bytes",
+    "display_bytes",
+    "max_instances",
+)
+
+
+def answer(given: dict) -> dict:
+    """What the module returns for its parameters.
+
+    :raises _select.PlanError: there is no plan.
+    """
+    options = _select.Options(**{name: given[name] for name in OPTIONS})
+    table = _hardware.table(given["gpu_table"])
+    gpus = _hardware.named(given["gpu_names"], table) if given["gpu_names"] else given["gpus"]
+    host = _hardware.host_by_size(given["host_size"]) if given["host_size"] else given["host"]
+    if given["purchase"]:
+        wanted, entries = _select.read(given["workloads"], given["catalog"], options)
+        rows = _purchase.gpus_for(wanted, entries, table, host, options, _catalog.library(given["library"]))
+        return {"purchases": rows, "report": _plan_text.purchase_lines(rows), "remarks": []}
+    told: dict = {}
+    workloads = given["workloads"]
+    if given["fleet"] and any(work.get("replicas") for work in workloads):
+        wanted, entries = _select.read(workloads, given["catalog"], options)
+        hosts = [_fleet.host(data, options, table) for data in given["fleet"]]
+        fleet = _fleet.plan_fleet(hosts, wanted, entries, options, _catalog.library(given["library"]))
+        if not options.host_name:
+            summary = _fleet.summary(fleet.plans)
+            lines = _plan_text.fleet_lines(summary["serves"], summary["idle"])
+            return {
+                "fleet": {**summary, "faults": fleet.faults, "plans": fleet.plans},
+                "report": lines,
+                "remarks": [],
+            }
+        # A host is told of its own part alone: several hundred hosts ask.
+        mine = {work.name for work in fleet.assigned.get(options.host_name, [])}
+        workloads = [{**work, "replicas": None, "hosts": None} for work in workloads if work["name"] in mine]
+        if not workloads:
+            raise _select.PlanError(
+                f"no workload is for {options.host_name}: their replicas are on other hosts; "
+                "give it one, or take it out of llm_nodes"
+            )
+    outcome = _select.make_outcome(
+        workloads,
+        gpus,
+        host,
+        given["catalog"],
+        options,
+        given["current_plan"],
+        given["gpu_table"],
+        given["library"],
+        given["advise"],
+        given["explain"],
+    )
+    told.update(plan=outcome.plan, remarks=outcome.remarks)
+    if given["advise"]:
+        names = {str(gpu.get("uuid")): "{} ({})".format(gpu.get("name"), gpu.get("uuid")) for gpu in gpus}
+        told["tradeoffs"] = outcome.tradeoffs
+        told["report"] = _plan_text.plan_lines(outcome.plan, outcome.remarks, outcome.tradeoffs, names)
+    if given["explain"]:
+        told["explained"] = outcome.explained
+        told["report"] = told.get("report", []) + _plan_text.explained_lines(outcome.explained)
+    return told
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "workloads": {
-                "type": "list",
-                "elements": "dict",
-                "required": True,
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "use": {"type": "str", "default": "chat"},
-                    "models": {"type": "list", "elements": "str", "required": True},
-                    "context_length": {"type": "raw"},
-                    "slots": {"type": "raw"},
-                },
-            },
-            "gpus": {"type": "list", "elements": "dict", "required": True},
-            "host": {"type": "dict", "required": True},
+            "workloads": {"type": "list", "elements": "dict", "required": True, "options": WORKLOAD},
+            "gpus": {"type": "list", "elements": "dict", "default": []},
+            "gpu_names": {"type": "list", "elements": "str"},
+            "host": {"type": "dict", "default": {}},
+            "host_size": {"type": "dict"},
             "catalog": {"type": "list", "elements": "dict", "required": True},
+            "library": {"type": "dict"},
+            "gpu_table": {"type": "dict"},
             "engine_version": {"type": "str", "required": True},
             "host_name": {"type": "str", "default": ""},
             "kv_cache_type": {"type": "str", "choices": list(_memory.KV_CACHE_TYPES), "default": "f16"},
@@ -272,19 +561,24 @@ def main() -> None:
             "headroom_bytes": {"type": "int", "default": 0},
             "cuda_context_bytes": {"type": "int", "default": _memory.CUDA_CONTEXT_BYTES},
             "host_memory_fraction": {"type": "float", "default": 0.75},
+            "fit_target_bytes": {"type": "int", "default": _memory.FIT_TARGET_BYTES},
+            "display_bytes": {"type": "int", "default": 0},
+            "max_instances": {"type": "int", "default": 1},
             "current_plan": {"type": "dict"},
+            "fleet": {"type": "list", "elements": "dict"},
+            "advise": {"type": "bool", "default": False},
+            "explain": {"type": "str", "default": ""},
+            "purchase": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    given = dict(module.params)
-    inputs = {name: given.pop(name) for name in ("workloads", "gpus", "host", "catalog", "current_plan")}
     try:
-        plan, remarks = _select.make_plan(options=_select.Options(**given), **inputs)
+        told = answer(module.params)
     except _select.PlanError as error:
         module.fail_json(msg=str(error))
-    for remark in remarks:
+    for remark in told["remarks"]:
         module.warn(remark)
-    module.exit_json(changed=False, plan=plan, remarks=remarks)
+    module.exit_json(changed=False, **told)
 
 
 if __name__ == "__main__":

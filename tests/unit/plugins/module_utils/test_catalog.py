@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _select
+from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _quantization, _select
 
 SHIPPED = yaml.safe_load(
     (Path(__file__).resolve().parents[4] / "roles/models/files/catalog.yml").read_text(encoding="utf-8")
@@ -105,3 +105,73 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 )
 def test_canonical_name(name: str, whole: str) -> None:
     assert _catalog.canonical_name(name) == whole
+
+
+LIBRARY = yaml.safe_load(
+    (Path(__file__).resolve().parents[4] / "roles/models/files/library_tags.yml").read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        pytest.param("llama3.3:8b", "llama3.3 has no tag '8b'; did you mean 'llama3.3:70b'", id="no such size"),
+        pytest.param("llama3.3:70b-q4_K_M", "did you mean 'llama3.3:70b", id="no such quantization's tag"),
+        pytest.param("qwen2.5:110b", "qwen2.5 has no tag '110b'; did you mean", id="a size of another generation"),
+        pytest.param("gpt-oss:120b-cloud", "runs at ollama.com and has no weights", id="cloud tag"),
+        pytest.param("kimi-k2.6", "runs at ollama.com and has no weights", id="cloud-only model"),
+        pytest.param("qwen3.5:9b-mlx", "no GGUF file", id="files for another engine"),
+        pytest.param("qwen3:235b", "in the public library and not in the catalog", id="not in the catalog"),
+        pytest.param("qwen3:8b-q9", "qwen3 has no tag '8b-q9'", id="misspelt quantization"),
+    ],
+)
+def test_a_name_that_cannot_be_served_is_told_why(name: str, says: str) -> None:
+    with pytest.raises(_catalog.CatalogError, match=re.escape(says)):
+        _catalog.find(_catalog.merge(SHIPPED), name, _catalog.library(LIBRARY))
+
+
+def test_every_shipped_name_is_a_tag_of_the_library() -> None:
+    known = _catalog.library(LIBRARY)
+    for entry in _catalog.merge(SHIPPED).values():
+        model, tag = _catalog.canonical_name(entry.name).rsplit(":", 1)
+        assert tag in known.tags[model], entry.name
+        assert "cloud" not in tag
+
+
+def test_variants_are_entries_with_the_shape_of_their_model() -> None:
+    catalog = _catalog.merge(SHIPPED)
+    own, eight = catalog["qwen3:8b"], catalog["qwen3:8b-q8_0"]
+    assert (eight.quantization, eight.variant_of, eight.digest) == ("Q8_0", "qwen3:8b", None)
+    assert eight.shape == own.shape
+    assert own.size_bytes * 1.5 < eight.size_bytes < own.size_bytes * 2
+    # The bits of a weight and the size go together.
+    for entry in catalog.values():
+        if entry.variant_of and entry.parameters:
+            bits = 8 * entry.size_bytes / entry.parameters
+            assert 0.8 < bits / _quantization.bits(entry.quantization) < 1.6, entry.name
+
+
+def test_an_entry_of_a_variants_name_counts_before_the_variant() -> None:
+    mine = {"name": "qwen3:8b-q8_0", "size_bytes": 5, "quantization": "Q8_0"}
+    assert _catalog.merge([*SHIPPED, mine])["qwen3:8b-q8_0"].size_bytes == 5
+    assert _catalog.merge([mine, *SHIPPED])["qwen3:8b-q8_0"].size_bytes == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        pytest.param({"name": "a", "parameters": -1}, "whole number of parameters", id="negative parameters"),
+        pytest.param({"name": "a", "languages": [1]}, "list of codes", id="languages are numbers"),
+        pytest.param({"name": "a", "variants": {"8b": 5}}, "end in a quantization", id="variant without one"),
+        pytest.param({"name": "a", "variants": {"8b-q8_0": -5}}, "sizes in bytes", id="variant of no size"),
+        pytest.param({"name": "a", "benchmarks": {"x": {"value": 5}}}, "a source", id="figure without a source"),
+        pytest.param({"name": "a", "benchmarks": {"x": 5}}, "a source", id="bare figure"),
+    ],
+)
+def test_refuses_wrong_facts(data: Any, says: str) -> None:
+    with pytest.raises(_catalog.CatalogError, match=says):
+        _catalog.entry(data)
+
+
+def test_languages_in_words_are_no_codes() -> None:
+    assert _catalog.entry({"name": "a", "languages": "29+ languages"}).languages == ()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 Run = Callable[..., dict[str, Any]]
 LINE = "0, GPU-{number}, NVIDIA Example, {total}, {free}, 0, 8.9, 00000000:01:00.0, [N/A], [N/A], Disabled, 580.142"
@@ -79,3 +80,56 @@ def test_wrong_workloads_are_refused(run: Run, nvidia_smi: Callable[[int], str],
     found = run("gpu_info", nvidia_smi=nvidia_smi(8192))
     result = select(run, found, gguf_file(), workloads=[{"name": "chat", "models": ["mine:2"]}])
     assert "did you mean 'mine:1'" in result["msg"]
+
+
+FILES = Path(__file__).resolve().parents[4] / "roles/models/files"
+SHIPPED = {
+    option: yaml.safe_load((FILES / name).read_text(encoding="utf-8"))
+    for option, name in (("catalog", "catalog.yml"), ("library", "library_tags.yml"), ("gpu_table", "gpus.yml"))
+}
+WISHES = [{"name": "chat", "languages": ["ja"], "users": 2, "context_length": {"min": 8192, "max": 32768}}]
+
+
+def by_name(run: Run, **more: Any) -> dict[str, Any]:
+    return run("model_select", **{"engine_version": "0.32.15", "workloads": WISHES, **SHIPPED, **more})
+
+
+def test_gpus_by_name_need_no_host(run: Run) -> None:
+    result = by_name(run, gpu_names=["RTX 4090"], advise=True, explain="qwen3:8b")
+    assert result["changed"] is False
+    [model] = result["plan"]["instances"][0]["models"]
+    assert model["slots"] == 2
+    assert result["report"][0] == "ollama on GeForce RTX 4090 (gpu0)"
+    assert result["tradeoffs"]
+    assert {term["model"] for term in result["explained"]} == {"qwen3:8b"}
+
+
+def test_a_host_by_its_size_and_gpus_to_buy(run: Run) -> None:
+    result = by_name(run, host_size={"memory_gib": 64})
+    assert result["plan"]["instances"][0]["gpus"] == []
+    bought = by_name(run, purchase=True)
+    assert "plan" not in bought
+    assert {"gpu", "count", "memory_bytes", "models"} <= set(bought["purchases"][0])
+
+
+def test_replicas_are_decided_over_the_fleet(run: Run) -> None:
+    hosts = [
+        {"name": name, "host": {"memory_total_bytes": 2**36},
+         "gpus": [{"uuid": f"GPU-{name}", "memory_total_bytes": size << 30, "memory_free_bytes": size << 30}]}
+        for name, size in (("a", 12), ("b", 48))
+    ]  # fmt: skip
+    workloads = [{**WISHES[0], "replicas": 1}]
+    served = by_name(run, fleet=hosts, workloads=workloads, host_name="b", gpus=hosts[1]["gpus"], host=hosts[1]["host"])
+    whole = by_name(run, fleet=hosts, workloads=workloads)["fleet"]
+    assert served["plan"] == whole["plans"]["b"]
+    assert [one["host"] for one in whole["serves"]["chat"]] == ["b"]
+    passed_over = by_name(run, fleet=hosts, workloads=workloads, host_name="a", gpus=hosts[0]["gpus"])
+    assert "no workload is for a" in passed_over["msg"]
+
+
+def test_a_wrong_name_is_told(run: Run) -> None:
+    assert "did you mean" in by_name(run, gpu_names=["RTX 4900"])["msg"]
+    assert (
+        "runs at ollama.com"
+        in by_name(run, gpu_names=["RTX 4090"], workloads=[{"name": "chat", "models": ["kimi-k2.6"]}])["msg"]
+    )

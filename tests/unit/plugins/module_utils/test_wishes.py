@@ -1,0 +1,304 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Plans made from wishes: what is chosen, what is told, what could be changed."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import Any
+
+import pytest
+from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _catalog, _hardware, _select
+from ansible_collections.onprem.llm.plugins.module_utils._workload import PlanError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plan_cases import CATALOG, ENTRIES, GIB, HOST, JAPANESE, LIBRARY, chat, gpu, models, outcome, work
+
+ENTRY = {entry["name"]: entry for entry in CATALOG}
+NAMES = ["RTX 4060", "RTX 4070", "RTX 4080", "RTX 4090", "RTX A6000", "H100 80GB HBM3"]
+
+
+def rank(name: str, wishes: dict[str, Any]) -> int:
+    data = {key: value for key, value in wishes.items() if key != "name"}
+    asked = _candidates.chosen(work(**data), ENTRIES, _catalog.library(LIBRARY))
+    return [entry.name for entry in asked].index(name)
+
+
+def test_larger_gpus_get_larger_japanese_models() -> None:
+    chosen = [models(outcome(JAPANESE, [name])) for name in NAMES]
+    ranks = [rank(talk["name"], JAPANESE[0]) for talk, _search in chosen]
+    assert ranks == sorted(ranks, reverse=True)
+    assert len(set(ranks)) == len(ranks)
+    for talk, search in chosen:
+        assert "ja" in ENTRIES[talk["name"]].languages
+        assert "ja" in ENTRIES[search["name"]].languages
+        assert talk["slots"] >= 2
+        assert talk["context_length"] >= 8192
+
+
+def test_the_plan_says_why_the_second_lost() -> None:
+    [model] = models(outcome([chat(languages=["ja"])], ["RTX 4080"]))
+    assert model["name"] == "qwen3:14b"
+    assert model["runner_up"] == {"model": "qwen2.5:14b", "reason": "released 2024-09, qwen3:14b 2025-04"}
+    assert "no quality is published for all" in model["order"]
+    [pinned] = models(outcome([chat(models=["qwen3:8b", "llama3.2:3b"])], ["RTX 4080"]))
+    assert pinned["runner_up"] == {"model": "llama3.2:3b", "reason": "it stands after qwen3:8b in models"}
+
+
+def test_every_model_turned_down_has_one_sentence_and_those_too_large_have_bytes() -> None:
+    [model] = models(outcome([chat(languages=["ja"])], ["RTX 4080"]))
+    reasons = {item["model"]: item["reason"] for item in model["rejected"]}
+    assert "bytes) that one GPU has for models" in reasons["qwen3:32b"]
+    assert reasons["llama3.3:70b"] == "its card does not name the language ja"
+    chosen = rank(model["name"], chat(languages=["ja"]))
+    assert all(rank(name, chat(languages=["ja"])) < chosen for name, reason in reasons.items() if "bytes" in reason)
+
+
+def test_a_floor_of_the_quantization_is_kept() -> None:
+    [model] = models(outcome([chat(quantization="Q8_0")], ["RTX 4090"]))
+    assert model["quantization"] in ("Q8_0", "F16", "BF16")
+
+
+def test_a_floor_of_the_speed_turns_down_what_the_memory_is_too_slow_for() -> None:
+    host = _hardware.host_by_size({"memory_gib": 64, "channels": 2, "mega_transfers": 5600})
+    [any_speed] = models(outcome([chat(languages=["ja"])], [], host))
+    [quick] = models(outcome([chat(languages=["ja"], tokens_per_second=8)], [], host))
+    assert "slower models out" in outcome([chat(languages=["ja"])], [], host).remarks[0]
+    assert any_speed["speed"]["tokens_per_second_bound"] < 8 <= quick["speed"]["tokens_per_second_bound"]
+    reason = next(
+        item["reason"] for item in quick["rejected"] if item["model"] == any_speed["name"].split("-instruct")[0]
+    )
+    assert re.search(r"at most \d+\.\d tokens a second, less than 8: each reads .* \(\d+ bytes\) at 89.6 GB/s", reason)
+
+
+def test_a_speed_that_cannot_be_judged_is_told() -> None:
+    made = outcome([chat(models=["qwen3:8b"], tokens_per_second=8)], [gpu(0, 24)])
+    assert "bandwidth, which is not known" in made.remarks[0]
+    assert models(made)[0]["speed"]["tokens_per_second_bound"] is None
+
+
+def test_the_bound_is_bandwidth_over_active_bytes() -> None:
+    [model] = models(outcome([chat(models=["qwen3:8b"])], ["RTX 4090"]))
+    speed = model["speed"]
+    assert speed["tokens_per_second_bound"] == pytest.approx(1008e9 / speed["active_bytes"], abs=0.05)
+    both = models(outcome([chat(models=["llama3.3:70b"])], ["2x RTX 4090"]))[0]["speed"]
+    # Layers on two GPUs follow one another.
+    assert both["tokens_per_second_bound"] == pytest.approx(1008e9 / both["active_bytes"], rel=0.01)
+
+
+def test_what_does_not_fit_has_three_ways_out_and_each_is_one() -> None:
+    wishes = chat(models=["qwen3:14b"], context_length=32768, slots=2)
+    with pytest.raises(PlanError) as error:
+        outcome([wishes], [gpu(0, 16)])
+    message = str(error.value)
+    assert re.search(r"The nearest miss is [\d.]+ GiB \(\d+ bytes\)", message)
+    ways = message.rsplit(" models. ", 1)[1].rstrip(".").split("; or ")
+    assert len(ways) == 3
+    less = re.match(r"qwen3:14b would fit with (\d+) tokens of context and 1 slot", ways[0])
+    assert less
+    assert outcome([chat(models=["qwen3:14b"], context_length=int(less.group(1)), slots=1)], [gpu(0, 16)])
+    assert ways[1] == "qwen3:14b would fit with a KV cache of type q8_0"
+    assert outcome([wishes], [gpu(0, 16)], kv_cache_type="q8_0")
+    other = ways[2].split(" ")[0]
+    assert outcome([{**wishes, "models": [other]}], [gpu(0, 16)])
+
+
+def test_a_smaller_quantization_is_a_way_out() -> None:
+    with pytest.raises(PlanError, match=r"qwen2.5:32b-instruct-q3_K_M, Q3_K_M instead of Q4_K_M, would fit"):
+        outcome([chat(models=["qwen2.5:32b"], context_length=8192, slots=1)], [gpu(0, 20)], kv_cache_type="q8_0")
+
+
+def test_one_workload_less_is_a_way_out() -> None:
+    second = {"name": "code", "use": "code", "models": ["qwen2.5-coder:7b"], "context_length": 4096, "slots": 1}
+    first = chat(models=["qwen3:32b"], context_length=4096, slots=1)
+    with pytest.raises(PlanError, match="the others would fit without the workload code, on another host"):
+        outcome([first, second], [gpu(0, 23)], catalog=[ENTRY["qwen3:32b"], ENTRY["qwen2.5-coder:7b"]])
+    assert outcome([first], [gpu(0, 23)])
+
+
+def test_trade_offs_are_plans_of_their_own() -> None:
+    made = outcome(JAPANESE, ["2x RTX 4090"], advise=True)
+    changes = {change["change"]: change for change in made.tradeoffs}
+    eighth = changes["KV cache q8_0 instead of f16"]
+    again = models(outcome(JAPANESE, ["2x RTX 4090"], kv_cache_type="q8_0"))[0]
+    assert (eighth["models"][0], eighth["context_length"], eighth["slots"]) == (
+        again["name"], again["context_length"], again["slots"],
+    )  # fmt: skip
+    single = changes["1 instead of 2 GPUs"]
+    assert single["models"] == [model["name"] for model in models(outcome(JAPANESE, ["RTX 4090"]))]
+
+
+def test_every_term_is_explained_and_they_add_up() -> None:
+    made = outcome([chat(models=["qwen3:8b"])], ["RTX 4090"], explain="qwen3:8b")
+    [model] = models(made)
+    on_gpu = sum(term["bytes"] for term in made.explained if term["device"] == "gpu0")
+    assert on_gpu == model["account"]["total_bytes"]
+    assert all(term["rule"] for term in made.explained)
+    other = outcome([chat(models=["qwen3:8b"])], ["RTX 4090"], explain="llama3.3:70b").explained
+    assert {term["model"] for term in other} == {"llama3.3:70b"}
+    with pytest.raises(PlanError, match="explain: the model 'qwen3:9b'"):
+        outcome([chat(models=["qwen3:8b"])], ["RTX 4090"], explain="qwen3:9b")
+
+
+def test_instances_have_gpus_and_settings_of_their_own() -> None:
+    slots = {"min": 4, "max": 8}
+    second = {"name": "code", "use": "code", "models": ["qwen2.5-coder:7b"], "context_length": 4096, "slots": slots}
+    wanted = [chat(models=["qwen3:32b"], context_length={"min": 4096, "max": 32768}, slots=1), second]
+    one = outcome(wanted, [gpu(0, 48), gpu(1, 12)])
+    assert len(one.plan["instances"]) == 1
+    two = outcome(wanted, [gpu(0, 48), gpu(1, 12)], max_instances=2)
+    first, second = two.plan["instances"]
+    assert (first["name"], second["name"]) == ("ollama", "ollama-2")
+    assert not set(first["gpus"]) & set(second["gpus"])
+    assert (first["environment"]["OLLAMA_CONTEXT_LENGTH"], first["environment"]["OLLAMA_NUM_PARALLEL"]) == (
+        "32768",
+        "1",
+    )
+    assert (second["environment"]["OLLAMA_CONTEXT_LENGTH"], second["environment"]["OLLAMA_NUM_PARALLEL"]) == (
+        "4096",
+        "8",
+    )
+    assert {model["workload"] for model in first["models"]} == {"chat"}
+
+
+def test_one_instance_is_kept_where_a_second_gives_nothing() -> None:
+    made = outcome([chat(models=["qwen3:8b"], context_length=4096, slots=1)], [gpu(0, 24), gpu(1, 24)], max_instances=2)
+    assert len(made.plan["instances"]) == 1
+    assert made.plan["devices"][1]["planned_bytes"] == 0
+
+
+def test_a_mig_instance_serves_and_is_never_joined_with_another() -> None:
+    [model] = models(outcome([chat(models=["qwen3:8b"])], ["2x H200 MIG 1g.18gb"]))
+    assert len(model["gpus"]) == 1
+    with pytest.raises(PlanError, match="nothing fits"):
+        outcome([chat(models=["qwen3:32b"], context_length=4096, slots=1)], ["2x H200 MIG 1g.18gb"])
+
+
+def test_a_model_lies_partly_in_host_memory_only_where_that_is_wished() -> None:
+    wishes = {"models": ["llama3.3:70b"], "context_length": 4096, "slots": 1}
+    with pytest.raises(PlanError, match="nothing fits"):
+        outcome([chat(**wishes)], ["RTX 4090"])
+    host = _hardware.host_by_size({"memory_gib": 128, "channels": 2, "mega_transfers": 5600})
+    [model] = models(outcome([chat(**wishes, hybrid=True)], ["RTX 4090"], host))
+    part = model["hybrid"]
+    assert 0 < part["layers_on_gpu"] < model["layers"]
+    assert part["host_bytes"] > 10 * GIB
+    assert model["account"]["total_bytes"] <= model["account"]["budget_bytes"]
+    # Most of a token's time goes to what lies in the host's slow memory.
+    assert 1 < model["speed"]["tokens_per_second_bound"] < 10
+    with pytest.raises(PlanError, match="nothing fits"):
+        outcome([chat(**wishes, hybrid=True)], ["RTX 4090"], _hardware.host_by_size({"memory_gib": 16}))
+
+
+def test_a_workload_for_other_hosts_is_left_to_them() -> None:
+    wanted = [
+        chat(models=["qwen3:8b"]),
+        {"name": "code", "use": "code", "models": ["qwen2.5-coder:7b"], "hosts": ["node2"]},
+    ]
+    assert [model["workload"] for model in models(outcome(wanted, [gpu(0, 48)]))] == ["chat"]
+    with pytest.raises(PlanError, match="'node1' is in none of them"):
+        outcome([{**wanted[1]}], [gpu(0, 48)])
+
+
+def test_the_engine_gets_the_operators_margin() -> None:
+    made = outcome([chat(models=["qwen3:8b"])], [gpu(0, 24)], fit_target_bytes=2 * GIB)
+    [instance] = made.plan["instances"]
+    assert instance["environment"]["LLAMA_ARG_FIT_TARGET"] == "2048"
+    assert made.plan["devices"][0]["budget_bytes"] == 22 * GIB
+    plain = outcome([chat(models=["qwen3:8b"])], [gpu(0, 24)])
+    assert "LLAMA_ARG_FIT_TARGET" not in plain.plan["instances"][0]["environment"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"headroom_bytes": -1}, "headroom_bytes is -1"),
+        ({"max_instances": 0}, "max_instances is 0"),
+        ({"fit_target_bytes": 2**60}, "fit_target_bytes is"),
+    ],
+)
+def test_refuses_absurd_options(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        outcome([chat()], [gpu(0, 24)], **options)
+
+
+def test_nobody_serves_a_use_that_the_catalog_does_not_have() -> None:
+    with pytest.raises(PlanError, match="no model of the workload chat can serve it"):
+        outcome([chat(languages=["tlh"])], [gpu(0, 24)])
+
+
+def placed(wanted: list[dict[str, Any]], gpus: list[dict[str, Any]], **options: Any) -> _select.Outcome | None:
+    with contextlib.suppress(PlanError):
+        return outcome(wanted, gpus, HOST, **options)
+    return None
+
+
+WISHES = st.builds(
+    lambda languages, low, slots, floor: chat(
+        languages=languages,
+        context_length={"min": low, "max": 32768},
+        slots={"min": 1, "max": slots},
+        quantization=floor,
+    ),
+    st.sampled_from([["ja"], ["en"]]),
+    st.sampled_from([2048, 8192]),
+    st.integers(1, 4),
+    st.sampled_from(["Q4_0", "Q8_0"]),
+)
+SEARCH = {"name": "search", "use": "embedding", "languages": ["ja"]}
+
+
+@settings(max_examples=40, deadline=None)
+@given(WISHES, st.lists(st.integers(4, 90), min_size=0, max_size=4), st.booleans(), st.integers(1, 2))
+def test_no_plan_is_over_its_budget_and_each_is_the_same_again(
+    wishes: dict[str, Any], sizes: list[int], both: bool, instances: int
+) -> None:
+    wanted = [wishes, SEARCH] if both else [wishes]
+    gpus = [gpu(number, size) for number, size in enumerate(sizes)]
+    made = placed(wanted, gpus, max_instances=instances)
+    if made is None:
+        return
+    again = placed(wanted, gpus, max_instances=instances)
+    assert again
+    assert again.plan == made.plan
+    for device in made.plan["devices"]:
+        assert 0 <= device["planned_bytes"] <= device["budget_bytes"] <= device["free_bytes"]
+    used = [set(instance["gpus"]) for instance in made.plan["instances"]]
+    assert sum(map(len, used)) == len(set().union(*used))
+    for model in models(made):
+        assert model["slots"] >= 1
+        if model["use"] == "chat":
+            assert wishes["context_length"]["min"] <= model["context_length"] <= 32768
+
+
+@settings(max_examples=40, deadline=None)
+@given(WISHES, st.integers(4, 60), st.integers(1, 30))
+def test_more_memory_is_never_worse(wishes: dict[str, Any], size: int, more: int) -> None:
+    small, large = placed([wishes], [gpu(0, size)]), placed([wishes], [gpu(0, size + more)])
+    if small is None:
+        return
+    assert large
+    [before], [after] = models(small), models(large)
+    ranks = [rank(model["name"], wishes) for model in (before, after)]
+    assert ranks[1] <= ranks[0]
+    if ranks[0] == ranks[1]:
+        assert (after["context_length"], after["slots"]) >= (before["context_length"], before["slots"])
+
+
+@settings(max_examples=25, deadline=None)
+@given(WISHES, st.lists(st.integers(6, 50), min_size=1, max_size=3), st.integers(6, 50))
+def test_one_gpu_more_is_never_worse(wishes: dict[str, Any], sizes: list[int], more: int) -> None:
+    gpus = [gpu(number, size) for number, size in enumerate(sizes)]
+    small, large = placed([wishes], gpus), placed([wishes], [*gpus, gpu(9, more)])
+    if small is None:
+        return
+    assert large
+    assert rank(models(large)[0]["name"], wishes) <= rank(models(small)[0]["name"], wishes)
+
+
+def test_the_model_that_would_unload_the_others_is_loaded_first() -> None:
+    search = {"name": "search", "use": "embedding", "models": ["bge-m3:567m"]}
+    made = outcome([search, chat(models=["qwen3:8b"], context_length=4096)], [gpu(0, 24)])
+    assert [(model["name"], model["load_order"]) for model in models(made)] == [("bge-m3:567m", 1), ("qwen3:8b", 0)]

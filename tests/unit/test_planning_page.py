@@ -1,0 +1,69 @@
+"""docs/planning.md shows what its commands print now."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def tool() -> Any:
+    spec = importlib.util.spec_from_file_location("planning_page", ROOT / "tools/planning_page.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_answers_are_those_of_now() -> None:
+    """When this fails, run `make docs`."""
+    made = tool()
+    page = made.PAGE.read_text(encoding="utf-8")
+    assert len(made.BLOCK.findall(page)) >= 7
+    assert made.page(page) == page
+
+
+def test_a_wrong_answer_would_be_seen() -> None:
+    made = tool()
+    page = made.PAGE.read_text(encoding="utf-8")
+    assert made.page(page.replace("<= ", "< ")) == page
+
+
+def test_the_wishes_shown_are_ones_that_there_are() -> None:
+    page = tool().PAGE.read_text(encoding="utf-8")
+    shown = yaml.safe_load(page.split("```yaml\n", 1)[1].split("```", 1)[0])["models_workloads"]
+    specification = yaml.safe_load((ROOT / "roles/models/meta/argument_specs.yml").read_text(encoding="utf-8"))
+    options = specification["argument_specs"]["main"]["options"]["models_workloads"]["options"]
+    assert set().union(*shown) <= set(options)
+
+
+def test_the_playbook_prints_the_same_and_writes_it(tmp_path: Path) -> None:
+    made = tool()
+    given = made.variables(made.BLOCK.findall(made.PAGE.read_text(encoding="utf-8"))[0][0])
+    written = tmp_path / "plan.json"
+    result = subprocess.run(
+        [
+            str(Path(sys.executable).with_name("ansible-playbook")),
+            str(ROOT / "playbooks/plan.yml"),
+            "-e",
+            json.dumps({**given, "plan_json": str(written)}),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    for line in made.answer(given):
+        assert f"  {line}\n" in result.stdout
+    assert json.loads(written.read_text(encoding="utf-8"))["plan"]["instances"][0]["name"] == "ollama"
