@@ -9,13 +9,21 @@ import itertools
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _catalog, _memory, _quantization, _workload
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _candidates,
+    _catalog,
+    _hardware,
+    _memory,
+    _quantization,
+    _workload,
+)
 from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate, candidate
 from ansible_collections.onprem.llm.plugins.module_utils._search import (
     Choice,
     Instance,
     Search,
     first_combination,
+    keep,
     miss,
     shortage,
     steps,
@@ -28,6 +36,7 @@ def nothing_fits(
     search: Search,
     choices: t.Sequence[Choice],
     entries: t.Mapping[str, _catalog.Entry],
+    table: _hardware.Table,
 ) -> str:
     """The nearest miss in bytes, and the three cheapest ways out."""
     works = [choice.work for choice in choices]
@@ -47,7 +56,7 @@ def nothing_fits(
         f"{model.name} for {work.name} {shortage(search, works, nearest, index)[1]}"
         for index, (work, model) in enumerate(zip(works, nearest))
     ]
-    ways = _ways_out(search, choices, nearest, entries)
+    ways = _ways_out(search, choices, nearest, entries, table)
     return "nothing fits{}. The nearest miss is {} ({} bytes): {}. {}.".format(
         " on " + search.options.host_name if search.options.host_name else "",
         human_bytes(short),
@@ -62,6 +71,7 @@ def _ways_out(
     choices: t.Sequence[Choice],
     models: tuple[Candidate, ...],
     entries: t.Mapping[str, _catalog.Entry],
+    table: _hardware.Table,
 ) -> list[str]:
     """What could be changed so that it fits, the cheapest first: a setting, a smaller file, another model, hardware."""
     works = [choice.work for choice in choices]
@@ -97,7 +107,22 @@ def _ways_out(
             if search.fits([works[number] for number in rest], [models[number] for number in rest]):
                 ways.append(f"the others would fit without the workload {works[gone].name}, on another host")
                 break
+    card = _card(search, works, models, table)
+    if card:
+        ways.append(f"{names} would fit on one {card.name} ({human_bytes(card.memory)})")
     return ways
+
+
+def _card(
+    search: Search, works: t.Sequence[Workload], models: tuple[Candidate, ...], table: _hardware.Table
+) -> _hardware.Gpu | None:
+    """The smallest card of the table that alone would hold these models."""
+    for gpu in sorted(table.gpus, key=lambda row: (row.memory, row.name)):
+        named = _hardware.named([gpu.name], table)
+        devices, _remarks = _hardware.devices(named, {}, keep(search.options), None, table)
+        if search.on_gpu and Search(search.options, devices).fits(works, models):
+            return gpu
+    return None
 
 
 def _smaller(

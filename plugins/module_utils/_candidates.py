@@ -145,7 +145,8 @@ def _active_of_entry(entry: _catalog.Entry, shape: _memory.Shape) -> int:
     idle = shape.vocabulary * shape.embedding_length
     if shape.experts_used and experts:
         unused = max(0, experts - shape.experts_used)
-        idle += shape.layers * 3 * shape.embedding_length * shape.expert_feed_forward_length * unused
+        sparse = max(0, shape.layers - int(values.get("leading_dense_block_count") or 0))
+        idle += sparse * 3 * shape.embedding_length * shape.expert_feed_forward_length * unused
     elif shape.experts_used:
         return 0
     return max(0, int(entry.size_bytes * (1 - min(1.0, idle / entry.parameters))))

@@ -69,6 +69,9 @@ class Table:
     reserved: int = 640 * _memory.MIB
 
 
+NO_TABLE = Table()
+
+
 def table(data: t.Any) -> Table:
     """Read ``gpus.yml``.
 
@@ -211,7 +214,7 @@ def devices(
     host: t.Mapping[str, t.Any],
     keep: Budgeting,
     current: t.Any = None,
-    known: Table = Table(),
+    known: Table = NO_TABLE,
 ) -> tuple[list[Device], list[str]]:
     """What the models can use, and remarks for people.
 

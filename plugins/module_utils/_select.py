@@ -57,6 +57,7 @@ def plan_host(
     explain: str = "",
     made: dict[str, Candidate] | None = None,
     accounts: _residency.Accounts | None = None,
+    table: _hardware.Table = _hardware.NO_TABLE,
 ) -> Outcome:
     """The plan of one host. The same input gives the same plan. ``made`` and ``accounts`` keep what hosts share.
 
@@ -75,7 +76,7 @@ def plan_host(
         if partly and (not models or choices[0].suitable.index(partly[0]) < choices[0].suitable.index(models[0])):
             models, instances = (partly[0],), [partly[1]]
     if not models:
-        raise PlanError(_advice.nothing_fits(search, choices, entries))
+        raise PlanError(_advice.nothing_fits(search, choices, entries, table))
     remarks = [remark for remark in dict.fromkeys(model.remark for model in models) if remark]
     remarks += _remarks(search, choices, models, host)
     plan = _plan.written(search, choices, models, instances, host)
@@ -124,10 +125,11 @@ def make_outcome(
     here = [work for work in wanted if not work.hosts or options.host_name in work.hosts]
     if not here:
         raise PlanError(f"every workload has hosts, and {options.host_name!r} is in none of them")
-    found, remarks = _hardware.devices(gpus, host, _search.keep(options), current_plan, _hardware.table(gpu_table))
+    table = _hardware.table(gpu_table)
+    found, remarks = _hardware.devices(gpus, host, _search.keep(options), current_plan, table)
     if not found:
         raise PlanError("no GPU of the host can be used: {}".format("; ".join(remarks)))
-    outcome = plan_host(here, entries, found, host, options, _catalog.library(library), advise, explain)
+    outcome = plan_host(here, entries, found, host, options, _catalog.library(library), advise, explain, table=table)
     outcome.remarks = remarks + outcome.remarks
     return outcome
 

@@ -82,6 +82,9 @@ def test_an_experts_model_reads_the_experts_that_are_used() -> None:
     mixture = _candidates.candidate(ENTRIES["qwen3:30b-a3b"])
     dense = _candidates.candidate(ENTRIES["qwen3:32b"])
     assert mixture.active_bytes < mixture.file_bytes / 5
+    # 37 of 671 billion parameters (the model's card), its first layers dense.
+    large = _candidates.candidate(ENTRIES["deepseek-r1:671b"])
+    assert 0.045 < large.active_bytes / large.file_bytes < 37 / 671
     assert dense.file_bytes * 0.9 < dense.active_bytes < dense.file_bytes
 
 

@@ -105,6 +105,15 @@ def test_what_does_not_fit_has_three_ways_out_and_each_is_one() -> None:
     assert outcome([{**wishes, "models": [other]}], [gpu(0, 16)])
 
 
+def test_another_card_is_the_last_way_out() -> None:
+    wishes = chat(models=["llama3.3:70b"], context_length=4096, slots=1, quantization="Q4_K_M")
+    with pytest.raises(PlanError, match=r"llama3.3:70b would fit on one A40 \(45.0 GiB\)"):
+        outcome([wishes], [gpu(0, 40)], catalog=[ENTRY["llama3.3:70b"] | {"variants": {}}])
+    with pytest.raises(PlanError) as error:
+        outcome([wishes], [], HOST | {"memory_total_bytes": GIB}, catalog=[ENTRY["llama3.3:70b"]])
+    assert "on one" not in str(error.value)
+
+
 def test_a_smaller_quantization_is_a_way_out() -> None:
     with pytest.raises(PlanError, match=r"qwen2.5:32b-instruct-q3_K_M, Q3_K_M instead of Q4_K_M, would fit"):
         outcome([chat(models=["qwen2.5:32b"], context_length=8192, slots=1)], [gpu(0, 20)], kv_cache_type="q8_0")
