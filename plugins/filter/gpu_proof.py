@@ -14,8 +14,8 @@ description:
   - Compares the plan's models with the engine's log and with what the engine reports as loaded.
   - A model that is planned for a GPU is where it should be when its runner printed, at its last load, that all layers
     are on the GPU, and the engine reports GPU memory for it.
-  - With O(strict), the bytes of the runner's buffers on GPUs, or its process in nvidia-smi, must be those of the plan
-    as well, within 12 % and 8 MiB.
+  - The bytes of the runner's buffers on GPUs, or of its process in nvidia-smi, must be those of the plan as well,
+    within 12 % and 8 MiB; with O(strict), one of them has to be there.
 positional: log, installed, loaded, processes, strict
 options:
   _input:
@@ -46,7 +46,7 @@ options:
     type: str
     default: ""
   strict:
-    description: Whether the bytes on the GPU must be proven, and be those of the plan.
+    description: Whether the bytes on the GPU must be proven.
     type: bool
     default: false
 seealso:
@@ -83,6 +83,12 @@ _value:
     gpu_bytes:
       description: Bytes on GPUs by the runner's buffers or its process. Null where neither says.
       type: int
+    measured_bytes:
+      description: Bytes of all the runner's buffers on the planned devices by its log. Null where the log does not say.
+      type: int
+    digest:
+      description: SHA-256 of the weights as installed, empty where the engine does not say.
+      type: str
     planned_bytes:
       description: Bytes that the plan's account has for it there, with the CUDA context where the evidence is
         V(process).

@@ -60,6 +60,11 @@ class Load:
         on_gpu = [size for (device, _kind), size in self.buffers.items() if re.match(r"CUDA\d+$", device)]
         return sum(on_gpu) if self.buffers else None
 
+    @property
+    def bytes(self) -> int | None:
+        """Bytes of all buffers, on GPUs and in host memory; None where no buffer was printed."""
+        return sum(self.buffers.values()) if self.buffers else None
+
 
 def loads(log: str) -> tuple[dict[str, Load], bool]:
     """Each model's last load since the engine's last start, by the weights' SHA-256, and whether the log reaches back
@@ -118,12 +123,13 @@ def judge(
     :arg installed: the engine's models, each with name and weights_digest.
     :arg loaded: the models that /api/ps names, each with name, size_bytes and size_vram_bytes.
     :arg processes: the runners' memory by nvidia-smi, see :func:`process_bytes`.
-    :arg strict: whether the bytes on the GPU must be those of the plan's account, within the tolerance, by the log or
-        by nvidia-smi; otherwise the layers decide.
+    :arg strict: whether the bytes on the GPU must be proven by the log or by nvidia-smi. Where one of them says how
+        many they are, they must be those of the plan's account, within the tolerance, in any case.
     :returns: mappings of model, planned ("gpu" or "cpu"), layers_on_gpu and layers (None where the log says nothing),
-        gpu_bytes (None where neither log nor nvidia-smi says), planned_bytes, size_bytes and size_vram_bytes (None
-        where it is not loaded), evidence ("log", "process", or "api" where neither says anything), found: all that in
-        words, and problem: empty, or what is wrong and why that may be.
+        gpu_bytes (None where neither log nor nvidia-smi says), measured_bytes (of all the runner's buffers on the
+        planned devices, None where the log does not say), planned_bytes, digest (of the weights as installed),
+        size_bytes and size_vram_bytes (None where it is not loaded), evidence ("log", "process", or "api" where neither
+        says anything), found: all that in words, and problem: empty, or what is wrong and why that may be.
     """
     runs, complete = loads(log)
     used = process_bytes(processes)
@@ -144,13 +150,15 @@ def judge(
             "layers_on_gpu": load.on_gpu,
             "layers": load.layers,
             "gpu_bytes": load.gpu_bytes if by_log else used.get(blob),
+            "measured_bytes": None if not by_log else load.gpu_bytes if model.get("gpus") else load.bytes,
             "planned_bytes": account.get("total_bytes", 0) - account.get("overhead_bytes", 0) + overhead,
+            "digest": blob,
             "size_bytes": present.get("size_bytes"),
             "size_vram_bytes": present.get("size_vram_bytes"),
             "evidence": "log" if by_log else "process" if blob in used else "api",
         }
         problem = _problem(finding)
-        if strict and not problem:
+        if not problem and (strict or finding["gpu_bytes"] is not None):
             problem = _bytes_problem(finding, account)
         findings[name] = dict(finding, found=_found(finding), problem=problem)
     return list(findings.values())

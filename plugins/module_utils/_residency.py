@@ -15,7 +15,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _memory
+from ansible_collections.onprem.llm.plugins.module_utils import _measurements, _memory
 from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate
 from ansible_collections.onprem.llm.plugins.module_utils._hardware import HOST, Device
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
@@ -98,8 +98,9 @@ class Engine:
 class Accounts:
     """The accounts of models, each made once."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, measured: t.Mapping[_measurements.Load, int] | None = None) -> None:
         self.engine = engine
+        self._measured = measured or {}
         self._placed: dict[tuple[t.Any, ...], _memory.Placed] = {}
 
     def placed(
@@ -113,8 +114,44 @@ class Accounts:
         run = self.engine.run(model, context, slots, free if gpus else 2**62)
         key = (model.name, model.file_bytes, run, shares)
         if key not in self._placed:
-            self._placed[key] = _memory.place(model.shape, run, _memory.Devices(gpus=shares))
+            placed = _memory.place(model.shape, run, _memory.Devices(gpus=shares))
+            self._placed[key] = self._raised(placed, model, run) if self._measured else placed
         return self._placed[key]
+
+    def _raised(self, placed: _memory.Placed, model: Candidate, run: _memory.Run) -> _memory.Placed:
+        """The account, with what it falls short of a measurement of the same load added to its compute buffers, the
+        one part that is not a sum of tensors; on each GPU by its part of the whole."""
+        parts = [part for part in placed.gpus if part.total] or [placed.host]
+        total = sum(part.total for part in parts)
+        load = _measurements.Load(
+            _measurements.digest_of(model.entry.source),
+            run.context_length,
+            run.sequences,
+            run.key_type,
+            ".".join(map(str, self.engine.version)),
+            sum(1 for part in placed.gpus if part.total),
+        )
+        short = _measurements.raised(total, self._measured.get(load)) - total
+        if not short:
+            return placed
+        more = {id(part): -(-short * part.total // total) for part in parts}
+
+        def raised(part: _memory.DeviceBytes) -> _memory.DeviceBytes:
+            return replace(part, compute=part.compute + more.get(id(part), 0))
+
+        names = [*(f"gpu{number}" for number in range(len(placed.gpus))), "host"]
+        terms = tuple(
+            _memory.Term(name, "measured", more[id(part)], "what the same load took on this host beyond the account")
+            for name, part in zip(names, [*placed.gpus, placed.host])
+            if id(part) in more
+        )
+        return replace(
+            placed,
+            gpus=tuple(map(raised, placed.gpus)),
+            host=raised(placed.host),
+            terms=placed.terms + terms,
+            confidence="high",
+        )
 
     def bytes_on(self, placed: _memory.Placed, devices: t.Sequence[Device]) -> dict[str, int]:
         """What each device holds, the CUDA context included; of a GPU's model, what it holds on the GPUs."""

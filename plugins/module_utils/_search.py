@@ -18,6 +18,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _candidates,
     _catalog,
     _hardware,
+    _measurements,
     _memory,
     _residency,
     _speed,
@@ -47,6 +48,8 @@ class Options:
     fit_target_bytes: int = _memory.FIT_TARGET_BYTES
     display_bytes: int = 0
     max_instances: int = 1
+    # Bytes that loads took on this host.
+    measured: t.Mapping[_measurements.Load, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ class Search:
             options.flash_attention,
             options.cuda_context_bytes if self.on_gpu else 0,
         )
-        self.accounts = accounts or _residency.Accounts(self.engine)
+        self.accounts = accounts or _residency.Accounts(self.engine, options.measured)
         self.sets = _device_sets(devices)
         self.room = sum(device.budget for device in devices)
         self._least: dict[tuple[str, int, int], int] = {}

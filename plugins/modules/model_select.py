@@ -275,6 +275,13 @@ options:
         Otherwise the memory that the running engine itself holds would count as taken and every run would plan
           for less.
     type: dict
+  measurements:
+    description:
+      - What loads took on this host, see P(onprem.llm.measurements#filter). One that is more than 2 % and a MiB
+        above the account of the same load takes its place.
+    type: list
+    elements: dict
+    default: []
 attributes:
   idempotent:
     details:
@@ -442,11 +449,14 @@ remarks:
   sample: []
 """
 
+import dataclasses
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import (
     _catalog,
     _fleet,
     _hardware,
+    _measurements,
     _memory,
     _plan_text,
     _purchase,
@@ -490,7 +500,9 @@ def answer(given: dict) -> dict:
 
     :raises _select.PlanError: there is no plan.
     """
-    options = _select.Options(**{name: given[name] for name in OPTIONS})
+    options = _select.Options(
+        **{name: given[name] for name in OPTIONS}, measured=_measurements.taken(given["measurements"])
+    )
     table = _hardware.table(given["gpu_table"])
     gpus = _hardware.named(given["gpu_names"], table) if given["gpu_names"] else given["gpus"]
     host = _hardware.host_by_size(given["host_size"]) if given["host_size"] else given["host"]
@@ -502,8 +514,10 @@ def answer(given: dict) -> dict:
     workloads = given["workloads"]
     if given["fleet"] and any(work.get("replicas") for work in workloads):
         wanted, entries = _select.read(workloads, given["catalog"], options)
-        hosts = [_fleet.host(data, options, table) for data in given["fleet"]]
-        fleet = _fleet.plan_fleet(hosts, wanted, entries, options, _catalog.library(given["library"]))
+        # Every host must come to the same division of the work; what this one measured is its own affair.
+        shared = dataclasses.replace(options, measured={})
+        hosts = [_fleet.host(data, shared, table) for data in given["fleet"]]
+        fleet = _fleet.plan_fleet(hosts, wanted, entries, shared, _catalog.library(given["library"]))
         if not options.host_name:
             summary = _fleet.summary(fleet.plans)
             lines = _plan_text.fleet_lines(summary["serves"], summary["idle"])
@@ -565,6 +579,7 @@ def main() -> None:
             "display_bytes": {"type": "int", "default": 0},
             "max_instances": {"type": "int", "default": 1},
             "current_plan": {"type": "dict"},
+            "measurements": {"type": "list", "elements": "dict", "default": []},
             "fleet": {"type": "list", "elements": "dict"},
             "advise": {"type": "bool", "default": False},
             "explain": {"type": "str", "default": ""},
