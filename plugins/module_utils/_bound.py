@@ -16,7 +16,7 @@ import re
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml, _gguf
 from ansible_collections.onprem.llm.plugins.module_utils._engine import Buffers, Load, cells, homes, pad, weight_bytes
 from ansible_collections.onprem.llm.plugins.module_utils._ggml_plan import PIPELINE_COPIES
-from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
+from ansible_collections.onprem.llm.plugins.module_utils._hyper import WITHOUT_CACHE, Hyper
 
 # Kinds of tensors that tell of a state beside, or instead of, K and V.
 _STATEFUL = re.compile(r"ssm|time_mix|shortconv|compress|conv")
@@ -106,8 +106,8 @@ def buffers(hyper: Hyper, load: Load) -> Buffers:
         size = size * rounds + 4 * _state(hyper, layer, tensors) * sequences + 1024
         kept = max(kept, size)
         cache[where.layers[layer]] += size
-    if len(load.gpus) > 1 or cpu in where.layers:
-        cache = [size + kept for size in cache]  # the layers may be counted otherwise
+    # A layer that the header does not count may keep a cache, too.
+    cache = [0 if hyper.architecture in WITHOUT_CACHE else size + kept for size in cache]
     heads = max([*hyper.heads, 1])
     mask = 2 * each * tokens * 4
     work = 4 * tokens * (2 * max(_activations(hyper, tensors) for tensors in layers) + 16 * hyper.width)

@@ -52,6 +52,8 @@ class Load:
     gpus: tuple[float, ...]
     layers_on_gpu: int
     expert_layers_on_host: int = 0
+    # Up to b10488 (Ollama 0.32) prediction layers keep a cache that nothing reads; llama.cpp v0.5.0 leaves it out.
+    prediction_cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,9 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool) -> list[int
     if hyper.architecture in WITHOUT_CACHE:
         return total
     each, window = cells(hyper, load)
-    for layer in range(hyper.layers):
+    # The architectures whose main context has had a filter all along.
+    filtered = any(hyper.recurrent) or hyper.architecture in ("deepseek32", "glm-dsa")
+    for layer in range(hyper.all_layers if load.prediction_cache and not filtered else hyper.layers):
         home = where.layers[layer]
         on_gpu = home != where.cpu
         if hyper.recurrent[layer]:
@@ -275,7 +279,7 @@ def _tensors_by_layer(hyper: Hyper) -> list[int]:
             if at and int(words[at]) < hyper.layers:
                 parts[int(words[at])].append(f"{words[at + 1 :]}{tensor.dimensions}")
         hyper.memory["tensors"] = [hash(tuple(sorted(part))) for part in parts]
-    return t.cast(t.List[int], hyper.memory["tensors"])
+    return t.cast(t.List[int], hyper.memory["tensors"])  # noqa: UP006 - evaluated, on Python 3.8 too
 
 
 def _kinds(hyper: Hyper, where: Homes) -> list[int]:
@@ -374,6 +378,45 @@ def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bo
         if sizes is not None:
             return sizes
     return Planner(graph_of(hyper, batch, where).graph, where.cpu, copies).run()
+
+
+# Architectures with more room for their graph (llama-context.cpp, graph_max_nodes).
+_ROOMY = frozenset(
+    {
+        "qwen3next",
+        "kimi-linear",
+        "bailingmoe3",
+        "qwen35",
+        "qwen35moe",
+        "deepseek4",
+        "nanbeige",
+        "minimax-01",
+        "minimax-m3",
+    }
+)
+# ggml.c, ggml_hash_size.
+_PRIMES = (1031, 2053, 4099, 8209, 16411, 32771, 65537, 131101)
+
+
+def overflow(hyper: Hyper, load: Load) -> str | None:
+    """Why the engine would abort over its graph's size, or None. The graph may have as many tensors as eight times the
+    model's, and the scheduler's table must hold them and the leaves (llama-context.cpp, graph_max_nodes; ggml.c)."""
+    flash = load.flash_attention is not False
+    key = ("overflow", load.sequences > 1, load.key_type, load.value_type, flash)
+    if key not in hyper.memory:
+        where = homes(hyper, load)
+        graph = graph_of(hyper, batch_of(hyper, load, flash), where).graph
+        made = len(graph.nodes) + sum(leaf.is_input for leaf in graph.leaves)
+        hyper.memory[key] = (made, len(graph.nodes) + len(graph.leaves))
+    made, total = hyper.memory[key]
+    room = max(1024, 8 * len(hyper.tensors))
+    if hyper.architecture in _ROOMY:
+        room = max(load.batch * 40, 32 * len(hyper.tensors))
+    table = next((prime for prime in _PRIMES if prime >= room), 1 << 30)
+    if made > room + 1 or total > table:
+        count, fits = (made, room) if made > room + 1 else (total, table)
+        return f"llama.cpp aborts: its graph has {count} tensors with this cache, {fits} fit"
+    return None
 
 
 def buffers(hyper: Hyper, load: Load) -> Buffers:

@@ -14,7 +14,8 @@ import math
 import typing as t
 from dataclasses import dataclass, field, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _engine, _gguf
+from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _bound, _engine, _gguf, _typical
+from ansible_collections.onprem.llm.plugins.module_utils._blocks import Homes
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
 
 MIB = 2**20
@@ -58,25 +59,6 @@ _ONE_SLOT = frozenset(
         "nemotron_h_moe",
     }
 )
-_COMPARED = frozenset(
-    {
-        "llama",
-        "qwen2",
-        "qwen3",
-        "qwen3moe",
-        "gemma2",
-        "gemma3",
-        "gpt-oss",
-        "phi3",
-        "deepseek2",
-        "qwen35",
-        "qwen35moe",
-        "llama4",
-    }
-    | {"bert", "nomic-bert", "gemma-embedding"}
-)
-
-
 # Ollama 0.17.7, fs/ggml/ggml.go, OllamaEngineRequired: its own engine runs these (not from 0.30 on). It reserves one
 # row of logits a slot (runner/ollamarunner/runner.go); what it keeps beside the largest phase was read off a CPU build:
 # gemma3 270M at 4096, 8192 and 32768 tokens took 23.5, 27.5 and 51.5 MiB.
@@ -155,7 +137,7 @@ class Shape:
     def confidence(self) -> str:
         """``medium`` where tensors are known and the architecture was compared with llama.cpp's planner, else ``low``.
         Nothing is ``high`` before it was measured on the host itself."""
-        return "medium" if self.weights.exact and self.patterns_known and self.architecture in _COMPARED else "low"
+        return "medium" if self.weights.exact and self.exact else "low"
 
 
 @dataclass(frozen=True)
@@ -185,6 +167,8 @@ class Run:
     batch: int = 512  # tokens computed at once (ubatch)
     # Rows of logits reserved: None is one a sequence, 0 one for every token of the batch (llama.cpp before #23861).
     logits_rows: int | None = None
+    # Layers that predict further tokens keep a cache (llama.cpp up to b10488, Ollama 0.30 to 0.32).
+    prediction_cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -232,6 +216,8 @@ class Placed:
     terms: tuple[Term, ...]
     confidence: str
     exact: bool
+    # The rows of logits and embeddings that the caller reads, in host memory beside the buffers above.
+    output_buffer: int = 0
 
 
 @dataclass(frozen=True)
@@ -247,6 +233,8 @@ class Account:
     layer_bytes: tuple[int, ...]
     output_bytes: int
     confidence: str
+    # What it was made from, where the engine's steps can be replayed for other devices.
+    source: tuple[Shape, Run] | None = field(default=None, compare=False, repr=False)
 
 
 def _pad(value: int, unit: int) -> int:
@@ -357,10 +345,10 @@ def shape_from_entry(values: t.Mapping[str, t.Any], size_bytes: int, embedding: 
     :raises ShapeError: see :func:`shape_from_header`.
     """
     layers = _whole(values.get("block_count"), "block_count", 1)
-    shape = _shape(
-        str(values.get("architecture", "")), values, values.get("vocabulary", 0), _weights_from_size(size_bytes, layers)
-    )
-    return replace(shape, embedding=shape.embedding or embedding)
+    architecture = str(values.get("architecture", ""))
+    shape = _shape(architecture, values, values.get("vocabulary", 0), _weights_from_size(size_bytes, layers))
+    header = _typical.header(architecture, values, shape.vocabulary)
+    return replace(shape, embedding=shape.embedding or embedding, hyper=None if header is None else Hyper(header))
 
 
 def _shape(architecture: str, values: t.Mapping[str, t.Any], vocabulary: t.Any, weights: Weights) -> Shape:
@@ -412,14 +400,37 @@ def _shape(architecture: str, values: t.Mapping[str, t.Any], vocabulary: t.Any, 
     )
 
 
-def ubatch(shape: Shape, setting: Setting) -> int:
-    """Tokens computed at once. Ollama 0.30 and newer raise it with the context (512, 1024 above 4096 tokens, 2048 above
-    32768) where memory allows; embedding models take up to 2048. Older ones: 512. The larger figure is the safe one."""
+# Ollama, server/sched.go, automaticGenerationBatch: what a larger batch must leave free, and what it is taken to cost.
+_BATCH_HEADROOM = {2048: (60, 2048 * MIB), 1024: (75, 768 * MIB)}
+
+
+def predicted_bytes(shape: Shape, file_bytes: int, context: int) -> int:
+    """Ollama 0.30's own, cruder prediction: the file, and an f16 cache with heads as wide as the model's
+    (llm/llama_server.go, PredictServerVRAM)."""
+    heads = shape.heads or 1
+    kv_heads = max(shape.kv_heads, default=0)
+    return file_bytes + 2 * shape.layers * kv_heads * (shape.embedding_length // heads) * context * 2
+
+
+def ubatch(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 0) -> int:
+    """Tokens computed at once. Before Ollama 0.30: 512. From then on it follows the context of all slots (512, 1024
+    above 4096 tokens, 2048 above 32768), stepped down where its own prediction leaves too little of the ``free`` bytes;
+    without flash attention 512; embedding models take up to 2048. With ``free`` unknown the larger, safe figure."""
     context = min(setting.context_length, shape.context_length)
     if shape.embedding:
         return min(2048, context)
-    total = context * setting.slots
-    return 512 if setting.before_0_30 or total <= 4096 else 1024 if total <= 32768 else 2048
+    if setting.before_0_30 or not setting.flash_attention:
+        return 512
+    total = context * (1 if shape.one_slot else setting.slots)
+    batch = 512 if total <= 4096 else 1024 if total <= 32768 else 2048
+    predicted = predicted_bytes(shape, file_bytes, total) if file_bytes else 0
+    while batch > 512 and predicted and free:
+        percent, surcharge = _BATCH_HEADROOM[batch]
+        limit = free * 80 // 100
+        if predicted <= limit and predicted <= free * percent // 100 and surcharge <= limit - predicted:
+            break
+        batch = 1024 if batch == 2048 else 512
+    return batch
 
 
 def _own_engine(shape: Shape, setting: Setting) -> bool:
@@ -427,47 +438,58 @@ def _own_engine(shape: Shape, setting: Setting) -> bool:
     return setting.before_0_30 and shape.architecture in _OWN_ENGINE
 
 
-def account(shape: Shape, setting: Setting, on_gpu: bool) -> Account:
-    """The bytes of one model under an instance's setting.
+def account(shape: Shape, setting: Setting, on_gpu: bool, free: int = 0, file_bytes: int = 0) -> Account:
+    """The bytes of one model under an instance's setting, everything on one GPU or on none.
 
     Context and slots are clamped as the engine does it: never more context than the model was trained for, one slot
-    for embedding models and the architectures that take no more.
+    for embedding models and the architectures that take no more. ``free`` and ``file_bytes`` decide the batch
+    (:func:`ubatch`).
     """
-    context = _pad(min(setting.context_length, shape.context_length), 256)
-    slots = 1 if shape.one_slot else setting.slots
-    batch = ubatch(shape, setting)
-    cache = _cache_by_layer(shape, context, slots, batch, setting.kv_cache_type)
-    mask, hidden, compute = _compute(shape, setting, context, slots, batch)
+    run = engine_run(shape, setting, free, file_bytes)
+    context = _pad(run.context_length, 256)
+    mask, hidden, compute = _compute(shape, setting, context, run.sequences, run.batch)
+    by_layer = _cache_by_layer(shape, context, run.sequences, run.batch, run.key_type)
+    cache = sum(by_layer)
     weights = shape.weights.device if on_gpu else shape.weights.host
-    if not on_gpu and _own_engine(shape, setting):
+    own = _own_engine(shape, setting)
+    if own and not on_gpu:
         weights += shape.weights.tied  # it holds tied embeddings twice on the CPU, too
+    if shape.hyper is not None and not own:
+        placed = place(shape, run, Devices((1.0,) if on_gpu else ()))
+        part = placed.gpus[0] if on_gpu else placed.host
+        compute, cache = part.compute + (0 if on_gpu else placed.output_buffer), part.kv_cache
+        if shape.weights.exact:
+            weights = part.weights
     return Account(
         weights=weights,
-        kv_cache=sum(cache),
+        kv_cache=cache,
         compute=compute,
         mask=mask,
         hidden=hidden,
-        layer_bytes=tuple(size + kv for size, kv in zip(shape.weights.layers, cache)),
+        layer_bytes=tuple(size + kv for size, kv in zip(shape.weights.layers, by_layer)),
         output_bytes=shape.weights.output,
         confidence=shape.confidence,
+        source=None if own or shape.hyper is None else (shape, run),
     )
 
 
-def engine_run(shape: Shape, setting: Setting) -> Run:
+def engine_run(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 0) -> Run:
     """What Ollama starts its runner with for this model under this setting.
 
-    Sources: Ollama server/sched.go (one sequence for some architectures, the context clamped to the model's),
-    llm/server.go (batch by context).
+    Sources: Ollama server/sched.go (one sequence for some architectures, the context clamped to the model's, the batch
+    by context and ``free`` bytes); its 0.17 runner silently keeps f16 where a quantized cache lacks flash attention.
     """
-    cache = setting.kv_cache_type if setting.flash_attention or not setting.before_0_30 else "f16"
+    flash = setting.flash_attention and not (setting.before_0_30 and shape.embedding)
+    cache = setting.kv_cache_type if flash or not setting.before_0_30 else "f16"
     return Run(
         context_length=min(setting.context_length, shape.context_length),
         sequences=1 if shape.one_slot else setting.slots,
         key_type=cache,
         value_type=cache,
-        flash_attention=setting.flash_attention,
-        batch=ubatch(shape, setting),
-        logits_rows=0 if setting.before_0_30 and not _own_engine(shape, setting) else None,
+        flash_attention=flash,
+        batch=ubatch(shape, setting, free, file_bytes),
+        logits_rows=0 if shape.embedding or (setting.before_0_30 and not _own_engine(shape, setting)) else None,
+        prediction_cache=not setting.before_0_30,
     )
 
 
@@ -479,8 +501,10 @@ def place(shape: Shape, run: Run, devices: Devices = Devices()) -> Placed:
     shares = devices.gpus
     if any(not math.isfinite(share) or share < 0 for share in shares) or (shares and not math.fsum(shares)):
         raise ShapeError(f"the shares of the GPUs are {shares!r}; numbers above 0 are needed")
-    if shape.exact:
-        return _replayed(shape, run, devices)
+    if shape.hyper is not None:
+        placed = _replayed(shape, run, devices)
+        if placed.exact or shape.weights.exact:
+            return placed
     context = _pad(run.context_length, 256)
     cache = _cache_by_layer(shape, context, run.sequences, run.batch, run.key_type)
     setting = Setting(run.context_length, run.sequences, run.key_type, bool(run.flash_attention))
@@ -522,32 +546,64 @@ def place(shape: Shape, run: Run, devices: Devices = Devices()) -> Placed:
 
 
 def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
-    """The account out of the engine's own steps, replayed."""
-    assert shape.hyper is not None
+    """The account out of the engine's own steps, replayed, or their upper bound for an unknown architecture."""
+    hyper = shape.hyper
+    assert hyper is not None
     load = _engine.Load(
         run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
         run.sequences if run.logits_rows is None else run.logits_rows, tuple(devices.gpus),
         1 << 30 if devices.layers_on_gpu is None else devices.layers_on_gpu, devices.expert_layers_on_host,
+        run.prediction_cache,
     )  # fmt: skip
-    made = _engine.buffers(shape.hyper, load)
-    parts = [DeviceBytes(*numbers) for numbers in zip(made.weights, made.cache, made.compute)]
+    exact = _architectures.known(shape.architecture)
+    rules = RULES
+    if exact:
+        try:
+            made = _engine.buffers(hyper, load)
+        except (KeyError, IndexError, AssertionError, ZeroDivisionError):
+            exact = False  # tensors that the architecture needs are missing or of other shapes
+    if not exact:
+        made, rules = _bound.buffers(hyper, load), BOUND_RULES
+    weights = made.weights if shape.weights.exact else _shared_out(shape, _engine.homes(hyper, load))
+    parts = [DeviceBytes(*numbers) for numbers in zip(weights, made.cache, made.compute)]
     names = [*(f"gpu{number}" for number in range(len(devices.gpus))), "host"]
+    output = 4 * run.sequences * (hyper.width if shape.embedding else max(hyper.vocabulary, 1))
     terms = [
-        Term(name, term, getattr(part, term), RULES[term])
+        Term(name, term, getattr(part, term), rules[term])
         for name, part in zip(names, parts)
         for term in ("weights", "kv_cache", "compute")
         if getattr(part, term)
     ]
-    return Placed(tuple(parts[:-1]), parts[-1], tuple(terms), "medium", True)
+    terms.append(Term("host", "output_buffer", output, RULES["output_buffer"]))
+    return Placed(tuple(parts[:-1]), parts[-1], tuple(terms), shape.confidence if exact else "low", exact, output)
+
+
+def _shared_out(shape: Shape, where: Homes) -> list[int]:
+    """Weights of which only the sum is known, by device."""
+    total = [0] * (where.cpu + 1)
+    for layer, size in enumerate(shape.weights.layers):
+        total[where.layers[layer]] += size
+    total[where.output] += shape.weights.output
+    return total
 
 
 RULES = {
+    "output_buffer": "a row of logits, or of embeddings, for each sequence (llama-context.cpp, output_reserve)",
     "weights": "each tensor's bytes, on a GPU padded to 128 (ggml-cuda.cu, get_alloc_size); input embeddings stay with "
     "the host (llama-model.cpp, dev_input), tied ones are held on both sides",
     "kv_cache": "K and V rows of every cell of every layer that keeps them, windows and recurrent states as the layer "
     "has them (llama-kv-cache.cpp, llama-memory-recurrent.cpp)",
     "compute": "the graph of a full batch over full caches, its tensors placed as ggml-alloc.c and ggml-backend.cpp do "
     "(llama-context.cpp, sched_reserve)",
+}
+
+
+BOUND_RULES = {
+    "weights": RULES["weights"],
+    "kv_cache": "upper bound: the architecture is not known, so every layer counts with K and V of every cell, an "
+    "index key and a recurrent state",
+    "compute": "upper bound: the architecture is not known, so all results of the widest layer count at once, with "
+    "the attention scores in every stage",
 }
 
 
@@ -620,17 +676,39 @@ def _compute(shape: Shape, setting: Setting, context: int, slots: int, batch: in
 
 
 def refusal(shape: Shape, setting: Setting, on_gpu: bool) -> str | None:
-    """Why llama.cpp would not run this model under this setting at all, or None.
+    """Why the engine would not run this model under this setting at all, or None. See :func:`refused`."""
+    return refused(shape, engine_run(shape, setting), on_gpu)
 
-    Sources: ggml-cuda's flash-attention kernels have no head sizes 160 and 96/64; no quantized cache for head size 80.
+
+def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
+    """Why llama.cpp would not run this, or None.
+
+    Sources: llama-context.cpp, llama_init_from_model (a quantized V cache needs flash attention, which grok has none
+    of; heads must be whole blocks of the cache's type); ggml-cuda's fattn.cu (no kernel for head sizes 160 and 96/64);
+    :func:`_engine.overflow`.
     """
+    quantized = run.value_type != "f16"
+    if quantized and (run.flash_attention is False or shape.architecture == "grok"):
+        return "a quantized KV cache needs flash attention, which is off"
     lengths = (shape.key_length, shape.value_length)
-    if setting.kv_cache_type != "f16" and (80 in lengths or shape.architecture == "grok"):
-        return "its head size has no quantized KV cache in llama.cpp"
-    if on_gpu and setting.flash_attention and (160 in lengths or lengths == (96, 64)) and not shape.kv_lora_rank:
+    for kind, length in ((run.key_type, shape.key_length), (run.value_type, shape.value_length)):
+        if kind != "f16" and not shape.encoder and length % KV_CACHE_TYPES[kind][0]:
+            return f"its heads of {length} elements are no whole blocks of {kind}: it has no quantized KV cache"
+    if shape.hyper is not None and shape.hyper.mla and run.key_type != run.value_type:
+        return "its K and V cache cannot be of different types"
+    if on_gpu and run.flash_attention and (160 in lengths or lengths == (96, 64)) and not shape.kv_lora_rank:
         return "its head size {}/{} has no CUDA flash-attention kernel, so its attention would run on the CPU".format(
             *lengths
         )
+    if shape.exact and shape.hyper is not None and (quantized or run.sequences > 1):
+        load = _engine.Load(
+            run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
+            run.sequences, (1.0,), 1 << 30,
+        )  # fmt: skip
+        try:
+            return _engine.overflow(shape.hyper, load)
+        except (KeyError, IndexError, AssertionError, ZeroDivisionError):
+            return None
     return None
 
 
@@ -640,18 +718,84 @@ def split_over(account_: Account, free: t.Sequence[int]) -> list[int]:
     Layers go by the cumulated share of free memory, the output as the last layer (llama.cpp,
     llama_model::load_tensors). The pipeline keeps copies: 3 masks and 4 activations on the first GPU, 8 on the others.
     """
+    if account_.source is not None and sum(free) > 0:
+        return [part.total for part in place(*account_.source, Devices(tuple(map(float, free)))).gpus]
     total = sum(free)
     bounds = [sum(free[: index + 1]) / total for index in range(len(free))]
-    placed = [0] * len(free)
+    held = [0] * len(free)
     parts = [*list(account_.layer_bytes), account_.output_bytes]
     for index, size in enumerate(parts):
-        place = index / len(parts)
-        placed[next(number for number, bound in enumerate(bounds) if place < bound or number == len(bounds) - 1)] += (
-            size
-        )
+        at = index / len(parts)
+        held[next(number for number, bound in enumerate(bounds) if at < bound or number == len(bounds) - 1)] += size
     return [
         size + account_.compute + 3 * account_.mask + (4 if number == 0 else 8) * account_.hidden
-        if math.fsum(placed)
+        if math.fsum(held)
         else 0
-        for number, size in enumerate(placed)
+        for number, size in enumerate(held)
     ]
+
+
+# --- measured on the host ---------------------------------------------------------------------------------------------
+
+# A prediction that is off by more is told to the operator.
+TOLD_DIFFERENCE = 0.02
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes that a load really took on one device, all buffers, and what they were measured for."""
+
+    digest: str  # of the model's layer
+    context_length: int
+    slots: int
+    kv_cache_type: str
+    engine_version: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """The larger of prediction and measurement, and what to tell where they differ."""
+
+    bytes: int
+    measured: bool
+    remark: str = ""
+
+
+def corrected(
+    predicted: int, digest: str, setting: Setting, engine_version: str, measurements: t.Iterable[Measured]
+) -> Corrected:
+    """Merge stored measurements into a prediction: they may raise it, never lower it.
+
+    Only those of the same layer, context, slots, cache type and engine version count; of several the largest.
+    """
+    key = (digest, setting.context_length, setting.slots, setting.kv_cache_type, engine_version)
+    found = [
+        item.bytes
+        for item in measurements
+        if (item.digest, item.context_length, item.slots, item.kv_cache_type, item.engine_version) == key
+    ]
+    if not found or not predicted:
+        return Corrected(predicted, False)
+    largest = max(found)
+    share = (largest - predicted) / predicted
+    remark = ""
+    if abs(share) > TOLD_DIFFERENCE:
+        remark = f"measured {largest} bytes, predicted {predicted}: {share:+.1%}"
+    return Corrected(max(predicted, largest), True, remark)
+
+
+# --- the vision projector ---------------------------------------------------------------------------------------------
+
+# A projector's graph is not replayed: the most that those of Ollama's library take beside their weights.
+PROJECTOR_COMPUTE_BYTES = 1024 * MIB
+
+
+def projector_bytes(header: _gguf.Header | None, file_bytes: int = 0) -> int:
+    """A vision projector (mmproj file) on a GPU: its tensors, or the file where they are not known, and the upper value
+    of its compute buffer."""
+    if header is None:
+        return file_bytes + PROJECTOR_COMPUTE_BYTES
+    return (
+        sum(_pad(tensor.bytes + tensor.row_padding_bytes, 128) for tensor in header.tensors) + PROJECTOR_COMPUTE_BYTES
+    )

@@ -25,36 +25,33 @@ def shape(**arguments: Any) -> _memory.Shape:
     return _memory.shape_from_header(_gguf.read_header(io.BytesIO(data), len(data)))
 
 
-# Model, context, slots, cache type, flash attention; KV cache and compute buffers in bytes as llama.cpp v0.5.0 plans
-# them (no_alloc, everything on one device that follows the CUDA backend's rules, the ubatch of Ollama 0.32).
+# Model, context, slots, cache type, flash attention, batch; KV cache and compute buffers in bytes as llama.cpp v0.5.0
+# plans them (no_alloc, everything on one device that follows the CUDA backend's rules).
 PLANNED = [
-    ("llama3.2:1b", 4096, 4, "f16", False, 536870912, 591409280),
-    ("llama3.2:1b", 2048, 4, "q4_0", True, 75497472, 130076800),
-    ("qwen3:8b", 16384, 1, "q8_0", True, 1283457024, 234983552),
-    ("qwen3:8b", 16384, 4, "q4_0", True, 2717908992, 469885056),
-    ("gemma3:27b", 2048, 4, "q8_0", True, 2210398208, 333648000),
-    ("gemma3:27b", 2048, 4, "f16", True, 4160749568, 333484160),
-    ("gemma2:9b", 8192, 1, "q8_0", True, 1216610304, 250155136),
-    ("gpt-oss:20b", 131072, 1, "f16", False, 3277848576, 69943206016),
-    ("gpt-oss:20b", 131072, 1, "f16", True, 3277848576, 910237824),
-    ("phi4:14b", 2048, 4, "f16", True, 1677721600, 266358912),
-    ("deepseek-r1:671b", 131072, 4, "f16", True, 36842766336, 2122342528),
-    ("qwen3.5:27b", 8192, 1, "f16", True, 693764096, 272662784),
-    ("qwen3:30b-a3b", 65536, 1, "q8_0", True, 3422552064, 620880000),
+    ("llama3.2:1b", 4096, 4, "f16", False, 1024, 536870912, 591409280),
+    ("llama3.2:1b", 2048, 4, "q4_0", True, 1024, 75497472, 130076800),
+    ("qwen3:8b", 16384, 1, "q8_0", True, 1024, 1283457024, 234983552),
+    ("qwen3:8b", 16384, 4, "q4_0", True, 2048, 2717908992, 469885056),
+    ("gemma3:27b", 2048, 4, "q8_0", True, 1024, 2210398208, 333648000),
+    ("gemma3:27b", 2048, 4, "f16", True, 1024, 4160749568, 333484160),
+    ("gemma2:9b", 8192, 1, "q8_0", True, 1024, 1216610304, 250155136),
+    ("gpt-oss:20b", 131072, 1, "f16", False, 2048, 3277848576, 69943206016),
+    ("gpt-oss:20b", 131072, 1, "f16", True, 2048, 3277848576, 910237824),
+    ("phi4:14b", 2048, 4, "f16", True, 1024, 1677721600, 266358912),
+    ("deepseek-r1:671b", 131072, 4, "f16", True, 2048, 36842766336, 2122342528),
+    ("qwen3.5:27b", 8192, 1, "f16", True, 1024, 693764096, 272662784),
+    ("qwen3:30b-a3b", 65536, 1, "q8_0", True, 2048, 3422552064, 620880000),
 ]
 
 
-@pytest.mark.parametrize(("name", "context", "slots", "cache", "flash", "kv", "compute"), PLANNED)
-def test_agrees_with_llama_cpps_planner(
-    name: str, context: int, slots: int, cache: str, flash: bool, kv: int, compute: int
+@pytest.mark.parametrize(("name", "context", "slots", "cache", "flash", "batch", "kv", "compute"), PLANNED)
+def test_a_catalog_entry_agrees_with_llama_cpps_planner(
+    name: str, context: int, slots: int, cache: str, flash: bool, batch: int, kv: int, compute: int
 ) -> None:
-    model = _select.candidate(CATALOG[name])
-    account = _memory.account(model.shape, _memory.Setting(context, slots, cache, flash), on_gpu=True)
-    assert account.kv_cache == kv
-    assert account.compute == pytest.approx(compute, rel=0.1)
-    assert account.weights + account.kv_cache + account.compute == pytest.approx(
-        account.weights + kv + compute, rel=0.003
-    )
+    model = _select.candidate(CATALOG[name]).shape
+    run = _memory.Run(context, slots, cache, cache, flash, batch)
+    (gpu,) = _memory.place(model, run).gpus
+    assert (gpu.kv_cache, gpu.compute) == (kv, compute)
 
 
 def test_weights_are_exact_and_tied_embeddings_count_on_both_sides() -> None:
@@ -89,7 +86,7 @@ def test_slots_multiply_the_cache_and_context_is_clamped_to_what_was_trained() -
 
 
 def test_a_quantized_cache_is_smaller_by_its_block_size() -> None:
-    model = shape()
+    model = shape(width=1024, heads=8, kv_heads=4)
     sizes = [_memory.account(model, _memory.Setting(4096, 1, kind), True).kv_cache for kind in ("f16", "q8_0", "q4_0")]
     assert [size / sizes[0] for size in sizes] == [1, 34 / 64, 18 / 64]
 
@@ -131,11 +128,16 @@ def test_ollamas_own_engine_reserves_a_row_of_logits_a_slot() -> None:
 
 
 def test_layers_are_split_by_free_memory_with_the_output_last() -> None:
-    account = _memory.account(shape(layers=9), _memory.Setting(4096, 1), True)
-    first, second = _memory.split_over(account, [3, 1])
-    extra = account.compute + 3 * account.mask
-    assert first - extra - 4 * account.hidden == sum(account.layer_bytes[:8])
-    assert second - extra - 8 * account.hidden == account.layer_bytes[8] + account.output_bytes
+    model = shape(layers=9)
+    placed = _memory.place(model, _memory.Run(4096), _memory.Devices((3.0, 1.0)))
+    first, second = placed.gpus
+    assert (first.weights, first.kv_cache) == (sum(model.weights.layers[:8]), 8 * 2 * 2 * 64 * 2 * 4096)
+    assert (second.weights, second.kv_cache) == (
+        model.weights.layers[8] + model.weights.output,
+        2 * 2 * 64 * 2 * 4096,
+    )
+    account = _memory.account(model, _memory.Setting(4096, 1), True)
+    assert _memory.split_over(account, [3, 1]) == [first.total, second.total]
 
 
 @pytest.mark.parametrize(
