@@ -238,9 +238,9 @@ def _agree(listed: int, size: int) -> bool:
 
 def _nearest(name: str, entries: t.Iterable[str], known: _catalog.Library) -> str:
     """A sentence's part that names the tag that was probably meant, or nothing."""
-    model, _colon, tag = name.rpartition(":")
-    likely = _text.nearest(tag, known.tags.get(model, ()))
-    meant = f"{model}:{likely}" if likely else _text.nearest(name, [other for other in entries if other != name])
+    model = name.rpartition(":")[0]
+    tags = [f"{model}:{tag}" for tag in known.tags.get(model, ())] + [other for other in entries if other != name]
+    meant = _text.nearest(name, [other for other in tags if other.startswith(model + ":")]) or _text.nearest(name, tags)
     return f"; did you mean {meant!r}?" if meant else ""
 
 

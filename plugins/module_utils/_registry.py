@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from ansible.module_utils import urls
+from ansible.module_utils import urls  # type: ignore[import-untyped]
 from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf
 from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import WEIGHTS_TYPE
 

@@ -121,11 +121,11 @@ entries:
         type: registry
         digest: sha256:a3de86cd1c132c822487ededd47a324c50491393e6565cd14bafa40d0b8e686f
       size_bytes: 5225374496
-      header: /home/ops/.cache/onprem-llm/headers/sha256-a3de86cd1c132c822487ededd47a324c50491393e6565cd14bafa40d0b8e686f-5225374496.gguf
+      header: /var/cache/headers/sha256-a3de...-5225374496.gguf
 headers:
   description:
-    - What is known of each model, C(size_bytes) of the whole weights; C(projectors) are the layers of a vision model beside its weights, where the manifest
-      was read.
+    - What is known of each model, C(size_bytes) of the whole weights; C(projectors) are the layers of a vision model
+      beside its weights, where the manifest was read.
   returned: success
   type: list
   elements: dict
@@ -133,7 +133,7 @@ headers:
     - name: qwen3:8b
       digest: sha256:a3de86cd1c132c822487ededd47a324c50491393e6565cd14bafa40d0b8e686f
       size_bytes: 5225374496
-      path: /home/ops/.cache/onprem-llm/headers/sha256-a3de86cd1c132c822487ededd47a324c50491393e6565cd14bafa40d0b8e686f-5225374496.gguf
+      path: /var/cache/headers/sha256-a3de...-5225374496.gguf
       architecture: qwen3
       quantization: Q4_K_M
       projectors: []
