@@ -735,56 +735,6 @@ def split_over(account_: Account, free: t.Sequence[int]) -> list[int]:
     ]
 
 
-# --- measured on the host ---------------------------------------------------------------------------------------------
-
-# A prediction that is off by more is told to the operator.
-TOLD_DIFFERENCE = 0.02
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Bytes that a load really took on one device, all buffers, and what they were measured for."""
-
-    digest: str  # of the model's layer
-    context_length: int
-    slots: int
-    kv_cache_type: str
-    engine_version: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Corrected:
-    """The larger of prediction and measurement, and what to tell where they differ."""
-
-    bytes: int
-    measured: bool
-    remark: str = ""
-
-
-def corrected(
-    predicted: int, digest: str, setting: Setting, engine_version: str, measurements: t.Iterable[Measured]
-) -> Corrected:
-    """Merge stored measurements into a prediction: they may raise it, never lower it.
-
-    Only those of the same layer, context, slots, cache type and engine version count; of several the largest.
-    """
-    key = (digest, setting.context_length, setting.slots, setting.kv_cache_type, engine_version)
-    found = [
-        item.bytes
-        for item in measurements
-        if (item.digest, item.context_length, item.slots, item.kv_cache_type, item.engine_version) == key
-    ]
-    if not found or not predicted:
-        return Corrected(predicted, False)
-    largest = max(found)
-    share = (largest - predicted) / predicted
-    remark = ""
-    if abs(share) > TOLD_DIFFERENCE:
-        remark = f"measured {largest} bytes, predicted {predicted}: {share:+.1%}"
-    return Corrected(max(predicted, largest), True, remark)
-
-
 # --- the vision projector ---------------------------------------------------------------------------------------------
 
 # A projector's graph is not replayed: the most that those of Ollama's library take beside their weights.
