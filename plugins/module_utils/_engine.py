@@ -118,7 +118,9 @@ def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[
         return list(hyper.memory[where, every_layer])
     total = [0] * (where.cpu + 1)
     experts = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
-    devices = {where.cpu} if not where.layers else set(where.layers)
+    devices = set(where.layers)
+    if hyper.architecture == "gemma4":  # for its layers without a window alone
+        devices = {home for home, windowed in zip(where.layers, hyper.windowed) if not windowed}
 
     def put(tensor: _gguf.Tensor, home: int) -> None:
         total[home] += tensor_bytes(_gguf.TENSOR_TYPES[tensor.type_id][0].lower(), tensor.dimensions, home != where.cpu)
@@ -176,11 +178,11 @@ def cells(hyper: Hyper, load: Load) -> tuple[int, int]:
     """(cells a sequence, cells of a window's cache)."""
     context = pad(load.context_length * load.sequences, CELLS)
     each = pad(context // load.sequences, CELLS)
-    batch = min(each * load.sequences, load.batch)
+    batch = min(load.context_length * load.sequences, load.batch)  # of the context before it is padded
     return each, pad(min(each, hyper.window + batch), CELLS)
 
 
-def cache_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool) -> list[int]:
+def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
     """K and V of every layer that keeps them, and recurrent states (float32)."""
     total = [0] * (where.cpu + 1)
     if hyper.architecture in WITHOUT_CACHE:
@@ -204,7 +206,7 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool) -> list[int
             row = hyper.whole("attention.indexer.key_length")
             total[home] += tensor_bytes(load.key_type, (row, count, load.sequences), on_gpu)
         if not hyper.mla:
-            wide = hyper.value_row(layer) if flash else hyper.widest_value_row
+            wide = hyper.widest_value_row if transposed(hyper, load) else hyper.value_row(layer)
             total[home] += tensor_bytes(load.value_type, (wide, count, load.sequences), on_gpu)
     return total
 
@@ -231,7 +233,9 @@ def state_sizes(hyper: Hyper) -> tuple[int, int]:
 def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -> Batch:
     """The graph that sizes the buffers: a full batch over full caches (graph_reserve)."""
     each, window = cells(hyper, load)
-    limit = load.batch if hyper.architecture in WITHOUT_CACHE else min(each * load.sequences, load.batch)
+    limit = load.batch
+    if hyper.architecture not in WITHOUT_CACHE:
+        limit = min(load.context_length * load.sequences, load.batch)
     wanted = min(each * load.sequences, limit) if tokens is None else tokens
     every = not load.logits_rows or hyper.architecture in ("t5", "t5encoder")
     rows = min(wanted, limit if every else load.logits_rows)
@@ -240,7 +244,7 @@ def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -
     embeddings = hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None
     return Batch(
         count, load.sequences, rows, each, window, flash, load.key_type, load.value_type, embeddings,
-        hyper.whole("pooling_type"), each > original,
+        hyper.whole("pooling_type"), transposed(hyper, load), each > original,
     )  # fmt: skip
 
 
@@ -248,6 +252,12 @@ def graph_of(hyper: Hyper, batch: Batch, where: Homes, only: t.Sequence[int] | N
     builder = Builder(hyper, batch, where, only)
     _architectures.build(builder)
     return builder
+
+
+def transposed(hyper: Hyper, load: Load) -> bool:
+    """Whether V lies transposed in the cache: where flash attention is off from the start, and not where the engine
+    turns it off as it finds no kernel."""
+    return load.flash_attention is False or hyper.architecture == "grok"
 
 
 def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
@@ -428,6 +438,6 @@ def buffers(hyper: Hyper, load: Load) -> Buffers:
     flash = flash_attention(hyper, load, where)
     return Buffers(
         tuple(weight_bytes(hyper, where)),
-        tuple(cache_bytes(hyper, load, where, flash)),
+        tuple(cache_bytes(hyper, load, where)),
         tuple(compute_bytes(hyper, load, where, flash)),
     )
