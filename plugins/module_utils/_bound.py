@@ -102,7 +102,7 @@ def buffers(hyper: Hyper, load: Load) -> Buffers:
         key, value = rows[layer], widest
         size = (row_bytes(load.key_type, key) * compressed + row_bytes(load.value_type, value)) * each * sequences
         if index:
-            size += row_bytes(load.key_type, index) * each * sequences * compressed
+            size += 4 * index * each * sequences * compressed  # in f32 at the most
         size = size * rounds + 4 * _state(hyper, layer, tensors) * sequences + 1024
         kept = max(kept, size)
         cache[where.layers[layer]] += size
