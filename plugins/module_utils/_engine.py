@@ -424,23 +424,38 @@ _ROOMY = frozenset(
 _PRIMES = (1031, 2053, 4099, 8209, 16411, 32771, 65537, 131101)
 
 
-def overflow(hyper: Hyper, load: Load) -> str | None:
-    """Why the engine would abort over its graph's size, or None. The graph may have as many tensors as eight times the
+# Graphs of these take equal tokens of every sequence (ggml_can_repeat fails).
+_EQUAL_SEQUENCES = frozenset({"kimi-linear", "minimax-01"})
+
+
+def abort(hyper: Hyper, load: Load) -> str | None:
+    """Why the engine would abort while it plans, or None. The graph may have as many tensors as eight times the
     model's, and the scheduler's table must hold them and the leaves (llama-context.cpp, graph_max_nodes; ggml.c)."""
+    if hyper.architecture == "t5" and load.sequences > 1:
+        return "llama.cpp aborts: the position bias of its decoder is made for one sequence"
     flash = load.flash_attention is not False
-    key = ("overflow", load.sequences > 1, load.key_type, load.value_type, flash)
+    if hyper.architecture == "plm" and flash:
+        return "llama.cpp aborts: its values are of another width than its cache's rows with flash attention"
+    tokens = min(load.context_length * load.sequences, load.batch)
+    if hyper.architecture in _EQUAL_SEQUENCES and tokens % load.sequences:
+        return f"llama.cpp aborts: batches of {tokens} tokens are no equal parts for {load.sequences} sequences"
+    if load.sequences == 1 and load.key_type == load.value_type == "f16":
+        return None  # the smallest graph
+    where = homes(hyper, load)
+    key = ("abort", load.sequences > 1, load.key_type, load.value_type, flash)
     if key not in hyper.memory:
-        where = homes(hyper, load)
         graph = graph_of(hyper, batch_of(hyper, load, flash), where).graph
         made = len(graph.nodes) + sum(leaf.is_input for leaf in graph.leaves)
         hyper.memory[key] = (made, len(graph.nodes) + len(graph.leaves))
     made, total = hyper.memory[key]
-    room = max(1024, 8 * len(hyper.tensors))
+    # A tied output layer on a GPU is a tensor more.
+    tensors = len(hyper.tensors) + (tied(hyper) and where.output != where.cpu)
+    room = max(1024, 8 * tensors)
     if hyper.architecture in _ROOMY:
-        room = max(load.batch * 40, 32 * len(hyper.tensors))
+        room = max(load.batch * 40, 32 * tensors)
     table = next((prime for prime in _PRIMES if prime >= room), 1 << 30)
-    if made > room + 1 or total > table:
-        count, fits = (made, room) if made > room + 1 else (total, table)
+    if made > room or total > table:
+        count, fits = (made, room) if made > room else (total, table)
         return f"llama.cpp aborts: its graph has {count} tensors with this cache, {fits} fit"
     return None
 

@@ -735,7 +735,7 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
 
     Sources: llama-context.cpp, llama_init_from_model (a quantized V cache needs flash attention, which grok has none
     of; heads must be whole blocks of the cache's type); ggml-cuda's fattn.cu (no kernel for head sizes 160 and 96/64);
-    :func:`_engine.overflow`.
+    :func:`_engine.abort`.
     """
     quantized = run.value_type != "f16"
     if quantized and (run.flash_attention is False or shape.architecture == "grok"):
@@ -750,13 +750,13 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
         return "its head size {}/{} has no CUDA flash-attention kernel, so its attention would run on the CPU".format(
             *lengths
         )
-    if shape.exact and shape.hyper is not None and (quantized or run.sequences > 1):
+    if shape.exact and shape.hyper is not None:
         load = _engine.Load(
             run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
-            run.sequences, (1.0,), 1 << 30,
+            run.sequences, (1.0,) if on_gpu else (), 1 << 30,
         )  # fmt: skip
         try:
-            return _engine.overflow(shape.hyper, load)
+            return _engine.abort(shape.hyper, load)
         except _CONTRADICTIONS:
             return None
     return None

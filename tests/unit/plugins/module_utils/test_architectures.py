@@ -117,3 +117,26 @@ def test_the_terms_name_every_byte_and_its_rule(name: str) -> None:
         terms = [term for term in placed.terms if term.device == device and term.name != "output_buffer"]
         assert sum(term.bytes for term in terms) == part.total
         assert all(term.rule for term in terms)
+
+
+@pytest.mark.parametrize(
+    ("name", "run", "on_gpu", "says"),
+    [
+        ("t5-small", _memory.Run(512, 2), True, "made for one sequence"),
+        ("t5-small", _memory.Run(512), True, None),
+        ("plm-1.8b", _memory.Run(512), True, "of another width"),
+        ("plm-1.8b", _memory.Run(512, flash_attention=False), True, None),
+        ("kimi-linear-48b", _memory.Run(4096, 3), True, "no equal parts for 3"),
+        ("kimi-linear-48b", _memory.Run(4096, 4), True, None),
+        ("granite3.1-moe-1b", _memory.Run(4096, 1, "q8_0", "q8_0"), True, None),
+        ("granite3.1-moe-1b", _memory.Run(4096, 1, "q8_0", "q8_0"), False, "1745 tensors with this cache, 1744 fit"),
+        ("granite3.1-moe-1b", _memory.Run(4096, 4, "q8_0", "q8_0"), True, "tensors with this cache"),
+        ("granite3.1-moe-1b", _memory.Run(4096, 4), True, None),
+        ("grok-1", _memory.Run(4096, 1, "q8_0", "q8_0"), True, "needs flash attention"),
+        ("grok-1", _memory.Run(4096), True, None),
+    ],
+)
+def test_what_llama_cpp_refuses_or_aborts_on(name: str, run: _memory.Run, on_gpu: bool, says: str | None) -> None:
+    found = _memory.refused(shape(name), run, on_gpu)
+    assert (found is None) == (says is None), found
+    assert (says or "") in (found or "")
