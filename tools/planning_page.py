@@ -60,6 +60,7 @@ def answer(given: dict[str, Any]) -> list[str]:
         "fit_target_bytes": defaults["models_fit_target_mib"] << 20,
         "display_bytes": 0,
         "max_instances": int(given.get("models_max_instances", 1)),
+        "measurements": [],
         "current_plan": None,
         "fleet": None,
         "advise": True,

@@ -13,7 +13,7 @@ author:
 description:
   - Adds to the measurements of a host what the runners of this run said they allocated, by all that decides it (the
     weights' digest, context, slots, cache type, engine version, number of GPUs).
-  - Warns of each load that differs from the plan by more than 2 % and a MiB.
+  - Warns of each load that differs from the plan by more than 2 % and 8 MiB.
 positional: before, plan
 options:
   _input:

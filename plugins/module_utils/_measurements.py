@@ -18,8 +18,9 @@ from ansible_collections.onprem.llm.plugins.module_utils._text import human_byte
 # From here on a difference is told, and raises an account. Below are the rounding of the log's figures to hundredths of
 # a MiB and small models' alignment; a plan that followed these would change from run to run.
 TOLERANCE = 0.02
-# A small model's few buffers are rounded by more than a share of them.
-TOLERANCE_BYTES = 2**20
+# The buffer for the logits is on the device in one build and beside it in another; of a small model that is more than
+# the share.
+TOLERANCE_BYTES = 8 * 2**20
 # Measurements kept on a host; the oldest go.
 MOST = 200
 

@@ -10,6 +10,8 @@ graph; it was compared with llama.cpp's own planner for the architectures in ``_
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import typing as t
 from dataclasses import dataclass, field, replace
@@ -69,6 +71,12 @@ _OWN_ENGINE = frozenset(
         "qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vl", "qwen3vlmoe",
     ]
 )  # fmt: skip
+
+
+# More layers no model has; a header that announces them is damaged or hostile.
+MOST_LAYERS = 4096
+# What a header that contradicts itself leads to while its graph is built.
+_CONTRADICTIONS = (ArithmeticError, LookupError, AssertionError, TypeError, ValueError, AttributeError)
 
 
 class ShapeError(Exception):
@@ -247,6 +255,13 @@ def _whole(value: t.Any, name: str, least: int = 0) -> int:
     return value
 
 
+def _layer_count(value: t.Any) -> int:
+    layers = _whole(value, "block_count", 1)
+    if layers > MOST_LAYERS:
+        raise ShapeError(f"block_count is {layers}; at most {MOST_LAYERS} layers are possible")
+    return layers
+
+
 def _by_layer(value: t.Any, layers: int, name: str) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value] * layers
     if len(values) < layers:
@@ -306,7 +321,7 @@ def shape_from_header(header: _gguf.Header) -> Shape:
     """
     if not header.architecture:
         raise ShapeError("the header names no architecture (general.architecture)")
-    layers = _whole(header.get("block_count"), "block_count", 1)
+    layers = _layer_count(header.get("block_count"))
     tensors = header.tensors
     names = {tensor.name: tensor for tensor in tensors}
     values = {
@@ -323,12 +338,16 @@ def shape_from_header(header: _gguf.Header) -> Shape:
         vocabulary,
         _weights_from_tensors(tensors, layers, header.architecture not in _BERTS),
     )
+    try:
+        hyper = Hyper(header)
+    except _CONTRADICTIONS as error:
+        raise ShapeError(f"the header contradicts itself: {error!r}") from error
     return replace(
         shape,
         feed_forward_length=max(down) if down else (0 if shape.experts_used else shape.feed_forward_length),
         gated=any(".ffn_gate" in name for name in names) or _fused_gate(names),
         embedding=shape.embedding or f"{header.architecture}.pooling_type" in header.metadata,
-        hyper=Hyper(header),
+        hyper=hyper,
     )
 
 
@@ -344,7 +363,14 @@ def shape_from_entry(values: t.Mapping[str, t.Any], size_bytes: int, embedding: 
 
     :raises ShapeError: see :func:`shape_from_header`.
     """
-    layers = _whole(values.get("block_count"), "block_count", 1)
+    return _entry(json.dumps(values, sort_keys=True, default=str), size_bytes, embedding)
+
+
+@functools.lru_cache(maxsize=256)
+def _entry(text: str, size_bytes: int, embedding: bool) -> Shape:
+    """One object for equal entries, so that what was worked out of one serves the others."""
+    values = json.loads(text)
+    layers = _layer_count(values.get("block_count"))
     architecture = str(values.get("architecture", ""))
     shape = _shape(architecture, values, values.get("vocabulary", 0), _weights_from_size(size_bytes, layers))
     header = _typical.header(architecture, values, shape.vocabulary)
@@ -352,7 +378,7 @@ def shape_from_entry(values: t.Mapping[str, t.Any], size_bytes: int, embedding: 
 
 
 def _shape(architecture: str, values: t.Mapping[str, t.Any], vocabulary: t.Any, weights: Weights) -> Shape:
-    layers = _whole(values.get("block_count"), "block_count", 1)
+    layers = _layer_count(values.get("block_count"))
     width = _whole(values.get("embedding_length"), "embedding_length", 1)
     heads = _widest(values.get("attention.head_count", 0), "attention.head_count", layers)
     head_length = width // heads if heads else 0
@@ -446,6 +472,17 @@ def account(shape: Shape, setting: Setting, on_gpu: bool, free: int = 0, file_by
     (:func:`ubatch`).
     """
     run = engine_run(shape, setting, free, file_bytes)
+    key = ("account", run, setting.before_0_30, on_gpu)
+    if shape.hyper is None:
+        return _account(shape, setting, run, on_gpu)
+    known = shape.hyper.memory.get(key)
+    if known is None or known[0] is not shape:
+        known = (shape, _account(shape, setting, run, on_gpu))
+        shape.hyper.memory[key] = known
+    return t.cast(Account, known[1])
+
+
+def _account(shape: Shape, setting: Setting, run: Run, on_gpu: bool) -> Account:
     context = _pad(run.context_length, 256)
     mask, hidden, compute = _compute(shape, setting, context, run.sequences, run.batch)
     by_layer = _cache_by_layer(shape, context, run.sequences, run.batch, run.key_type)
@@ -555,18 +592,31 @@ def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
         1 << 30 if devices.layers_on_gpu is None else devices.layers_on_gpu, devices.expert_layers_on_host,
         run.prediction_cache,
     )  # fmt: skip
+    where = _engine.homes(hyper, load)
+    key = ("placed", run, where)
+    known = hyper.memory.get(key)
+    if known is None or known[0] is not shape:
+        known = (shape, _made(shape, hyper, run, load, where))
+        hyper.memory[key] = known
+    return t.cast(Placed, known[1])
+
+
+def _made(shape: Shape, hyper: Hyper, run: Run, load: _engine.Load, where: Homes) -> Placed:
     exact = _architectures.known(shape.architecture)
     rules = RULES
     if exact:
         try:
             made = _engine.buffers(hyper, load)
-        except (KeyError, IndexError, AssertionError, ZeroDivisionError):
+        except _CONTRADICTIONS:
             exact = False  # tensors that the architecture needs are missing or of other shapes
     if not exact:
-        made, rules = _bound.buffers(hyper, load), BOUND_RULES
-    weights = made.weights if shape.weights.exact else _shared_out(shape, _engine.homes(hyper, load))
+        try:
+            made, rules = _bound.buffers(hyper, load), BOUND_RULES
+        except _CONTRADICTIONS as error:
+            raise ShapeError(f"the header contradicts itself: {error!r}") from error
+    weights = made.weights if shape.weights.exact else _shared_out(shape, where)
     parts = [DeviceBytes(*numbers) for numbers in zip(weights, made.cache, made.compute)]
-    names = [*(f"gpu{number}" for number in range(len(devices.gpus))), "host"]
+    names = [*(f"gpu{number}" for number in range(where.cpu)), "host"]
     output = 4 * run.sequences * (hyper.width if shape.embedding else max(hyper.vocabulary, 1))
     terms = [
         Term(name, term, getattr(part, term), rules[term])
@@ -685,7 +735,7 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
 
     Sources: llama-context.cpp, llama_init_from_model (a quantized V cache needs flash attention, which grok has none
     of; heads must be whole blocks of the cache's type); ggml-cuda's fattn.cu (no kernel for head sizes 160 and 96/64);
-    :func:`_engine.overflow`.
+    :func:`_engine.abort`.
     """
     quantized = run.value_type != "f16"
     if quantized and (run.flash_attention is False or shape.architecture == "grok"):
@@ -700,14 +750,14 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
         return "its head size {}/{} has no CUDA flash-attention kernel, so its attention would run on the CPU".format(
             *lengths
         )
-    if shape.exact and shape.hyper is not None and (quantized or run.sequences > 1):
+    if shape.exact and shape.hyper is not None:
         load = _engine.Load(
             run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
-            run.sequences, (1.0,), 1 << 30,
+            run.sequences, (1.0,) if on_gpu else (), 1 << 30,
         )  # fmt: skip
         try:
-            return _engine.overflow(shape.hyper, load)
-        except (KeyError, IndexError, AssertionError, ZeroDivisionError):
+            return _engine.abort(shape.hyper, load)
+        except _CONTRADICTIONS:
             return None
     return None
 
@@ -733,56 +783,6 @@ def split_over(account_: Account, free: t.Sequence[int]) -> list[int]:
         else 0
         for number, size in enumerate(held)
     ]
-
-
-# --- measured on the host ---------------------------------------------------------------------------------------------
-
-# A prediction that is off by more is told to the operator.
-TOLD_DIFFERENCE = 0.02
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Bytes that a load really took on one device, all buffers, and what they were measured for."""
-
-    digest: str  # of the model's layer
-    context_length: int
-    slots: int
-    kv_cache_type: str
-    engine_version: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Corrected:
-    """The larger of prediction and measurement, and what to tell where they differ."""
-
-    bytes: int
-    measured: bool
-    remark: str = ""
-
-
-def corrected(
-    predicted: int, digest: str, setting: Setting, engine_version: str, measurements: t.Iterable[Measured]
-) -> Corrected:
-    """Merge stored measurements into a prediction: they may raise it, never lower it.
-
-    Only those of the same layer, context, slots, cache type and engine version count; of several the largest.
-    """
-    key = (digest, setting.context_length, setting.slots, setting.kv_cache_type, engine_version)
-    found = [
-        item.bytes
-        for item in measurements
-        if (item.digest, item.context_length, item.slots, item.kv_cache_type, item.engine_version) == key
-    ]
-    if not found or not predicted:
-        return Corrected(predicted, False)
-    largest = max(found)
-    share = (largest - predicted) / predicted
-    remark = ""
-    if abs(share) > TOLD_DIFFERENCE:
-        remark = f"measured {largest} bytes, predicted {predicted}: {share:+.1%}"
-    return Corrected(max(predicted, largest), True, remark)
 
 
 # --- the vision projector ---------------------------------------------------------------------------------------------

@@ -277,7 +277,7 @@ options:
     type: dict
   measurements:
     description:
-      - What loads took on this host, see P(onprem.llm.measurements#filter). One that is more than 2 % and a MiB
+      - What loads took on this host, see P(onprem.llm.measurements#filter). One that is more than 2 % and 8 MiB
         above the account of the same load takes its place.
     type: list
     elements: dict

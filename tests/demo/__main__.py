@@ -16,27 +16,14 @@ from tests.fleet.hosts import ROOT, Fleet, FleetError, write_if_changed
 from tests.fleet.supplies import supply
 
 MIB = 2**20
-# Run on a node: its plan, what the engine has loaded, and the buffers that each runner says it allocated (bytes, by the
-# digest of the weights). A runner is named by its command line; the lines that follow are its own: llama.cpp's or, to
-# 0.29, those of Ollama's engine.
-READ_NODE = r"""
-import json, re, subprocess, urllib.request
+# Run on a node: its plan, what the engine has loaded, and what the loads took.
+READ_NODE = """
+import json, urllib.request
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-log = subprocess.run(["docker", "logs", "onprem-llm-ollama"], stdout=-1, stderr=-2, text=True, errors="replace").stdout
-buffers, digest = {}, None
-for line in log.splitlines():
-    start = re.search(r"starting (?:runner|llama-server)\b.*--model \S*sha256-([0-9a-f]{64})", line)
-    size = re.search(r"(?:model|KV|RS|compute|output) buffer size *= *([0-9.]+) (MiB)", line) or re.search(
-        r'msg="(?:model weights|kv cache|compute graph)" device=\S+ size="([0-9.]+) ([KMGT]iB|B)"', line)
-    if start:
-        digest = start.group(1)
-        buffers[digest] = 0
-    elif size and digest:
-        buffers[digest] += float(size.group(1)) * 2 ** {"B": 0, "K": 10, "M": 20, "G": 30, "T": 40}[size.group(2)[0]]
 print(json.dumps({
     "plan": json.load(open("/etc/onprem-llm/plan.json")),
+    "measurements": json.load(open("/etc/onprem-llm/measurements.json")),
     "loaded": json.load(opener.open("http://%s:11434/api/ps", timeout=10))["models"],
-    "buffers": buffers,
 }))
 """
 
@@ -154,6 +141,7 @@ def show_plans(nodes: dict[str, dict]) -> None:
     for host, node in nodes.items():
         left = [host, " + ".join(node["gpus"]) or "none"]
         loaded = {model["name"]: model for model in node["loaded"]}
+        took = {(item["model"], item["context_length"], item["slots"]): item["bytes"] for item in node["measurements"]}
         for model in (model for instance in node["plan"]["instances"] for model in instance["models"]):
             account, now = model["account"], loaded.get(model["name"])
             rows.append(
@@ -163,13 +151,13 @@ def show_plans(nodes: dict[str, dict]) -> None:
                     model["quantization"],
                     f"{model['context_length']} x {model['slots']}",
                     mib(account["total_bytes"] - account["overhead_bytes"]),
-                    mib(node["buffers"].get(model["source"]["sha256"])),
+                    mib(took.get((model["name"], model["context_length"], model["slots"]))),
                     mib(account["total_bytes"]),
                     f"{100 * now['size_vram'] / now['size']:.0f} %" if now else "not loaded",
                 )
             )
             left = ["", ""]
-    print_table("What runs where (predicted: the plan's buffers; measured: those that the runner's log names)", rows)
+    print_table("What runs where (buffers on the devices planned: by the plan, and by the runner's own log)", rows)
 
 
 def mib(size: float | None) -> str:

@@ -57,7 +57,7 @@ def test_more_than_planned_is_counted_with(gpus: int) -> None:
     assert again["confidence"] == "high"
 
 
-@pytest.mark.parametrize("less", [500 * _memory.MIB, 0, -_memory.MIB])
+@pytest.mark.parametrize("less", [500 * _memory.MIB, 0, -8 * _memory.MIB])
 def test_less_or_hardly_more_changes_nothing(less: int) -> None:
     first = plan()
     account = model_of(first)["account"]

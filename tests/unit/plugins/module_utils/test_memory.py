@@ -164,3 +164,72 @@ def test_refuses_head_sizes_without_a_kernel() -> None:
     assert "no quantized KV cache" in str(
         _memory.refusal(shape(width=320, kind=F16), _memory.Setting(4096, 1, "q8_0"), True)
     )
+
+
+def test_a_header_of_endless_layers_or_experts_is_refused() -> None:
+    with pytest.raises(_memory.ShapeError, match="at most 4096 layers"):
+        shape(llama__block_count=2**31)
+    with pytest.raises(_memory.ShapeError, match="contradicts itself"):
+        shape(llama__expert_used_count=100000)
+
+
+@pytest.mark.parametrize(
+    ("context", "slots", "free", "size", "batch"),
+    [
+        (4096, 1, 0, 0, 512),
+        (4097, 1, 0, 0, 1024),
+        (2048, 4, 0, 0, 1024),
+        (32768, 1, 0, 0, 1024),
+        (16384, 4, 0, 0, 2048),
+        # 2048 must leave 2 GiB of four fifths of what is free, 1024 three quarters of a GiB.
+        (16384, 4, 24 * 2**30, 4 * 2**30, 2048),
+        (16384, 4, 7 * 2**30, 4 * 2**30, 1024),
+        (16384, 4, 6 * 2**30, 4 * 2**30, 512),
+    ],
+)
+def test_the_batch_is_ollamas(context: int, slots: int, free: int, size: int, batch: int) -> None:
+    setting = _memory.Setting(context, slots)
+    assert _memory.ubatch(shape(), setting, free, size) == batch
+    assert _memory.ubatch(shape(), _memory.Setting(context, slots, flash_attention=False), free, size) == 512
+    assert _memory.ubatch(shape(), _memory.Setting(context, slots, before_0_30=True), free, size) == 512
+
+
+def test_a_measurement_raises_and_never_lowers() -> None:
+    setting = _memory.Setting(8192, 2)
+    measured = _memory.Measured("sha256:a", 8192, 2, "f16", "0.32.15", 1050)
+    merged = _memory.corrected(1000, "sha256:a", setting, "0.32.15", [measured])
+    assert (merged.bytes, merged.measured) == (1050, True)
+    assert merged.remark == "measured 1050 bytes, predicted 1000: +5.0%"
+    lower = _memory.corrected(1100, "sha256:a", setting, "0.32.15", [measured])
+    assert (lower.bytes, lower.remark) == (1100, "measured 1050 bytes, predicted 1100: -4.5%")
+    assert _memory.corrected(1060, "sha256:a", setting, "0.32.15", [measured]).remark == ""
+    for other in (
+        _memory.corrected(1000, "sha256:b", setting, "0.32.15", [measured]),
+        _memory.corrected(1000, "sha256:a", _memory.Setting(8192, 1), "0.32.15", [measured]),
+        _memory.corrected(1000, "sha256:a", _memory.Setting(8192, 2, "q8_0"), "0.32.15", [measured]),
+        _memory.corrected(1000, "sha256:a", setting, "0.33.0", [measured]),
+    ):
+        assert other == _memory.Corrected(1000, False)
+
+
+def test_the_output_buffer_is_a_row_of_logits_a_sequence() -> None:
+    placed = _memory.place(shape(vocabulary=1000), _memory.Run(4096, 3))
+    assert placed.output_buffer == 3 * 4 * 1000
+    setting = _memory.Setting(4096, 3)
+    cpu = _memory.place(shape(vocabulary=1000), _memory.engine_run(shape(), setting), _memory.Devices(()))
+    account = _memory.account(shape(vocabulary=1000), setting, on_gpu=False)
+    assert account.compute == cpu.host.compute + cpu.output_buffer
+
+
+def test_a_projector_counts_with_its_file_and_an_upper_value_of_its_work() -> None:
+    data = llama(layers=1)
+    header = _gguf.read_header(io.BytesIO(data), len(data))
+    weights = _memory.projector_bytes(header) - _memory.PROJECTOR_COMPUTE_BYTES
+    assert weights >= sum(tensor.bytes for tensor in header.tensors)
+    assert _memory.projector_bytes(None, 5) == 5 + _memory.PROJECTOR_COMPUTE_BYTES
+
+
+@pytest.mark.parametrize("shares", [(0.0,), (-1.0, 2.0), (float("nan"),)])
+def test_impossible_shares_are_refused(shares: tuple[float, ...]) -> None:
+    with pytest.raises(_memory.ShapeError, match="shares of the GPUs"):
+        _memory.place(shape(), _memory.Run(4096), _memory.Devices(shares))
