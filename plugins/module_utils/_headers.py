@@ -11,8 +11,10 @@ directory has a header as ``sha256-<hex>-<size of the blob>.gguf``, and what a t
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
+import struct
 import tempfile
 import typing as t
 from contextlib import contextmanager, suppress
@@ -22,6 +24,60 @@ from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf,
 
 # How far a catalog's size may be above the file's before it is told: listed sizes are rounded up.
 _TOLERANCE = 0.02
+
+
+def _text_of(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data
+
+
+# GGUF's numbers of the types that hold any value of their kind.
+_FLOAT64, _STRING, _ARRAY, _BOOL, _UINT8, _UINT64, _INT64 = 12, 8, 9, 7, 0, 10, 11
+
+
+def _value_of(value: t.Any) -> tuple[int, bytes]:
+    """A scalar's type and bytes."""
+    if isinstance(value, bool):
+        return _BOOL, struct.pack("<?", value)
+    if isinstance(value, int):
+        return (_INT64, struct.pack("<q", value)) if value < 2**63 else (_UINT64, struct.pack("<Q", value))
+    if isinstance(value, float):
+        return _FLOAT64, struct.pack("<d", value)
+    return _STRING, _text_of(value)
+
+
+def shortened(header: _gguf.Header, data: bytes) -> bytes:
+    """A header that reads the same as ``data``, with each list that the reader skips as so many zero bytes.
+
+    Vocabularies and merges are nearly all of a header and most of the time that it takes to read it, for each host that
+    is planned; only their lengths count.
+    """
+    if None not in header.metadata.values():
+        return data
+    parts = [_gguf.MAGIC, struct.pack("<IQQ", header.version, len(header.tensors), len(header.metadata))]
+    for key, value in header.metadata.items():
+        parts.append(_text_of(key))
+        if value is None:
+            count = header.lengths[key]
+            parts += [struct.pack("<IIQ", _ARRAY, _UINT8, count), bytes(count)]
+        elif isinstance(value, list):
+            items = [_value_of(item) for item in value]
+            kinds = {kind for kind, _bytes in items} or {_UINT8}
+            if len(kinds) > 1:
+                return data
+            parts += [struct.pack("<IIQ", _ARRAY, kinds.pop(), len(items)), *(item for _kind, item in items)]
+        else:
+            kind, item = _value_of(value)
+            parts += [struct.pack("<I", kind), item]
+    for tensor in header.tensors:
+        count = len(tensor.dimensions)
+        parts += [_text_of(tensor.name), struct.pack(f"<I{count}QIQ", count, *tensor.dimensions, tensor.type_id, 0)]
+    short = b"".join(parts)
+    with suppress(_gguf.GgufError):
+        # Where anything reads otherwise, such as a number that is none, the original is kept.
+        if _gguf.read_header(io.BytesIO(short), len(short)) == header:
+            return short
+    return data
 
 
 @dataclass(frozen=True)
@@ -66,8 +122,9 @@ class Cache:
         return None
 
     def keep_header(self, digest: str, size: int, header: _gguf.Header, data: bytes) -> Kept:
+        """Keep the header whose bytes are ``data``, its token lists shortened (:func:`shortened`)."""
         path = os.path.join(self._directory, "{}-{}.gguf".format(digest.replace(":", "-"), size))
-        self._write(path, data)
+        self._write(path, shortened(header, data))
         return Kept(digest, size, path, header)
 
     def manifest(self, name: _registry.Name) -> _registry.Manifest | None:

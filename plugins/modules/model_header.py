@@ -14,7 +14,8 @@ author:
 description:
   - Asks the registry for a model's manifest, and for the beginning of its weights, a few MiB that hold the whole GGUF
     header. With it, M(onprem.llm.model_select) accounts for the model exactly before anything is downloaded.
-  - Keeps each header on this machine under the digest of its weights. A kept header of pinned weights needs no network.
+  - Keeps each header on this machine under the digest of its weights, of token lists their length alone. A kept header
+    of pinned weights needs no network.
   - A registry that is not reached is told once, and the entries stay as they are, unless O(required).
   - A model that the registry does not have, or that has no GGUF weights, is an error, unless its weights are pinned or
     were read before.
