@@ -409,6 +409,9 @@ def read_header(blob: Blob) -> tuple[_gguf.Header, bytes]:
         header = _gguf.read_header(t.cast(t.BinaryIO, stream), blob.size)
     except _gguf.GgufError as error:
         raise RegistryError(f"the blob {blob.digest}: {error}") from error
+    parts = header.metadata.get("split.count", 0)
+    if isinstance(parts, int) and parts > 1:
+        raise RegistryError(f"the blob {blob.digest}: one of {parts} parts of a model, whose header tells of it alone")
     used = stream.tell()
     tensors = sum(tensor.bytes for tensor in header.tensors)
     if used + tensors > blob.size:

@@ -256,6 +256,7 @@ def test_a_registry_that_is_not_there(registry: tuple[State, str]) -> None:
         (b"PK\x03\x04" + bytes(100), "no GGUF file"),
         (HEADER[:-5], "ends inside its header"),
         (HEADER, "announces [0-9]+ bytes of tensors"),
+        (llama(split__count=3) + bytes(2**21), "one of 3 parts of a model"),
         (HEADER[:8] + b"\xff" * 16 + HEADER[24:], "which no model has"),
     ],
 )
