@@ -3,9 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a model takes in memory: weights, KV cache, compute buffers and what lies outside of them, in bytes.
 
-The terms follow llama.cpp v0.5.0 (src/llama-kv-cache.cpp, src/llama-memory-recurrent.cpp, src/models/*.cpp and the CUDA
-backend's allocation rules), which is what Ollama 0.30 and newer run. The compute term is the largest phase of the
-graph; it was compared with llama.cpp's own planner for the architectures in ``_COMPARED`` and is an estimate elsewhere.
+:func:`place` has the bytes on each device under llama.cpp's own parameters, :func:`engine_run` makes those of an
+instance's setting by Ollama's rules, and :func:`account` is both for one GPU or none. The figures are those of llama.cpp
+v0.5.0's planner, replayed (_engine.py), where the architecture's graph is written down (_architectures.py); elsewhere
+weights are exact and the rest is an upper bound (_bound.py). Two cases have closed forms still: Ollama's own engine, up
+to 0.29, and catalog entries of architectures whose tensors are not known.
 """
 
 from __future__ import annotations
@@ -618,12 +620,16 @@ def _made(shape: Shape, hyper: Hyper, run: Run, load: _engine.Load, where: Homes
     parts = [DeviceBytes(*numbers) for numbers in zip(weights, made.cache, made.compute)]
     names = [*(f"gpu{number}" for number in range(where.cpu)), "host"]
     output = 4 * run.sequences * (hyper.width if shape.embedding else max(hyper.vocabulary, 1))
+    states = _engine.state_bytes(hyper, load, where) if exact else [0] * len(parts)
     terms = [
-        Term(name, term, getattr(part, term), rules[term])
-        for name, part in zip(names, parts)
-        for term in ("weights", "kv_cache", "compute")
-        if getattr(part, term)
-    ]
+        Term(name, term, size, rules[term])
+        for name, part, state in zip(names, parts, states)
+        for term, size in (
+            ("weights", part.weights), ("kv_cache", part.kv_cache - state), ("recurrent_state", state),
+            ("compute", part.compute),
+        )
+        if size
+    ]  # fmt: skip
     terms.append(Term("host", "output_buffer", output, RULES["output_buffer"]))
     return Placed(tuple(parts[:-1]), parts[-1], tuple(terms), shape.confidence if exact else "low", exact, output)
 
@@ -641,8 +647,10 @@ RULES = {
     "output_buffer": "a row of logits, or of embeddings, for each sequence (llama-context.cpp, output_reserve)",
     "weights": "each tensor's bytes, on a GPU padded to 128 (ggml-cuda.cu, get_alloc_size); input embeddings stay with "
     "the host (llama-model.cpp, dev_input), tied ones are held on both sides",
-    "kv_cache": "K and V rows of every cell of every layer that keeps them, windows and recurrent states as the layer "
-    "has them (llama-kv-cache.cpp, llama-memory-recurrent.cpp)",
+    "kv_cache": "K and V rows of every cell of every layer that keeps them, of a layer with a window no more than the "
+    "window and a batch, padded to 256 cells (llama-kv-cache.cpp, llama-kv-cache-iswa.cpp)",
+    "recurrent_state": "convolution and state of every recurrent layer for each sequence, in float32 "
+    "(llama-memory-recurrent.cpp)",
     "compute": "the graph of a full batch over full caches, its tensors placed as ggml-alloc.c and ggml-backend.cpp do "
     "(llama-context.cpp, sched_reserve)",
 }
