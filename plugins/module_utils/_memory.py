@@ -24,8 +24,15 @@ from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
 
 MIB = 2**20
 
-# CUDA contexts measured 107 to 555 MiB by GPU; the upper value where the GPU's own is not known. Once a model and GPU.
-CUDA_CONTEXT_BYTES = 555 * MIB
+# What a CUDA context takes, once a model and GPU. It grows with the GPU's multiprocessors, and no GPU has more of them
+# than the largest one measured, whose figure stands for all others. Sources: llama.cpp, pull request 23604
+# (cudaMemGetInfo against NVML); InvokeAI, issue 9413 (an idle process, driver 610).
+CUDA_CONTEXTS = {
+    "RTX PRO 6000 Blackwell Workstation Edition": 555 * MIB,
+    "RTX 4060 Ti": 107 * MIB,
+    "RTX 3090": 256 * MIB,
+}
+CUDA_CONTEXT_BYTES = max(CUDA_CONTEXTS.values())
 # llama.cpp's own fit keeps this free on each device, else layers go to the CPU (LLAMA_ARG_FIT_TARGET, common/arg.cpp).
 FIT_TARGET_BYTES = 1024 * MIB
 
@@ -791,6 +798,12 @@ def split_over(account_: Account, free: t.Sequence[int]) -> list[int]:
         else 0
         for number, size in enumerate(held)
     ]
+
+
+def cuda_context_bytes(gpu: str | None = None) -> int:
+    """What a CUDA context takes on a GPU of this name, as nvidia-smi has it: the upper value where none was measured."""
+    name = (gpu or "").replace("NVIDIA ", "").replace("GeForce ", "").strip()
+    return CUDA_CONTEXTS.get(name, CUDA_CONTEXT_BYTES)
 
 
 # --- measured on the host ---------------------------------------------------------------------------------------------
