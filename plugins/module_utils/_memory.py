@@ -801,7 +801,7 @@ def split_over(account_: Account, free: t.Sequence[int]) -> list[int]:
 
 
 def cuda_context_bytes(gpu: str | None = None) -> int:
-    """What a CUDA context takes on a GPU of this name, as nvidia-smi has it: the upper value where none was measured."""
+    """What a CUDA context takes on a GPU of this name (nvidia-smi's); the upper value where none was measured."""
     name = (gpu or "").replace("NVIDIA ", "").replace("GeForce ", "").strip()
     return CUDA_CONTEXTS.get(name, CUDA_CONTEXT_BYTES)
 
