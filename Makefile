@@ -43,7 +43,8 @@ lint unit sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## site.yml killed at every tenth task, and run again
+test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed
+	@$(PYTHON) -m tests.fuzz_gguf
 	@$(PYTHON) -m tests.long
 
 # The bench imports the collection by its name.
