@@ -30,6 +30,8 @@ class Batch:
     value_type: str
     embeddings: bool = False
     pooling: int = -1
+    # V lies transposed in the cache; decided before the engine finds that flash attention has no kernel.
+    transposed: bool = False
     # The context is beyond the one that positions were trained for (long RoPE factors).
     long_context: bool = False
 
@@ -341,7 +343,7 @@ class Builder:
         return ggml.reshape(ggml.mul_mat(rotation, flat), *source.ne)
 
     def store(self, layer: int, key: Tensor | None, value: Tensor | None) -> None:
-        """The batch's keys and values go into the cache; without flash attention values lie transposed."""
+        """The batch's keys and values go into the cache, values transposed where attention has no kernel of its own."""
         hyper, batch = self.hyper, self.batch
         windowed = hyper.windowed[layer]
         suffix = "_window" if windowed else ""
@@ -357,7 +359,7 @@ class Builder:
             return
         wide = value.ne[0] * value.ne[1]
         cache = self.value_cache(layer)
-        if batch.flash:
+        if not batch.transposed:
             flat = ggml.view(value, (wide, value.ne[2]), (value.nb[2],))
             if batch.sequences > 1:
                 cache = ggml.reshape(cache, wide, cells * batch.sequences)
@@ -388,7 +390,7 @@ class Builder:
     def value_cache(self, layer: int) -> Tensor:
         owner, batch, hyper = self.cache_owner(layer), self.batch, self.hyper
         cells = batch.window_cells if hyper.windowed[owner] else batch.cells
-        wide = hyper.value_row(owner) if batch.flash else hyper.widest_value_row
+        wide = hyper.widest_value_row if batch.transposed else hyper.value_row(owner)
         return self.cache("v", owner, batch.value_type, wide, cells, batch.sequences)
 
     def read_cache(self, layer: int) -> tuple[Tensor, Tensor]:
@@ -399,7 +401,7 @@ class Builder:
         row = ggml.row_bytes(key.type, key.ne[0])
         keys = ggml.view(key, (length, heads, cells, sequences), (ggml.row_bytes(key.type, length), row, row * cells))
         size, total = value.type, value.ne[0]
-        if batch.flash:
+        if not batch.transposed:
             row = ggml.row_bytes(size, total)
             values = ggml.view(value, (wide, heads, cells, sequences), (ggml.row_bytes(size, wide), row, row * cells))
         else:

@@ -153,7 +153,8 @@ def finish(b: Builder, traits: Decoder, current: Tensor) -> None:
         current.is_output = True
     if traits.gather_last and traits.kept_hidden != "norm":
         (current,) = b.gather(current)
-    hidden = b.norm(current, b.top("output_norm.weight"), b.top("output_norm.bias"), traits.norm)
+    scale = b.top("output_norm.weight") or b.top("enc.output_norm.weight")  # the latter: neo-bert
+    hidden = b.norm(current, scale, b.top("output_norm.bias"), traits.norm)
     if traits.kept_hidden == "norm":
         hidden.is_output = True
         if traits.gather_last:

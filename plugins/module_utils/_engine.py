@@ -9,9 +9,10 @@ the compute buffers), llama-kv-cache.cpp and llama-memory-recurrent.cpp (what is
 
 from __future__ import annotations
 
+import functools
 import struct
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _ggml, _gguf
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Batch, Builder, Homes
@@ -65,6 +66,10 @@ class Buffers:
     compute: tuple[int, ...]
 
 
+# What is remembered of one model before all of it is forgotten.
+MOST_REMEMBERED = 20000
+
+
 def pad(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
@@ -77,13 +82,17 @@ def _single(value: float) -> float:
 def homes(hyper: Hyper, load: Load) -> Homes:
     """Layers go to the GPUs by cumulated shares, the output as one layer more; those that do not fit stay in front,
     with the CPU."""
-    cpu = len(load.gpus)
-    count = hyper.all_layers + 1
-    on_gpu = min(load.layers_on_gpu, count) if cpu else 0
+    return _homes(hyper.all_layers + 1, load.gpus, load.layers_on_gpu, load.expert_layers_on_host)
+
+
+@functools.lru_cache(maxsize=4096)
+def _homes(count: int, gpus: tuple[float, ...], layers_on_gpu: int, expert_layers: int) -> Homes:
+    cpu = len(gpus)
+    on_gpu = min(layers_on_gpu, count) if cpu else 0
     start = count - on_gpu
     bounds: list[float] = []
     total = 0.0
-    for share in load.gpus:
+    for share in gpus:
         total = _single(total + _single(share))
         bounds.append(total)
     bounds = [_single(bound / total) for bound in bounds] if total else []
@@ -94,7 +103,7 @@ def homes(hyper: Hyper, load: Load) -> Homes:
         else:
             at = _single(_single(float(layer - start)) / on_gpu)
             placed.append(next((gpu for gpu, bound in enumerate(bounds) if bound > at), cpu - 1))
-    return Homes(tuple(placed[:-1]), placed[-1], cpu, load.expert_layers_on_host)
+    return Homes(tuple(placed[:-1]), placed[-1], cpu, expert_layers)
 
 
 def tensor_bytes(kind: str, ne: t.Sequence[int], on_gpu: bool) -> int:
@@ -118,7 +127,9 @@ def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[
         return list(hyper.memory[where, every_layer])
     total = [0] * (where.cpu + 1)
     experts = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
-    devices = {where.cpu} if not where.layers else set(where.layers)
+    devices = set(where.layers)
+    if hyper.architecture == "gemma4":  # for its layers without a window alone
+        devices = {home for home, windowed in zip(where.layers, hyper.windowed) if not windowed}
 
     def put(tensor: _gguf.Tensor, home: int) -> None:
         total[home] += tensor_bytes(_gguf.TENSOR_TYPES[tensor.type_id][0].lower(), tensor.dimensions, home != where.cpu)
@@ -176,11 +187,11 @@ def cells(hyper: Hyper, load: Load) -> tuple[int, int]:
     """(cells a sequence, cells of a window's cache)."""
     context = pad(load.context_length * load.sequences, CELLS)
     each = pad(context // load.sequences, CELLS)
-    batch = min(each * load.sequences, load.batch)
+    batch = min(load.context_length * load.sequences, load.batch)  # of the context before it is padded
     return each, pad(min(each, hyper.window + batch), CELLS)
 
 
-def cache_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool) -> list[int]:
+def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
     """K and V of every layer that keeps them, and recurrent states (float32)."""
     total = [0] * (where.cpu + 1)
     if hyper.architecture in WITHOUT_CACHE:
@@ -204,7 +215,7 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool) -> list[int
             row = hyper.whole("attention.indexer.key_length")
             total[home] += tensor_bytes(load.key_type, (row, count, load.sequences), on_gpu)
         if not hyper.mla:
-            wide = hyper.value_row(layer) if flash else hyper.widest_value_row
+            wide = hyper.widest_value_row if transposed(hyper, load) else hyper.value_row(layer)
             total[home] += tensor_bytes(load.value_type, (wide, count, load.sequences), on_gpu)
     return total
 
@@ -231,7 +242,9 @@ def state_sizes(hyper: Hyper) -> tuple[int, int]:
 def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -> Batch:
     """The graph that sizes the buffers: a full batch over full caches (graph_reserve)."""
     each, window = cells(hyper, load)
-    limit = load.batch if hyper.architecture in WITHOUT_CACHE else min(each * load.sequences, load.batch)
+    limit = load.batch
+    if hyper.architecture not in WITHOUT_CACHE:
+        limit = min(load.context_length * load.sequences, load.batch)
     wanted = min(each * load.sequences, limit) if tokens is None else tokens
     every = not load.logits_rows or hyper.architecture in ("t5", "t5encoder")
     rows = min(wanted, limit if every else load.logits_rows)
@@ -240,7 +253,7 @@ def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -
     embeddings = hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None
     return Batch(
         count, load.sequences, rows, each, window, flash, load.key_type, load.value_type, embeddings,
-        hyper.whole("pooling_type"), each > original,
+        hyper.whole("pooling_type"), transposed(hyper, load), each > original,
     )  # fmt: skip
 
 
@@ -248,6 +261,12 @@ def graph_of(hyper: Hyper, batch: Batch, where: Homes, only: t.Sequence[int] | N
     builder = Builder(hyper, batch, where, only)
     _architectures.build(builder)
     return builder
+
+
+def transposed(hyper: Hyper, load: Load) -> bool:
+    """Whether V lies transposed in the cache: where flash attention is off from the start, and not where the engine
+    turns it off as it finds no kernel."""
+    return load.flash_attention is False or hyper.architecture == "grok"
 
 
 def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
@@ -330,14 +349,20 @@ def _short_plan(hyper: Hyper, batch: Batch, where: Homes, copies: int) -> list[i
     in which it would begin after all rounds.
     """
     groups = _groups(_kinds(hyper, where))
-    rounds = [min(times, FEW_ROUNDS) for _at, _period, times in groups]
+    # What was enough for another batch is tried first; where nothing was, nothing is tried again.
+    key = ("rounds", where, copies, batch.flash, batch.key_type, batch.sequences > 1)
+    rounds = hyper.memory.get(key) or [min(times, FEW_ROUNDS) for _at, _period, times in groups]
+    if rounds == "all":
+        return None
+    hyper.memory[key] = "all"
+    rounds = list(rounds)
     for _attempt in range(4):
         kept: list[int] = []
         starts: list[int] = []
         for (at, period, _times), count in zip(groups, rounds):
             starts.append(len(kept))
             kept.extend(range(at, at + period * count))
-        if len(kept) > hyper.layers * 3 // 4:
+        if len(kept) > hyper.layers * 2 // 3:
             return None
         builder = graph_of(hyper, batch, where, kept)
         planner = Planner(builder.graph, where.cpu, copies)
@@ -348,7 +373,7 @@ def _short_plan(hyper: Hyper, batch: Batch, where: Homes, copies: int) -> list[i
             return None  # what is copied between devices grows with the layers
         if len(states) != len(kept):
             return None
-        proved = True
+        proved, tried = True, tuple(rounds)
         for number, (_at, period, times) in enumerate(groups):
             count = rounds[number]
             if count == times:
@@ -360,6 +385,7 @@ def _short_plan(hyper: Hyper, batch: Batch, where: Homes, copies: int) -> list[i
             proved = False
             rounds[number] = min(times, count + (times - count) % cycle if cycle else max(MORE_ROUNDS, count + 1))
         if proved:
+            hyper.memory[key] = tried
             return sizes
     return None
 
@@ -425,9 +451,17 @@ def buffers(hyper: Hyper, load: Load) -> Buffers:
     :raises KeyError: the architecture's graph is not known.
     """
     where = homes(hyper, load)
-    flash = flash_attention(hyper, load, where)
-    return Buffers(
-        tuple(weight_bytes(hyper, where)),
-        tuple(cache_bytes(hyper, load, where, flash)),
-        tuple(compute_bytes(hyper, load, where, flash)),
-    )
+    # Shares matter only by where they put the layers.
+    key = (replace(load, gpus=(1.0,) * len(load.gpus)), where)
+    found = hyper.memory.get(key)
+    if found is None:
+        flash = flash_attention(hyper, load, where)
+        found = Buffers(
+            tuple(weight_bytes(hyper, where)),
+            tuple(cache_bytes(hyper, load, where)),
+            tuple(compute_bytes(hyper, load, where, flash)),
+        )
+        if len(hyper.memory) > MOST_REMEMBERED:
+            hyper.memory.clear()
+        hyper.memory[key] = found
+    return t.cast(Buffers, found)

@@ -10,6 +10,8 @@ graph; it was compared with llama.cpp's own planner for the architectures in ``_
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 import typing as t
 from dataclasses import dataclass, field, replace
@@ -344,6 +346,13 @@ def shape_from_entry(values: t.Mapping[str, t.Any], size_bytes: int, embedding: 
 
     :raises ShapeError: see :func:`shape_from_header`.
     """
+    return _entry(json.dumps(values, sort_keys=True, default=str), size_bytes, embedding)
+
+
+@functools.lru_cache(maxsize=256)
+def _entry(text: str, size_bytes: int, embedding: bool) -> Shape:
+    """One object for equal entries, so that what was worked out of one serves the others."""
+    values = json.loads(text)
     layers = _whole(values.get("block_count"), "block_count", 1)
     architecture = str(values.get("architecture", ""))
     shape = _shape(architecture, values, values.get("vocabulary", 0), _weights_from_size(size_bytes, layers))
@@ -446,6 +455,17 @@ def account(shape: Shape, setting: Setting, on_gpu: bool, free: int = 0, file_by
     (:func:`ubatch`).
     """
     run = engine_run(shape, setting, free, file_bytes)
+    key = ("account", run, setting.before_0_30, on_gpu)
+    if shape.hyper is None:
+        return _account(shape, setting, run, on_gpu)
+    known = shape.hyper.memory.get(key)
+    if known is None or known[0] is not shape:
+        known = (shape, _account(shape, setting, run, on_gpu))
+        shape.hyper.memory[key] = known
+    return t.cast(Account, known[1])
+
+
+def _account(shape: Shape, setting: Setting, run: Run, on_gpu: bool) -> Account:
     context = _pad(run.context_length, 256)
     mask, hidden, compute = _compute(shape, setting, context, run.sequences, run.batch)
     by_layer = _cache_by_layer(shape, context, run.sequences, run.batch, run.key_type)
@@ -555,6 +575,16 @@ def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
         1 << 30 if devices.layers_on_gpu is None else devices.layers_on_gpu, devices.expert_layers_on_host,
         run.prediction_cache,
     )  # fmt: skip
+    where = _engine.homes(hyper, load)
+    key = ("placed", run, where)
+    known = hyper.memory.get(key)
+    if known is None or known[0] is not shape:
+        known = (shape, _made(shape, hyper, run, load, where))
+        hyper.memory[key] = known
+    return t.cast(Placed, known[1])
+
+
+def _made(shape: Shape, hyper: Hyper, run: Run, load: _engine.Load, where: Homes) -> Placed:
     exact = _architectures.known(shape.architecture)
     rules = RULES
     if exact:
@@ -564,9 +594,9 @@ def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
             exact = False  # tensors that the architecture needs are missing or of other shapes
     if not exact:
         made, rules = _bound.buffers(hyper, load), BOUND_RULES
-    weights = made.weights if shape.weights.exact else _shared_out(shape, _engine.homes(hyper, load))
+    weights = made.weights if shape.weights.exact else _shared_out(shape, where)
     parts = [DeviceBytes(*numbers) for numbers in zip(weights, made.cache, made.compute)]
-    names = [*(f"gpu{number}" for number in range(len(devices.gpus))), "host"]
+    names = [*(f"gpu{number}" for number in range(where.cpu)), "host"]
     output = 4 * run.sequences * (hyper.width if shape.embedding else max(hyper.vocabulary, 1))
     terms = [
         Term(name, term, getattr(part, term), rules[term])
