@@ -312,7 +312,7 @@ class Builder:
         size = 64
         if what == "k":
             length = next(iter(head_lengths))
-            while length % (size * 2) == 0:
+            while length > size and length % (size * 2) == 0:
                 size *= 2
         return self.input(f"rotation_{what}{'_window' if windowed else ''}", "f32", size, size)
 

@@ -16,7 +16,7 @@ import re
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml, _gguf
 from ansible_collections.onprem.llm.plugins.module_utils._engine import Buffers, Load, cells, homes, pad, weight_bytes
 from ansible_collections.onprem.llm.plugins.module_utils._ggml_plan import PIPELINE_COPIES
-from ansible_collections.onprem.llm.plugins.module_utils._hyper import WITHOUT_CACHE, Hyper
+from ansible_collections.onprem.llm.plugins.module_utils._hyper import MOST_LOOPS, WITHOUT_CACHE, Hyper
 
 # Kinds of tensors that tell of a state beside, or instead of, K and V.
 _STATEFUL = re.compile(r"ssm|time_mix|shortconv|compress|conv")
@@ -89,7 +89,7 @@ def buffers(hyper: Hyper, load: Load) -> Buffers:
     else:
         index = 0
     compressed = 2 if any("compress" in name for name in hyper.tensors) else 1
-    rounds = max(1, hyper.whole("num_loops", 1))
+    rounds = min(max(1, hyper.whole("num_loops", 1)), MOST_LOOPS)
 
     def row_bytes(kind: str, elements: int) -> int:
         block, size = _ggml.TYPES[kind]
@@ -102,7 +102,7 @@ def buffers(hyper: Hyper, load: Load) -> Buffers:
         key, value = rows[layer], widest
         size = (row_bytes(load.key_type, key) * compressed + row_bytes(load.value_type, value)) * each * sequences
         if index:
-            size += row_bytes(load.key_type, index) * each * sequences * compressed
+            size += 4 * index * each * sequences * compressed  # in f32 at the most
         size = size * rounds + 4 * _state(hyper, layer, tensors) * sequences + 1024
         kept = max(kept, size)
         cache[where.layers[layer]] += size

@@ -9,6 +9,7 @@ elsewhere, so everything in it is checked against a bound before memory or time 
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -22,10 +23,15 @@ MAX_HEADER_BYTES = 256 * 2**20
 MAX_STRING_BYTES = 16 * 2**20
 MAX_NAME_BYTES = 65535
 MAX_METADATA = 65536
-MAX_TENSORS = 1048576
+MAX_TENSORS = 65536
 MAX_DIMENSIONS = 4
 # Longer arrays (token lists) are skipped, and only their length is kept.
 MAX_KEPT_ARRAY = 4096
+# Elements kept of all arrays together, and strings read, kept or not.
+MAX_KEPT = 1 << 20
+MAX_STRINGS = 1 << 23
+# What a range of a file is read in at first, and at most: a small model's header takes one request.
+FIRST_RANGE, LARGEST_RANGE = 2**20, 16 * 2**20
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -74,6 +80,9 @@ _FILE_TYPES = {
     21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4", 39: "NVFP4",
 }  # fmt: skip
+
+
+Fetch = t.Callable[[int, int], bytes]
 
 
 class GgufError(Exception):
@@ -134,11 +143,50 @@ class Header:
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
 
+class _Ranges:
+    """A stream over a function that reads a range: 1 MiB at first, twice as much each time. Nothing that was passed is
+    kept, and what is skipped is not asked for."""
+
+    def __init__(self, fetch: Fetch, size: int) -> None:
+        self._fetch, self._size = fetch, size
+        self._data, self._at, self._end = b"", 0, 0  # bytes not yet taken, their start in the file, and their end
+        self._step = FIRST_RANGE
+
+    def read(self, count: int) -> bytes:
+        parts = []
+        while count > 0:
+            if self._at == self._end and not self._more(count):
+                break
+            start = len(self._data) - (self._end - self._at)
+            part = self._data[start : start + count]
+            self._at += len(part)
+            count -= len(part)
+            parts.append(part)
+        return b"".join(parts)
+
+    def _more(self, count: int) -> bool:
+        wanted = min(max(self._step, count), self._size - self._at)
+        if wanted <= 0:
+            return False
+        self._data = self._fetch(self._at, wanted)
+        if not 0 < len(self._data) <= wanted:
+            raise GgufError(f"{len(self._data)} bytes came instead of {wanted}")
+        self._end = self._at + len(self._data)
+        self._step = min(2 * self._step, LARGEST_RANGE)
+        return True
+
+    def seek(self, count: int, _whence: int) -> None:
+        self._at += count
+        if self._at >= self._end:
+            self._data, self._end = b"", self._at
+
+
 class _Cursor:
     """A bounded reader over a stream."""
 
-    def __init__(self, stream: t.BinaryIO, size: int) -> None:
+    def __init__(self, stream: t.BinaryIO | _Ranges, size: int) -> None:
         self._stream = stream
+        self._kept = self._strings = 0
         self._left = min(size, MAX_HEADER_BYTES)
         self._short = (
             f"the header goes on past {MAX_HEADER_BYTES} bytes"
@@ -186,6 +234,10 @@ class _Cursor:
                 raise GgufError(f"{key} announces {count} strings, more than fit into the file")
             kept = count <= MAX_KEPT_ARRAY
             strings = []
+            self._strings += count
+            if self._strings > MAX_STRINGS:
+                raise GgufError(f"{key} brings the strings to more than {MAX_STRINGS}")
+            self._keep(key, count if kept else 0)
             for _index in range(count):
                 length = self.number("Q")
                 if length > MAX_STRING_BYTES:
@@ -202,7 +254,13 @@ class _Cursor:
         if count > MAX_KEPT_ARRAY:
             self.skip(count * size)
             return None, count
+        self._keep(key, count)
         return list(struct.unpack(f"<{count}{_SCALARS[kind]}", self.take(count * size))), count
+
+    def _keep(self, key: str, count: int) -> None:
+        self._kept += count
+        if self._kept > MAX_KEPT:
+            raise GgufError(f"{key} brings the elements of arrays to more than {MAX_KEPT}")
 
 
 def _tensor(cursor: _Cursor) -> Tensor:
@@ -222,7 +280,7 @@ def _tensor(cursor: _Cursor) -> Tensor:
     return Tensor(name, dimensions, type_id)
 
 
-def read_header(stream: t.BinaryIO, size: int) -> Header:
+def read_header(stream: t.BinaryIO | _Ranges, size: int) -> Header:
     """Read the header at the start of a seekable ``stream`` of ``size`` bytes.
 
     :raises GgufError: no GGUF, a version or byte order that is not read here, cut short, or beyond a bound.
@@ -254,6 +312,23 @@ def read_header(stream: t.BinaryIO, size: int) -> Header:
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise GgufError("a tensor name stands twice")
     return Header(version, metadata, lengths, tensors)
+
+
+def read_bytes(data: bytes) -> Header:
+    """Read the header out of the first bytes of a file, which must hold all of it.
+
+    :raises GgufError: as :func:`read_header`.
+    """
+    return read_header(io.BytesIO(data), len(data))
+
+
+def read_ranges(fetch: Fetch, size: int) -> Header:
+    """Read the header of a file of ``size`` bytes that is read by ranges, as over HTTP: ``fetch(start, count)``
+    returns up to ``count`` bytes from ``start`` on, and at least one. No more is asked for than a header may have.
+
+    :raises GgufError: as :func:`read_header`; what ``fetch`` raises goes through.
+    """
+    return read_header(_Ranges(fetch, min(size, MAX_HEADER_BYTES)), size)
 
 
 def read_file(path: str) -> Header:

@@ -45,6 +45,8 @@ ENCODERS = WITHOUT_CACHE - {"dream", "llada", "llada-moe", "rnd1"}
 # llama-model.cpp, llama_model_rope_type: four positions a token (M-RoPE), always or where the header parts them.
 FOUR_POSITIONS = frozenset({"qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "paddleocr", "qwen3tts"})
 FOUR_WITH_SECTIONS = frozenset({"glm4moe", "glm4", "hunyuan_vl"})
+# More than these no model has; a header that announces them is damaged or hostile.
+MOST_LOOPS, MOST_EXPERTS_USED = 64, 1024
 
 
 class Hyper:
@@ -63,7 +65,7 @@ class Hyper:
         # Layers of tensors; a looped model goes through them several times (nanbeige).
         self.physical_layers = self.all_layers
         if self.architecture == "nanbeige":
-            self.all_layers = self.layers = self.physical_layers * self.whole("num_loops", 1)
+            self.all_layers = self.layers = self.physical_layers * min(self.whole("num_loops", 1), MOST_LOOPS)
         self.width = self.whole("embedding_length")
         self.context = self.whole("context_length")
         count = self.all_layers
@@ -81,6 +83,8 @@ class Hyper:
         self.rotated = self.whole("rope.dimension_count", self.key_length)
         self.experts = self.whole("expert_count")
         self.experts_used = self.by_layer("expert_used_count", count, 0)
+        if max(self.experts_used, default=0) > MOST_EXPERTS_USED:
+            raise ValueError(f"{max(self.experts_used)} experts are used of {self.experts}")
         self.expert_groups = self.whole("expert_group_count")
         self.expert_groups_used = self.whole("expert_group_used_count")
         self.key_length_mla = self.whole("attention.key_length_mla")

@@ -73,6 +73,12 @@ _OWN_ENGINE = frozenset(
 )  # fmt: skip
 
 
+# More layers no model has; a header that announces them is damaged or hostile.
+MOST_LAYERS = 4096
+# What a header that contradicts itself leads to while its graph is built.
+_CONTRADICTIONS = (ArithmeticError, LookupError, AssertionError, TypeError, ValueError, AttributeError)
+
+
 class ShapeError(Exception):
     """A header or catalog entry lacks, or contradicts, what the account needs."""
 
@@ -249,6 +255,13 @@ def _whole(value: t.Any, name: str, least: int = 0) -> int:
     return value
 
 
+def _layer_count(value: t.Any) -> int:
+    layers = _whole(value, "block_count", 1)
+    if layers > MOST_LAYERS:
+        raise ShapeError(f"block_count is {layers}; at most {MOST_LAYERS} layers are possible")
+    return layers
+
+
 def _by_layer(value: t.Any, layers: int, name: str) -> tuple[int, ...]:
     values = value if isinstance(value, list) else [value] * layers
     if len(values) < layers:
@@ -308,7 +321,7 @@ def shape_from_header(header: _gguf.Header) -> Shape:
     """
     if not header.architecture:
         raise ShapeError("the header names no architecture (general.architecture)")
-    layers = _whole(header.get("block_count"), "block_count", 1)
+    layers = _layer_count(header.get("block_count"))
     tensors = header.tensors
     names = {tensor.name: tensor for tensor in tensors}
     values = {
@@ -325,12 +338,16 @@ def shape_from_header(header: _gguf.Header) -> Shape:
         vocabulary,
         _weights_from_tensors(tensors, layers, header.architecture not in _BERTS),
     )
+    try:
+        hyper = Hyper(header)
+    except _CONTRADICTIONS as error:
+        raise ShapeError(f"the header contradicts itself: {error!r}") from error
     return replace(
         shape,
         feed_forward_length=max(down) if down else (0 if shape.experts_used else shape.feed_forward_length),
         gated=any(".ffn_gate" in name for name in names) or _fused_gate(names),
         embedding=shape.embedding or f"{header.architecture}.pooling_type" in header.metadata,
-        hyper=Hyper(header),
+        hyper=hyper,
     )
 
 
@@ -353,7 +370,7 @@ def shape_from_entry(values: t.Mapping[str, t.Any], size_bytes: int, embedding: 
 def _entry(text: str, size_bytes: int, embedding: bool) -> Shape:
     """One object for equal entries, so that what was worked out of one serves the others."""
     values = json.loads(text)
-    layers = _whole(values.get("block_count"), "block_count", 1)
+    layers = _layer_count(values.get("block_count"))
     architecture = str(values.get("architecture", ""))
     shape = _shape(architecture, values, values.get("vocabulary", 0), _weights_from_size(size_bytes, layers))
     header = _typical.header(architecture, values, shape.vocabulary)
@@ -361,7 +378,7 @@ def _entry(text: str, size_bytes: int, embedding: bool) -> Shape:
 
 
 def _shape(architecture: str, values: t.Mapping[str, t.Any], vocabulary: t.Any, weights: Weights) -> Shape:
-    layers = _whole(values.get("block_count"), "block_count", 1)
+    layers = _layer_count(values.get("block_count"))
     width = _whole(values.get("embedding_length"), "embedding_length", 1)
     heads = _widest(values.get("attention.head_count", 0), "attention.head_count", layers)
     head_length = width // heads if heads else 0
@@ -590,10 +607,13 @@ def _made(shape: Shape, hyper: Hyper, run: Run, load: _engine.Load, where: Homes
     if exact:
         try:
             made = _engine.buffers(hyper, load)
-        except (KeyError, IndexError, AssertionError, ZeroDivisionError):
+        except _CONTRADICTIONS:
             exact = False  # tensors that the architecture needs are missing or of other shapes
     if not exact:
-        made, rules = _bound.buffers(hyper, load), BOUND_RULES
+        try:
+            made, rules = _bound.buffers(hyper, load), BOUND_RULES
+        except _CONTRADICTIONS as error:
+            raise ShapeError(f"the header contradicts itself: {error!r}") from error
     weights = made.weights if shape.weights.exact else _shared_out(shape, where)
     parts = [DeviceBytes(*numbers) for numbers in zip(weights, made.cache, made.compute)]
     names = [*(f"gpu{number}" for number in range(where.cpu)), "host"]
@@ -737,7 +757,7 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
         )  # fmt: skip
         try:
             return _engine.overflow(shape.hyper, load)
-        except (KeyError, IndexError, AssertionError, ZeroDivisionError):
+        except _CONTRADICTIONS:
             return None
     return None
 

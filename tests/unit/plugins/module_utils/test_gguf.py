@@ -75,6 +75,62 @@ def test_row_padding_is_for_quantized_rows_that_are_no_multiple_of_512() -> None
     assert _gguf.Tensor("a", (256, 10), 1).row_padding_bytes == 0
 
 
+def test_reads_bytes_and_ranges_as_a_file() -> None:
+    data = llama(layers=3, vocabulary=300000)
+    whole = data + bytes(2**22)
+    asked: list[tuple[int, int]] = []
+
+    def fetch(start: int, count: int) -> bytes:
+        asked.append((start, count))
+        return whole[start : start + count]
+
+    assert _gguf.read_ranges(fetch, len(whole)) == _gguf.read_bytes(whole) == read(data)
+    # The list of 300,000 tokens takes more than three MiB; nothing is read twice, and each range is the next.
+    assert asked == [(0, 2**20), (2**20, 2**21), (3 * 2**20, 2**22)]
+
+
+def test_what_is_skipped_is_not_fetched() -> None:
+    data = gguf_header({**ONE, "long": [7] * 2**20, "last": 3})
+    asked: list[int] = []
+
+    def fetch(start: int, count: int) -> bytes:
+        asked.append(count)
+        return data[start : start + count]
+
+    header = _gguf.read_ranges(fetch, len(data))
+    assert (header.metadata["long"], header.lengths["long"], header.metadata["last"]) == (None, 2**20, 3)
+    assert sum(asked) < 2**20 + 100
+
+
+@given(st.integers(1, 700), st.integers(1, 700))
+def test_ranges_of_any_length_read_the_same(least: int, most: int) -> None:
+    def fetch(start: int, count: int) -> bytes:
+        return WHOLE[start : start + min(count, max(1, (start * 31 + least) % most))]
+
+    assert _gguf.read_ranges(fetch, len(WHOLE)) == read(WHOLE)
+
+
+@pytest.mark.parametrize("answer", [b"", bytes(2**21)])
+def test_a_server_that_sends_nothing_or_too_much_is_refused(answer: bytes) -> None:
+    with pytest.raises(_gguf.GgufError, match="bytes came instead of"):
+        _gguf.read_ranges(lambda _start, _count: answer, 2**30)
+
+
+def test_an_endless_header_is_given_up() -> None:
+    """A string list that never ends: 8 bytes each, as many as fit into what a header may have."""
+    start = START + struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, 8, 2**24)
+    began = time.monotonic()
+    with pytest.raises(_gguf.GgufError, match="strings to more than"):
+        _gguf.read_ranges(lambda at, count: (start + bytes(count))[:count] if not at else bytes(count), 2**40)
+    assert time.monotonic() - began < 2
+
+
+def test_small_arrays_without_number_are_given_up() -> None:
+    values = {f"k{index}": [index] * 4096 for index in range(300)}
+    with pytest.raises(_gguf.GgufError, match="elements of arrays to more than"):
+        read(gguf_header({**ONE, **values}))
+
+
 ONE: dict[str, Any] = {"general.architecture": "llama"}
 START = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
 

@@ -1,0 +1,119 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The account of one model an architecture against llama.cpp v0.5.0's own planner, to the byte.
+
+tests/unit/data/architectures.json.xz has, for each of 146 architectures, a header (hyper-parameters and tensor table,
+no vocabulary) and up to five rows of truth: one GPU, quantized cache, several GPUs, layers on the CPU, and one of
+experts on the CPU, no GPU and no flash attention. Rows are context, sequences, cache type, flash attention, batch, rows
+of logits (0: all), GPUs, layers on them, shares, layers whose experts stay with the CPU, and by device (host last) the
+bytes of weights, cache and compute. The planner ran with no_alloc on a device that follows the CUDA backend's rules.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.onprem.llm.plugins.module_utils import _engine, _gguf, _memory
+
+DATA: dict[str, Any] = json.loads(
+    lzma.decompress((Path(__file__).resolve().parents[2] / "data" / "architectures.json.xz").read_bytes())
+)
+# No graph of these is written down: they are what the upper bound is for.
+WITHOUT_GRAPH = {
+    "deepseek4", "dots3note", "graniteswitch", "hrm_text", "hy_v4", "kimi-k3", "minimax-m3", "wavtokenizer-dec",
+}  # fmt: skip
+
+
+def architecture(name: str) -> str:
+    return str(DATA[name]["metadata"]["general.architecture"])
+
+
+def shape(name: str, rename: str = "") -> _memory.Shape:
+    data = DATA[name]
+    metadata = data["metadata"]
+    if rename:
+        prefix = architecture(name) + "."
+        metadata = {key.replace(prefix, rename + ".", 1): value for key, value in metadata.items()}
+        metadata["general.architecture"] = rename
+    tensors = tuple(_gguf.Tensor(tensor, tuple(extents), kind) for tensor, extents, kind in data["tensors"])
+    return _memory.shape_from_header(_gguf.Header(3, metadata, data["lengths"], tensors))
+
+
+def asked(row: list[Any]) -> tuple[_memory.Run, _memory.Devices]:
+    context, sequences, kind, flash, batch, logits, gpus, layers, shares, experts, _truth = row
+    return (
+        _memory.Run(context, sequences, kind, kind, None if flash < 0 else bool(flash), batch, logits),
+        _memory.Devices(tuple(map(float, shares or [1.0] * gpus)), layers, experts),
+    )
+
+
+def parts(placed: _memory.Placed) -> list[list[int]]:
+    return [[part.weights, part.kv_cache, part.compute] for part in (*placed.gpus, placed.host)]
+
+
+KNOWN = sorted(name for name in DATA if architecture(name) not in WITHOUT_GRAPH)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_every_buffer_is_llama_cpps_to_the_byte(name: str) -> None:
+    model = shape(name)
+    for row in DATA[name]["rows"]:
+        placed = _memory.place(model, *asked(row))
+        assert (row[:-1], parts(placed)) == (row[:-1], row[-1])
+        assert placed.exact
+
+
+@pytest.mark.parametrize("name", sorted(set(DATA) - set(KNOWN)))
+def test_without_a_graph_nothing_is_below_the_truth(name: str) -> None:
+    model = shape(name)
+    for row in DATA[name]["rows"]:
+        placed = _memory.place(model, *asked(row))
+        assert (placed.exact, placed.confidence) == (False, "low")
+        assert_bound(placed, row)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_an_architecture_never_heard_of_is_bounded(name: str) -> None:
+    """The same tensors under a name that says nothing."""
+    model = shape(name, rename="novel")
+    for row in DATA[name]["rows"]:
+        assert_bound(_memory.place(model, *asked(row)), row)
+
+
+def assert_bound(placed: _memory.Placed, row: list[Any]) -> None:
+    for device, (mine, true) in enumerate(zip(parts(placed), row[-1])):
+        if device == row[6] and row[6]:
+            continue  # what of the host's memory goes with GPUs is no part of the bound
+        assert all(own >= want for own, want in zip(mine, true)), (row[:-1], device, mine, true)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_layers_left_out_of_the_replay_change_nothing(name: str) -> None:
+    hyper = shape(name).hyper
+    assert hyper is not None
+    for row in DATA[name]["rows"][:3]:
+        run, devices = asked(row)
+        load = _engine.Load(
+            run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
+            run.logits_rows or 0, devices.gpus, devices.layers_on_gpu or 0, devices.expert_layers_on_host,
+        )  # fmt: skip
+        where = _engine.homes(hyper, load)
+        flash = _engine.flash_attention(hyper, load, where)
+        short = _engine.compute_bytes(hyper, load, where, flash)
+        assert short == _engine.compute_bytes(hyper, load, where, flash, whole=True)
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_terms_name_every_byte_and_its_rule(name: str) -> None:
+    row = DATA[name]["rows"][0]
+    placed = _memory.place(shape(name), *asked(row))
+    for number, part in [*enumerate(placed.gpus), (-1, placed.host)]:
+        device = "host" if number < 0 else f"gpu{number}"
+        terms = [term for term in placed.terms if term.device == device and term.name != "output_buffer"]
+        assert sum(term.bytes for term in terms) == part.total
+        assert all(term.rule for term in terms)
