@@ -1,5 +1,7 @@
 """docs/memory.md's example by hand is the account's, term by term, and its header numbers are the model's."""
 
+# The page writes the signs of multiplication and subtraction, as people do.
+# ruff: noqa: RUF001
 from __future__ import annotations
 
 import re
