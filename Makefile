@@ -59,7 +59,7 @@ bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 contex
 	@$(PYTHON) -m tests.memory.plan_speed
 
 .PHONY: docs
-docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md
+docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
 	@$(PYTHON) tools/role_readme.py
 	@$(PYTHON) tools/preflight_page.py
 	@$(PYTHON) tools/contracts.py
