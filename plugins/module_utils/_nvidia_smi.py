@@ -212,7 +212,7 @@ def parse_query(text: str) -> tuple[list[dict[str, t.Any]], str | None, list[Pro
                 problems.append(problem(code, f"GPU {cells[0]}: {_SENTENCES[code]}"))
                 break
         version = version or _text(value["driver_version"])
-        gpu = {
+        gpu: dict[str, t.Any] = {
             "index": int(value["index"]),
             "uuid": _text(value["uuid"]),
             "name": _text(value["name"]),
@@ -264,18 +264,18 @@ def add_mig_devices(gpus: list[dict[str, t.Any]], nvidia_smi: str, timeout: floa
     if not divided:
         return []
     problems: list[Problem] = []
-    answers = []
+    answers: list[str | None] = []
     for arguments in (["-L"], ["-q", "-x"]):
         status, out, err = run([nvidia_smi, *arguments], timeout)
         if status != 0:
             reason = parse_failure(out + "\n" + err)[0]["message"]
             command = " ".join(["nvidia-smi", *arguments])
             problems.append(problem("mig_unreadable", f"{command} does not tell the MIG instances: {reason}"))
-        answers.append(out if status == 0 else "")
-    listing = _mig.parse_listing(answers[0])
+        answers.append(out if status == 0 else None)
+    listing = _mig.parse_listing(answers[0] or "")
     document: dict[_mig.Key, _mig.Instance] = {}
     try:
-        document = _mig.parse_document(answers[1]) if answers[1] else {}
+        document = {} if answers[1] is None else _mig.parse_document(answers[1])
     except ValueError as error:
         problems.append(problem("mig_unreadable", f"nvidia-smi -q -x answers with no XML document: {error}"))
     readable = not problems

@@ -2,8 +2,8 @@
 """Stand-in for nvidia-smi on a test host: prints a capture in the forms that the collection and people ask for.
 
 The capture is /etc/simulated-gpus.csv: a header line of fields, each with its unit where nvidia-smi gives one, then a
-line a GPU. A test that wants another GPU rewrites that file. Beside it, /etc/simulated-mig-devices.csv has the MIG devices
-of GPUs whose MIG is enabled, a line each. Of the document (-q -x) there are the elements that tell of MIG and memory.
+line a GPU. A test that wants another GPU rewrites that file. Beside it, /etc/simulated-mig-devices.csv has the MIG
+devices of GPUs whose MIG is enabled, a line each. Of the document (-q -x) there is what tells of MIG and memory.
 """
 
 import csv
