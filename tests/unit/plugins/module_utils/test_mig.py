@@ -115,7 +115,7 @@ def test_a_device_without_a_number_is_none() -> None:
 
 @pytest.mark.parametrize("text", ["", "No devices were found", DOCUMENT[:400], "<nvidia_smi_log></gpu>", "\0"])
 def test_what_is_no_document_is_said(text: str) -> None:
-    with pytest.raises(ValueError, match="line 1|no element|column|null"):
+    with pytest.raises(ValueError, match=r"line 1|no element|column|null"):
         _mig.parse_document(text)
 
 
