@@ -16,6 +16,7 @@ An entry is a mapping::
     shape: {architecture: gemma3, block_count: 26, ...}   # GGUF names; not needed where a GGUF file is given
     variants: {1b-it-q8_0: 1150000000}    # other quantizations of the same model: tag and size in bytes
     header: /headers/gemma3-1b.gguf       # the beginning of the weights' file, for an account without the file itself
+    variant_of: gemma3:1b                 # in an entry of one of those quantizations: the entry that names it
     benchmarks: {jmmlu: {value: 41.0, source: "..."}}
 
 Later entries of the same name replace earlier ones, so an operator's list after the collection's own has the last word.
@@ -48,6 +49,7 @@ _FIELDS = frozenset(
         "size_bytes",
         "source",
         "uses",
+        "variant_of",
         "variants",
     }
 )
@@ -161,6 +163,9 @@ def entry(data: t.Any) -> Entry:
     languages = [] if languages is None or isinstance(languages, str) else languages
     if not isinstance(languages, list) or not all(isinstance(code, str) and code for code in languages):
         raise wrong("languages", languages, "it must be a list of codes such as en, ja")
+    variant_of = data.get("variant_of") or ""
+    if not isinstance(variant_of, str):
+        raise wrong("variant_of", variant_of, "it must be the name of another entry")
     variants = data.get("variants") or {}
     if not isinstance(variants, dict) or not all(
         isinstance(tag, str) and _quantization.of_tag(tag) and isinstance(bytes_, int) and bytes_ > 0
@@ -183,6 +188,7 @@ def entry(data: t.Any) -> Entry:
         languages_complete=bool(data.get("languages_complete")),
         benchmarks=_benchmarks(data.get("benchmarks"), wrong),
         variants=variants,
+        variant_of=variant_of,
         header=header,
     )
 

@@ -68,6 +68,8 @@ def test_the_playbook_prints_the_same_and_writes_it(tmp_path: Path, path: str) -
             *shlex.split(command)[3:],
             "-e",
             f"plan_json={written}",
+            "-e",
+            "models_read_headers=never",
         ],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},

@@ -1,0 +1,270 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The headers of a catalog's models, read from the registry and kept by the digest of their weights.
+
+A kept header needs no network. Where the registry is not reached, an entry stays what the catalog says of it. The
+directory has a header as ``sha256-<hex>-<size of the blob>.gguf``, and what a tag named when it was last asked for as
+``manifests/<host>/<namespace>/<model>/<tag>``.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import tempfile
+import typing as t
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf, _registry, _text
+
+# How far a catalog's size may be above the file's before it is told: listed sizes are rounded up.
+_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A header in the cache. ``size`` is the bytes of the whole blob."""
+
+    digest: str
+    size: int
+    path: str
+    header: _gguf.Header
+
+
+@contextmanager
+def _on_disk() -> t.Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _registry.RegistryError(
+            f"{error.filename or 'the cache of headers'} cannot be read or written: {error.strerror or error}"
+        ) from error
+
+
+class Cache:
+    """Headers and manifests in a directory, which need not be there. ``changed``: something was written, or would be
+    if the cache were not for looking at alone (``check``).
+
+    :raises RegistryError: from its methods, the directory cannot be read or written.
+    """
+
+    def __init__(self, directory: str, check: bool = False) -> None:
+        self._directory, self._check = directory, check
+        self.changed = False
+
+    def header(self, digest: str) -> Kept | None:
+        """The header of the weights ``sha256:<hex>``, or None; one that cannot be read counts as none."""
+        stem = os.path.join(self._directory, digest.replace(":", "-"))
+        for path in sorted(glob.glob(f"{glob.escape(stem)}-*.gguf")):
+            size = re.fullmatch("-([0-9]{1,18})[.]gguf", path[len(stem) :])
+            with _on_disk(), suppress(_gguf.GgufError, FileNotFoundError):
+                if size:
+                    return Kept(digest, int(size[1]), path, _gguf.read_file(path))
+        return None
+
+    def keep_header(self, digest: str, size: int, header: _gguf.Header, data: bytes) -> Kept:
+        path = os.path.join(self._directory, "{}-{}.gguf".format(digest.replace(":", "-"), size))
+        self._write(path, data)
+        return Kept(digest, size, path, header)
+
+    def manifest(self, name: _registry.Name) -> _registry.Manifest | None:
+        """What the tag named when it was last asked for, or None."""
+        data = self._manifest(name)
+        with suppress(_registry.RegistryError):
+            return _registry.parse_manifest(data) if data is not None else None
+        return None
+
+    def keep_manifest(self, name: _registry.Name, data: bytes) -> None:
+        if self._manifest(name) != data:
+            self._write(self._manifest_path(name), data)
+
+    def _manifest(self, name: _registry.Name) -> bytes | None:
+        with _on_disk(), suppress(FileNotFoundError), open(self._manifest_path(name), "rb") as stream:
+            return stream.read(_registry.MAX_MANIFEST_BYTES + 1)
+        return None
+
+    def _manifest_path(self, name: _registry.Name) -> str:
+        return os.path.join(self._directory, "manifests", name.host, name.namespace, name.model, name.tag)
+
+    def _write(self, path: str, data: bytes) -> None:
+        """All of it or nothing: several runs may share the directory."""
+        self.changed = True
+        if self._check:
+            return
+        with _on_disk():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(temporary)
+                raise
+
+
+@dataclass
+class Outcome:
+    """``entries``: the catalog's, with header and size. ``headers``: what is known of each. ``told``: sentences about
+    what was otherwise than the catalog says, or could not be read."""
+
+    entries: list[dict[str, t.Any]] = field(default_factory=list)
+    headers: list[dict[str, t.Any]] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Where headers come from. ``registry``: see :func:`_registry.parse_name`. ``known``: the public library's tags."""
+
+    client: _registry.Client
+    cache: Cache
+    registry: str = ""
+    known: _catalog.Library = _catalog.NO_LIBRARY
+
+    def read(self, catalog: t.Sequence[t.Any], names: t.Iterable[str], required: bool = False) -> Outcome:
+        """The headers of the models called ``names``: entries of the catalog, and others that the registry has. Models
+        with a file of their own are passed over.
+
+        :param required: whether every header has to be had; else it is told which could not be.
+        :raises _catalog.CatalogError: an entry of the catalog is wrong.
+        :raises _registry.Refused: a model is not to be had, and nothing is known of it besides.
+        :raises _registry.RegistryError: a name is wrong, or a required header is not to be had.
+        """
+        entries = _catalog.merge(catalog)
+        raw = {_catalog.canonical_name(data["name"]): data for data in catalog}
+        outcome = Outcome()
+        without: dict[str, list[str]] = {}
+        for name in sorted(set(map(_catalog.canonical_name, names))):
+            entry = entries.get(name)
+            if entry is not None and (entry.path is not None or entry.header is not None):
+                continue
+            shown = entry.name if entry else name
+            full = _registry.parse_name(shown, self.registry)
+            try:
+                kept, projectors = self._header(full, shown, entry, _nearest(name, entries, self.known), outcome.told)
+            except _registry.Refused:
+                raise
+            except _registry.RegistryError as error:
+                reason = str(error)
+                if required:
+                    raise _registry.RegistryError(f"the header of {shown} is not known: {reason}") from error
+                without.setdefault(reason, []).append(shown)
+                continue
+            if os.path.exists(kept.path):
+                outcome.entries.append(_filled(shown, entry, raw, kept))
+            outcome.headers.append(
+                {
+                    "name": shown,
+                    "digest": kept.digest,
+                    "size_bytes": kept.size,
+                    "path": kept.path,
+                    "architecture": kept.header.architecture,
+                    "quantization": kept.header.quantization,
+                    "projectors": [{"digest": layer.digest, "size_bytes": layer.size} for layer in projectors],
+                }
+            )
+        outcome.told += [
+            f"no header of {', '.join(models)}: {reason}. What the catalog says of {_them(models)} counts"
+            for reason, models in without.items()
+        ]
+        return outcome
+
+    def _header(
+        self, full: _registry.Name, shown: str, entry: _catalog.Entry | None, meant: str, told: list[str]
+    ) -> tuple[Kept, tuple[_registry.Layer, ...]]:
+        """The header of one model, from the cache or the registry, and its projectors: that of the pinned weights,
+        whatever the tag names by now."""
+        if re.search(r"(^|-)cloud$", full.tag) or (entry is None and shown.split(":")[0] in self.known.cloud_only):
+            raise _registry.Refused(f"the model {shown!r} runs at ollama.com and has no weights to load{meant}")
+        pinned = entry.digest if entry else None
+        noted = self.cache.manifest(full)
+        kept = self.cache.header(pinned) if pinned else None
+        manifest = noted
+        if kept is None:
+            try:
+                data = self.client.manifest(full)
+                manifest = _registry.parse_manifest(data)
+                self.cache.keep_manifest(full, data)
+            except _registry.Refused as error:
+                # What is pinned or was read before is had all the same, or its absence is told.
+                if pinned is None and noted is None:
+                    raise _registry.Refused(f"the model {shown!r} is not to be had: {error}{meant}") from error
+                told.append(f"{shown}: {error}; the header is that of the weights that are pinned or were there before")
+            except _registry.Unreachable as error:
+                if pinned is not None or noted is None:
+                    raise
+                told.append(f"{shown}: {error}; the header is that of the weights that the tag named before")
+        if pinned and manifest and manifest.weights.digest != pinned:
+            told.append(
+                f"{shown}: the registry's tag names the weights {manifest.weights.digest} by now, and the catalog pins "
+                f"{pinned}. The header is that of the pinned ones"
+            )
+        digest = pinned or t.cast(_registry.Manifest, manifest).weights.digest
+        current = manifest if manifest and manifest.weights.digest == digest else None
+        size = current.weights.size if current else None
+        kept = kept or self.cache.header(digest) or self._fetch(full, digest, size)
+        if size is not None and kept.size != size:
+            raise _registry.RegistryError(f"the blob {digest} has {kept.size} bytes, and {size} by its manifest")
+        if entry and entry.digest == digest and not _agree(entry.size_bytes, kept.size):
+            told.append(
+                f"{shown}: the catalog says {entry.size_bytes} bytes, the file has {kept.size}. The file counts"
+            )
+        return kept, current.projectors if current else ()
+
+    def _fetch(self, full: _registry.Name, digest: str, size: int | None) -> Kept:
+        try:
+            with self.client.blob(full, digest, size) as blob:
+                header, data = _registry.read_header(blob)
+                return self.cache.keep_header(digest, blob.size, header, data)
+        except _registry.Refused as error:
+            # The model is there, or was.
+            raise _registry.RegistryError(f"the blob {digest}: {error}") from error
+
+
+def _them(models: t.Sequence[str]) -> str:
+    return "it" if len(models) == 1 else "them"
+
+
+def _agree(listed: int, size: int) -> bool:
+    return not listed or size <= listed <= size * (1 + _TOLERANCE)
+
+
+def _nearest(name: str, entries: t.Iterable[str], known: _catalog.Library) -> str:
+    """A sentence's part that names the tag that was probably meant, or nothing."""
+    model = name.rpartition(":")[0]
+    tags = [f"{model}:{tag}" for tag in known.tags.get(model, ())] + [other for other in entries if other != name]
+    meant = _text.nearest(name, [other for other in tags if other.startswith(model + ":")]) or _text.nearest(name, tags)
+    return f"; did you mean {meant!r}?" if meant else ""
+
+
+def _filled(shown: str, entry: _catalog.Entry | None, raw: t.Mapping[str, t.Any], kept: Kept) -> dict[str, t.Any]:
+    """The catalog's entry with header and size; of a model that is not in the catalog, what the header tells."""
+    known = {"header": kept.path, "size_bytes": kept.size}
+    if entry is None:
+        embedding = f"{kept.header.architecture}.pooling_type" in kept.header.metadata
+        return {
+            "name": shown,
+            "source": {"type": "registry"},
+            "quantization": kept.header.quantization,
+            "parameters": sum(tensor.elements for tensor in kept.header.tensors),
+            "uses": ["embedding"] if embedding else [],
+            **known,
+        }
+    if not entry.variant_of:
+        return {**raw[_catalog.canonical_name(shown)], **known}
+    whole = raw[_catalog.canonical_name(entry.variant_of)]
+    return {
+        **{key: value for key, value in whole.items() if key != "variants"},
+        "name": shown,
+        "source": {"type": "registry"},
+        "quantization": entry.quantization,
+        "variant_of": entry.variant_of,
+        **known,
+    }
