@@ -44,6 +44,7 @@ lint unit sanity engine molecule: venv ## One part of `make test`
 
 .PHONY: test-long
 test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed
+	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
 	@$(PYTHON) -m tests.long
 

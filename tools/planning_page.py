@@ -69,7 +69,6 @@ def answer(given: dict[str, Any]) -> list[str]:
         "max_instances": int(given.get("models_max_instances", 1)),
         "measurements": [],
         "current_plan": None,
-        "measurements": [],
         "fleet": None,
         "advise": True,
         "explain": given.get("explain", ""),
