@@ -43,7 +43,9 @@ lint unit sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## site.yml killed at every tenth task, and run again
+test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed
+	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
+	@$(PYTHON) -m tests.fuzz_gguf
 	@$(PYTHON) -m tests.long
 
 # The bench imports the collection by its name.
@@ -58,7 +60,7 @@ bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 contex
 	@$(PYTHON) -m tests.memory.plan_speed
 
 .PHONY: docs
-docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md
+docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
 	@$(PYTHON) tools/role_readme.py
 	@$(PYTHON) tools/preflight_page.py
 	@$(PYTHON) tools/contracts.py

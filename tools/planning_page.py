@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write into docs/planning.md what its commands print.
+"""Write into docs/planning.md and docs/memory.md what their commands print.
 
-A block of the page that begins with `$ ansible-playbook onprem.llm.plan` gets the report that the playbook shows, made
+A block of a page that begins with `$ ansible-playbook` and the playbook that plans gets the report that it shows, made
 by the same code from the command's own variables.
 
 tools/planning_page.py
@@ -21,15 +21,21 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "planning.md"
-BLOCK = re.compile(r"```console\n(\$ ansible-playbook onprem\.llm\.plan [^\n]*\n)(.*?)```", re.DOTALL)
+MEMORY_PAGE = ROOT / "docs" / "memory.md"
+PAGES = (PAGE, MEMORY_PAGE)
+PLAYBOOK = r"(?:onprem\.llm\.plan|playbooks/plan\.yml)"
+BLOCK = re.compile(rf"```console\n(\$ ansible-playbook {PLAYBOOK} [^\n]*\n)(.*?)```", re.DOTALL)
 
 
 def variables(command: str) -> dict[str, Any]:
-    """What `-e` gives, JSON or name=value."""
+    """What `-e` gives: JSON, name=value, or @ and a file of the repository."""
     words = shlex.split(command)
     found: dict[str, Any] = {}
     for flag, value in zip(words, words[1:]):
-        if flag == "-e":
+        if flag == "-e" and value.startswith("@"):
+            text = (ROOT / value[1:]).read_text(encoding="utf-8")
+            found.update(yaml.safe_load(text.replace("{{ playbook_dir }}", str(ROOT / "playbooks"))))
+        elif flag == "-e":
             found.update(json.loads(value) if value.startswith("{") else dict([value.split("=", 1)]))
     return found
 
@@ -43,6 +49,7 @@ def answer(given: dict[str, Any]) -> list[str]:
         option: yaml.safe_load((ROOT / "roles/models/files" / name).read_text(encoding="utf-8"))
         for option, name in (("catalog", "catalog.yml"), ("library", "library_tags.yml"), ("gpu_table", "gpus.yml"))
     }
+    files["catalog"] += given.get("models_catalog", [])
     parameters = {
         **files,
         "workloads": given["models_workloads"],
@@ -83,6 +90,15 @@ def page(text: str) -> str:
     )
 
 
+def write_headers() -> None:
+    """The headers that docs/memory-example.yml reads."""
+    from tests.memory import pack
+
+    pack.unpack(ROOT / "build" / "headers")
+
+
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT / ".venv" / "collections"))
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    sys.path[:0] = [str(ROOT / ".venv" / "collections"), str(ROOT)]
+    write_headers()
+    for path in PAGES:
+        path.write_text(page(path.read_text(encoding="utf-8")), encoding="utf-8")

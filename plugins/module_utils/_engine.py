@@ -192,8 +192,8 @@ def cells(hyper: Hyper, load: Load) -> tuple[int, int]:
 
 
 def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
-    """K and V of every layer that keeps them, and recurrent states (float32)."""
-    total = [0] * (where.cpu + 1)
+    """K and V of every layer that keeps them, and recurrent states (:func:`state_bytes`)."""
+    total = state_bytes(hyper, load, where)
     if hyper.architecture in WITHOUT_CACHE:
         return total
     each, window = cells(hyper, load)
@@ -202,11 +202,8 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
     for layer in range(hyper.all_layers if load.prediction_cache and not filtered else hyper.layers):
         home = where.layers[layer]
         on_gpu = home != where.cpu
-        if hyper.recurrent[layer]:
-            for size in state_sizes(hyper):
-                total[home] += tensor_bytes("f32", (size, load.sequences), on_gpu)
-            if hyper.architecture != "falcon-h1":
-                continue
+        if hyper.recurrent[layer] and hyper.architecture != "falcon-h1":
+            continue
         if not hyper.has_cache(layer) or (hyper.architecture.startswith("nemotron_h") and hyper.feeds(layer)):
             continue
         count = window if hyper.windowed[layer] else each
@@ -217,6 +214,19 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
         if not hyper.mla:
             wide = hyper.widest_value_row if transposed(hyper, load) else hyper.value_row(layer)
             total[home] += tensor_bytes(load.value_type, (wide, count, load.sequences), on_gpu)
+    return total
+
+
+def state_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
+    """What recurrent layers keep of each sequence, in float32 whatever the cache's type."""
+    total = [0] * (where.cpu + 1)
+    if hyper.architecture in WITHOUT_CACHE:
+        return total
+    for layer in range(hyper.layers):
+        if hyper.recurrent[layer]:
+            home = where.layers[layer]
+            for size in state_sizes(hyper):
+                total[home] += tensor_bytes("f32", (size, load.sequences), home != where.cpu)
     return total
 
 

@@ -175,13 +175,49 @@ def named(names: t.Sequence[t.Any], gpus: Table) -> list[dict[str, t.Any]]:
     return found
 
 
+def _apart(instances: t.Sequence[t.Mapping[str, t.Any]]) -> tuple[list[t.Mapping[str, t.Any]], list[str]]:
+    """The MIG devices that have memory of their own, and remarks.
+
+    The compute instances of one GPU instance share its memory (NVIDIA's MIG user guide, Concepts), and each of them is
+    shown with all of it. The one with the most compute slices is taken: ``2c.3g.71gb`` before ``1c.3g.71gb``.
+    """
+    taken: dict[t.Any, t.Mapping[str, t.Any]] = {}
+    left: list[tuple[t.Any, t.Mapping[str, t.Any]]] = []
+    for number, instance in enumerate(instances):
+        memory = instance.get("gpu_instance_id")
+        key = ("alone", number) if memory is None else memory
+        other = taken.setdefault(key, instance)
+        if other is not instance:
+            better = _compute_slices(instance) > _compute_slices(other)
+            taken[key] = instance if better else other
+            left.append((key, other if better else instance))
+    remarks = [
+        f"{instance.get('uuid')} is left out: it shares the memory of GPU instance {key} with "
+        f"{taken[key].get('uuid')}, which is planned on"
+        for key, instance in left
+    ]
+    return list(taken.values()), remarks
+
+
+def _compute_slices(instance: t.Mapping[str, t.Any]) -> int:
+    found = re.match(r"(\d+)c\.", str(instance.get("profile") or ""))
+    return int(found.group(1)) if found else 0
+
+
 def _measured(gpu: t.Mapping[str, t.Any], gpus: Table, keep: Budgeting) -> tuple[list[tuple[Device, int]], list[str]]:
     """The devices that one GPU of gpu_info is (itself, its MIG instances, or none), each with the bytes to keep free of
     it, and remarks."""
     who = str(gpu.get("uuid") or gpu.get("name") or "a GPU without a name")
     total, free = gpu.get("memory_total_bytes"), gpu.get("memory_free_bytes")
     bandwidth = float(gpu.get("memory_bandwidth") or bandwidth_of(str(gpu.get("name") or ""), gpus))
-    if gpu.get("mig_mode") == "Enabled":
+    now, then = gpu.get("mig_mode"), gpu.get("mig_mode_pending")
+    if then in ("Enabled", "Disabled") and then != (now or "Disabled"):
+        remark = (
+            f"{who} is left out: MIG is {str(now or 'Disabled').lower()}, and {then.lower()} from the GPU's next reset "
+            "on, which ends what runs there; reset it, or take the change back"
+        )
+        return [], [remark]
+    if now == "Enabled":
         instances = gpu.get("mig_devices")
         if not isinstance(instances, list) or not instances:
             remark = (
@@ -189,14 +225,16 @@ def _measured(gpu: t.Mapping[str, t.Any], gpus: Table, keep: Budgeting) -> tuple
                 "no instance of it is known, so make one, or turn MIG off"
             )
             return [], [remark]
+        instances, remarks = _apart(instances)
         found: list[tuple[Device, int]] = []
-        remarks: list[str] = []
         for instance in instances:
             usable, told = _measured({**instance, "mig_mode": None, "mig_instance": True}, gpus, keep)
             found += [(replace(device, bandwidth=0.0), kept) for device, kept in usable]
             remarks += told
         return found, remarks
-    if not isinstance(total, int) or not isinstance(free, int) or total <= 0 or free < 0 or not gpu.get("uuid"):
+    if not gpu.get("uuid"):
+        return [], [f"{who} is left out: its UUID is not known, by which containers are given it"]
+    if not isinstance(total, int) or not isinstance(free, int) or total <= 0 or free < 0:
         return [], [f"{who} is left out: its memory is not known"]
     if free > total:
         return [], [f"{who} is left out: it tells of {free} bytes free of {total}, which cannot be"]

@@ -3,9 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a model takes in memory: weights, KV cache, compute buffers and what lies outside of them, in bytes.
 
-The terms follow llama.cpp v0.5.0 (src/llama-kv-cache.cpp, src/llama-memory-recurrent.cpp, src/models/*.cpp and the CUDA
-backend's allocation rules), which is what Ollama 0.30 and newer run. The compute term is the largest phase of the
-graph; it was compared with llama.cpp's own planner for the architectures in ``_COMPARED`` and is an estimate elsewhere.
+:func:`place` has the bytes on each device under llama.cpp's own parameters, :func:`engine_run` makes those of an
+instance's setting by Ollama's rules, and :func:`account` is both for one GPU or none. They are those of llama.cpp
+v0.5.0's planner, replayed (_engine.py), where the architecture's graph is written down (_architectures.py); elsewhere
+weights are exact and the rest is an upper bound (_bound.py). Two cases have closed forms still: Ollama's own engine, up
+to 0.29, and catalog entries of architectures whose tensors are not known.
 """
 
 from __future__ import annotations
@@ -22,8 +24,15 @@ from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
 
 MIB = 2**20
 
-# CUDA contexts measured 107 to 555 MiB by GPU; the upper value where the GPU's own is not known. Once a model and GPU.
-CUDA_CONTEXT_BYTES = 555 * MIB
+# What a CUDA context takes, once a model and GPU. It grows with the GPU's multiprocessors, and no GPU has more of them
+# than the largest one measured, whose figure stands for all others. Sources: llama.cpp, pull request 23604
+# (cudaMemGetInfo against NVML); InvokeAI, issue 9413 (an idle process, driver 610).
+CUDA_CONTEXTS = {
+    "RTX PRO 6000 Blackwell Workstation Edition": 555 * MIB,
+    "RTX 4060 Ti": 107 * MIB,
+    "RTX 3090": 256 * MIB,
+}
+CUDA_CONTEXT_BYTES = max(CUDA_CONTEXTS.values())
 # llama.cpp's own fit keeps this free on each device, else layers go to the CPU (LLAMA_ARG_FIT_TARGET, common/arg.cpp).
 FIT_TARGET_BYTES = 1024 * MIB
 
@@ -618,12 +627,16 @@ def _made(shape: Shape, hyper: Hyper, run: Run, load: _engine.Load, where: Homes
     parts = [DeviceBytes(*numbers) for numbers in zip(weights, made.cache, made.compute)]
     names = [*(f"gpu{number}" for number in range(where.cpu)), "host"]
     output = 4 * run.sequences * (hyper.width if shape.embedding else max(hyper.vocabulary, 1))
+    states = _engine.state_bytes(hyper, load, where) if exact else [0] * len(parts)
     terms = [
-        Term(name, term, getattr(part, term), rules[term])
-        for name, part in zip(names, parts)
-        for term in ("weights", "kv_cache", "compute")
-        if getattr(part, term)
-    ]
+        Term(name, term, size, rules[term])
+        for name, part, state in zip(names, parts, states)
+        for term, size in (
+            ("weights", part.weights), ("kv_cache", part.kv_cache - state), ("recurrent_state", state),
+            ("compute", part.compute),
+        )
+        if size
+    ]  # fmt: skip
     terms.append(Term("host", "output_buffer", output, RULES["output_buffer"]))
     return Placed(tuple(parts[:-1]), parts[-1], tuple(terms), shape.confidence if exact else "low", exact, output)
 
@@ -641,8 +654,10 @@ RULES = {
     "output_buffer": "a row of logits, or of embeddings, for each sequence (llama-context.cpp, output_reserve)",
     "weights": "each tensor's bytes, on a GPU padded to 128 (ggml-cuda.cu, get_alloc_size); input embeddings stay with "
     "the host (llama-model.cpp, dev_input), tied ones are held on both sides",
-    "kv_cache": "K and V rows of every cell of every layer that keeps them, windows and recurrent states as the layer "
-    "has them (llama-kv-cache.cpp, llama-memory-recurrent.cpp)",
+    "kv_cache": "K and V rows of every cell of every layer that keeps them, of a layer with a window no more than the "
+    "window and a batch, padded to 256 cells (llama-kv-cache.cpp, llama-kv-cache-iswa.cpp)",
+    "recurrent_state": "convolution and state of every recurrent layer for each sequence, in float32 "
+    "(llama-memory-recurrent.cpp)",
     "compute": "the graph of a full batch over full caches, its tensors placed as ggml-alloc.c and ggml-backend.cpp do "
     "(llama-context.cpp, sched_reserve)",
 }
@@ -783,6 +798,12 @@ def split_over(account_: Account, free: t.Sequence[int]) -> list[int]:
         else 0
         for number, size in enumerate(held)
     ]
+
+
+def cuda_context_bytes(gpu: str | None = None) -> int:
+    """What a CUDA context takes on a GPU of this name (nvidia-smi's); the upper value where none was measured."""
+    name = (gpu or "").replace("NVIDIA ", "").replace("GeForce ", "").strip()
+    return CUDA_CONTEXTS.get(name, CUDA_CONTEXT_BYTES)
 
 
 # --- the vision projector ---------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a host has to compute on: its NVIDIA GPUs as the driver tells, the PCI bus beneath, and its memory.
 
-nvidia-smi is asked once. Its answer is text for people as much as for programs: a value may be replaced by words in
-brackets, a lost GPU by a sentence, and a driver in trouble may never answer at all. Each of those becomes a problem
-with a code and a sentence, never an exception.
+nvidia-smi is asked once, and where a GPU has MIG enabled twice more, for its instances. Its answer is text for people
+as much as for programs: a value may be replaced by words in brackets, a lost GPU by a sentence, and a driver in trouble
+may never answer at all. Each of those becomes a problem with a code and a sentence, never an exception.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import typing as t
 
-from ansible_collections.onprem.llm.plugins.module_utils import _topology
+from ansible_collections.onprem.llm.plugins.module_utils import _mig, _topology
 
 MIB = 2**20
 
@@ -32,7 +32,10 @@ FIELDS = (
     "compute_cap",
     "pci.bus_id",
     "mig.mode.current",
+    "mig.mode.pending",
     "ecc.mode.current",
+    "ecc.mode.pending",
+    "display_active",
     "persistence_mode",
     "driver_version",
 )
@@ -90,6 +93,32 @@ _CELLS = {
 }
 _SENTENCES = {code: sentence for _pattern, code, sentence in _FAILURES}
 _SENTENCES["unknown_value"] = "the driver answers 'Unknown Error' for a value of a GPU"
+
+# What leaves a GPU out of a plan, or is to be told, and does not keep the others from work.
+_HARMLESS = {
+    "ecc_mode_pending",
+    "memory_unknown",
+    "mig_mode_pending",
+    "mig_no_instance",
+    "mig_unknown",
+    "mig_unreadable",
+    "nouveau_loaded",
+    "restart_due",
+    "unknown_value",
+}
+
+_PENDING = {
+    "mig_mode": (
+        "GPU {index}: MIG is {now}, and {then} from the next reset on, so nothing is planned on it: reset it "
+        "(nvidia-smi --gpu-reset -i {index}) or restart the host, or take the change back (nvidia-smi -i {index} "
+        "-mig {flag})"
+    ),
+    "ecc_mode": (
+        "GPU {index}: error correction is {now}, and {then} from the next restart on, with which the memory of some "
+        "GPUs changes: restart the host before the plan is made, or take the change back (nvidia-smi -i {index} "
+        "-e {flag})"
+    ),
+}
 
 # PCI classes of graphics cards (VGA, 3D) and of NVSwitch bridges, vendor NVIDIA.
 _VENDOR, _GPU_CLASSES = "0x10de", ("0x0300", "0x0302")
@@ -150,6 +179,11 @@ def _text(cell: str) -> str | None:
     return None if _NOTHING.match(cell) else cell
 
 
+def _mode(cell: str) -> str | None:
+    # Recorded of another mode: [Requested functionality has been deprecated].
+    return cell if cell in ("Enabled", "Disabled") else None
+
+
 def _mebibytes(cell: str) -> int | None:
     found = re.match(r"^(\d+)( MiB)?$", cell)
     return int(found.group(1)) * MIB if found else None
@@ -178,7 +212,7 @@ def parse_query(text: str) -> tuple[list[dict[str, t.Any]], str | None, list[Pro
                 problems.append(problem(code, f"GPU {cells[0]}: {_SENTENCES[code]}"))
                 break
         version = version or _text(value["driver_version"])
-        gpu = {
+        gpu: dict[str, t.Any] = {
             "index": int(value["index"]),
             "uuid": _text(value["uuid"]),
             "name": _text(value["name"]),
@@ -187,30 +221,87 @@ def parse_query(text: str) -> tuple[list[dict[str, t.Any]], str | None, list[Pro
             "memory_used_bytes": _mebibytes(value["memory.used"]),
             "compute_capability": _text(value["compute_cap"]),
             "pci_bus_id": _text(value["pci.bus_id"]),
-            "mig_mode": _text(value["mig.mode.current"]),
-            "ecc_mode": _text(value["ecc.mode.current"]),
-            "persistence_mode": _text(value["persistence_mode"]),
+            "mig_mode": _mode(value["mig.mode.current"]),
+            "mig_mode_pending": _mode(value["mig.mode.pending"]),
+            "mig_devices": [],
+            "ecc_mode": _mode(value["ecc.mode.current"]),
+            "ecc_mode_pending": _mode(value["ecc.mode.pending"]),
+            "display_active": _mode(value["display_active"]),
+            "persistence_mode": _mode(value["persistence_mode"]),
         }
         gpus.append(gpu)
-        if gpu["memory_total_bytes"] is None and not any(
-            item["message"].startswith("GPU {}:".format(gpu["index"])) for item in problems
-        ):
+        told = any(item["message"].startswith("GPU {}:".format(gpu["index"])) for item in problems)
+        memory = (gpu["memory_total_bytes"], gpu["memory_free_bytes"])
+        if not told and None in memory and gpu["mig_mode"] != "Enabled":
             problems.append(
                 problem(
                     "memory_unknown",
                     "GPU {}: the driver does not tell its memory, so nothing can be planned on it".format(gpu["index"]),
                 )
             )
-        if gpu["mig_mode"] == "Enabled":
+        problems.extend(_pending(gpu))
+    return sorted(gpus, key=lambda gpu: t.cast(int, gpu["index"])), version, problems
+
+
+def _pending(gpu: t.Mapping[str, t.Any]) -> list[Problem]:
+    """The modes of a GPU that its next reset changes, and what that means."""
+    found = []
+    for key, template in _PENDING.items():
+        now, then = gpu[key] or "Disabled", gpu[f"{key}_pending"]
+        if then not in (None, now):
+            values = {"index": gpu["index"], "now": now.lower(), "then": then.lower(), "flag": int(now == "Enabled")}
+            found.append(problem(f"{key}_pending", template.format(**values)))
+    return found
+
+
+def add_mig_devices(gpus: list[dict[str, t.Any]], nvidia_smi: str, timeout: float, run: Run) -> list[Problem]:
+    """Give each GPU whose MIG is enabled its instances, as ``mig_devices``; return what is wrong with them.
+
+    :raises NotAnswering: nvidia-smi hangs.
+    :raises OSError: it cannot be started.
+    """
+    divided = [gpu for gpu in gpus if gpu["mig_mode"] == "Enabled"]
+    if not divided:
+        return []
+    problems: list[Problem] = []
+    answers: list[str | None] = []
+    for arguments in (["-L"], ["-q", "-x"]):
+        status, out, err = run([nvidia_smi, *arguments], timeout)
+        if status != 0:
+            reason = parse_failure(out + "\n" + err)[0]["message"]
+            command = " ".join(["nvidia-smi", *arguments])
+            problems.append(problem("mig_unreadable", f"{command} does not tell the MIG instances: {reason}"))
+        answers.append(out if status == 0 else None)
+    listing = _mig.parse_listing(answers[0] or "")
+    document: dict[_mig.Key, _mig.Instance] = {}
+    try:
+        document = {} if answers[1] is None else _mig.parse_document(answers[1])
+    except ValueError as error:
+        problems.append(problem("mig_unreadable", f"nvidia-smi -q -x answers with no XML document: {error}"))
+    readable = not problems
+    for gpu in divided:
+        index = gpu["index"]
+        gpu["mig_devices"] = _mig.instances(gpu["uuid"] or "", gpu["name"] or "GPU", listing, document)
+        if readable and not gpu["mig_devices"]:
             problems.append(
                 problem(
-                    "mig_enabled",
-                    "GPU {}: MIG is enabled; its memory belongs to MIG instances, which are not planned on".format(
-                        gpu["index"]
-                    ),
+                    "mig_no_instance",
+                    f"GPU {index}: MIG is enabled, and there is no instance to compute on: make one (nvidia-smi mig "
+                    f"-i {index} -cgi PROFILE -C; -lgip lists the profiles, -cci completes a GPU instance that has no "
+                    f"compute instance), or turn MIG off (nvidia-smi -i {index} -mig 0)",
                 )
             )
-    return sorted(gpus, key=lambda gpu: t.cast(int, gpu["index"])), version, problems
+        for device in gpu["mig_devices"] if readable else []:
+            what = "UUID" if device["uuid"] is None else "memory"
+            if None in (device["uuid"], device["memory_total_bytes"], device["memory_free_bytes"]):
+                problems.append(
+                    problem(
+                        "mig_unknown",
+                        f"GPU {index}: nvidia-smi does not tell the {what} of its MIG device {device['index']}, so "
+                        "nothing can be planned on that",
+                    )
+                )
+    return problems
 
 
 def _read(path: str) -> str | None:
@@ -314,6 +405,7 @@ def collect(nvidia_smi: str, timeout: float, run: Run = run_bounded, root: str =
         loaded = version or loaded
         if status != 0 and not problems:
             problems = parse_failure(out + "\n" + err)
+        problems += add_mig_devices(gpus, nvidia_smi, timeout, run)
     except NotAnswering:
         problems = [
             problem(
@@ -350,8 +442,7 @@ def collect(nvidia_smi: str, timeout: float, run: Run = run_bounded, root: str =
             )
         )
 
-    harmless = {"mig_enabled", "memory_unknown", "restart_due", "nouveau_loaded", "unknown_value"}
-    if gpus and {item["code"] for item in problems} <= harmless:
+    if gpus and {item["code"] for item in problems} <= _HARMLESS:
         state = "ready"
     elif (
         not gpus and not cards and codes <= {"no_devices", "driver_not_loaded", "nouveau_loaded", "nvidia_smi_missing"}

@@ -14,8 +14,8 @@ author:
 description:
   - Returns the NVIDIA GPUs of a host with their memory, the driver's versions, the devices on the PCI bus and the
     host's memory.
-  - Asks C(nvidia-smi) once. It works without a GPU, without a driver and with a driver that hangs, and says in
-    words what is missing and why.
+  - Asks C(nvidia-smi) once, and twice more where a GPU's MIG is enabled (C(-L) and C(-q -x)). It works without a GPU,
+    without a driver and with a driver that hangs, and says in words what is missing and why.
   - It never fails for want of a GPU; see RV(state).
 extends_documentation_fragment:
   - onprem.llm.attributes
@@ -94,10 +94,61 @@ gpus:
       description: Whether the GPU is divided into instances, V(Enabled) or V(Disabled).
       type: str
       sample: Disabled
+    mig_mode_pending:
+      description: What RV(gpus[].mig_mode) is from the GPU's next reset on, V(Enabled) or V(Disabled).
+      type: str
+      sample: Disabled
+    mig_devices:
+      description:
+        - The MIG devices of a GPU whose RV(gpus[].mig_mode) is V(Enabled), by index. None where there are none.
+        - Those with the same C(gpu_instance_id) share its memory, and each is shown with all of it.
+      type: list
+      elements: dict
+      contains:
+        index:
+          description: Number of the MIG device on its GPU.
+          type: int
+          sample: 0
+        uuid:
+          description: Identity of the MIG device, by which a container is given it.
+          type: str
+          sample: MIG-8e4b1c72-5a02-5d3e-9f16-c2a7d0b4e682
+        profile:
+          description: Its compute slices and its memory.
+          type: str
+          sample: 2g.35gb
+        name:
+          description: Name of the GPU and the profile.
+          type: str
+          sample: NVIDIA H200 MIG 2g.35gb
+        gpu_instance_id:
+          description: GPU instance that has the memory.
+          type: int
+          sample: 3
+        compute_instance_id:
+          description: Compute instance in it.
+          type: int
+          sample: 0
+        memory_total_bytes:
+          description: Memory of the GPU instance in bytes.
+          type: int
+          sample: 34896609280
+        memory_free_bytes:
+          description: Free memory of the GPU instance in bytes.
+          type: int
+          sample: 34879832064
     ecc_mode:
       description: Whether the memory's error correction is on, V(Enabled) or V(Disabled).
       type: str
       sample: Enabled
+    ecc_mode_pending:
+      description: What RV(gpus[].ecc_mode) is from the next restart on, V(Enabled) or V(Disabled).
+      type: str
+      sample: Enabled
+    display_active:
+      description: Whether a screen hangs on the GPU and has memory of it, V(Enabled) or V(Disabled).
+      type: str
+      sample: Disabled
     persistence_mode:
       description: Whether the driver stays loaded without a client, V(Enabled) or V(Disabled).
       type: str

@@ -132,10 +132,10 @@ options:
   gpus:
     description:
       - The GPUs as RV(onprem.llm.gpu_info#module:gpus) gives them. Empty for a host that computes on its CPU.
-      - Beside what M(onprem.llm.gpu_info) gives, C(mig_devices) (C(uuid), C(memory_total_bytes),
-        C(memory_free_bytes)) are the instances of
-        a GPU whose C(mig_mode) is V(Enabled), C(display_active) tells of a screen, C(memory_bandwidth) is in bytes a
-        second.
+      - Needed of a GPU are C(uuid), C(memory_total_bytes) and C(memory_free_bytes), and of one whose C(mig_mode) is
+        V(Enabled) those of its C(mig_devices). A GPU whose C(mig_mode_pending) differs from its C(mig_mode) is left
+        out; so are all but one of the C(mig_devices) of one C(gpu_instance_id), whose memory they share.
+      - C(memory_bandwidth), which M(onprem.llm.gpu_info) does not give, is in bytes a second.
     type: list
     elements: dict
     default: []

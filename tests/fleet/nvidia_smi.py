@@ -2,7 +2,8 @@
 """Stand-in for nvidia-smi on a test host: prints a capture in the forms that the collection and people ask for.
 
 The capture is /etc/simulated-gpus.csv: a header line of fields, each with its unit where nvidia-smi gives one, then a
-line a GPU. A test that wants another GPU rewrites that file.
+line a GPU. A test that wants another GPU rewrites that file. Beside it, /etc/simulated-mig-devices.csv has the MIG
+devices of GPUs whose MIG is enabled, a line each. Of the document (-q -x) there is what tells of MIG and memory.
 """
 
 import csv
@@ -10,6 +11,7 @@ import os
 import sys
 
 CAPTURE = "/etc/simulated-gpus.csv"
+MIG_DEVICES = "/etc/simulated-mig-devices.csv"
 PROCESSES = "/etc/simulated-gpu-processes.csv"
 CUDA_VERSION = "13.2"
 
@@ -19,6 +21,53 @@ def read_capture():
         header, *rows = csv.reader(capture, skipinitialspace=True)
     names = [title.split(" ")[0] for title in header]
     return dict(zip(names, header)), [dict(zip(names, row)) for row in rows if row]
+
+
+def read_mig_devices(gpu):
+    """The MIG devices of one GPU, as mappings of the file's header."""
+    if gpu["mig.mode.current"] != "Enabled" or not os.path.exists(MIG_DEVICES):
+        return []
+    with open(MIG_DEVICES, encoding="utf-8", newline="") as devices:
+        return [row for row in csv.DictReader(devices, skipinitialspace=True) if row["gpu"] == gpu["index"]]
+
+
+def list_gpus(gpus):
+    for gpu in gpus:
+        print(f"GPU {gpu['index']}: {gpu['name']} (UUID: {gpu['uuid']})")
+        for device in read_mig_devices(gpu):
+            print(f"  MIG {device['profile']:<12}Device {device['index']:>2}: (UUID: {device['uuid']})")
+    return 0
+
+
+def memory_element(indent, values):
+    print(f"{indent}<fb_memory_usage>")
+    for part in ("total", "reserved", "used", "free"):
+        print(f"{indent}\t<{part}>{values[f'memory.{part}']}</{part}>")
+    print(f"{indent}</fb_memory_usage>")
+
+
+def document(gpus, driver):
+    print('<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n<nvidia_smi_log>')
+    print(f"\t<driver_version>{driver}</driver_version>\n\t<attached_gpus>{len(gpus)}</attached_gpus>")
+    for gpu in gpus:
+        bare = {name: value.strip("[]") for name, value in gpu.items()}
+        print(f'\t<gpu id="{gpu["pci.bus_id"]}">\n\t\t<product_name>{gpu["name"]}</product_name>\n\t\t<mig_mode>')
+        print(f"\t\t\t<current_mig>{bare['mig.mode.current']}</current_mig>")
+        print(f"\t\t\t<pending_mig>{bare['mig.mode.pending']}</pending_mig>\n\t\t</mig_mode>\n\t\t<mig_devices>")
+        devices = read_mig_devices(gpu)
+        for device in devices:
+            print(f"\t\t\t<mig_device>\n\t\t\t\t<index>{device['index']}</index>")
+            for part in ("gpu_instance", "compute_instance"):
+                print(f"\t\t\t\t<{part}_id>{device[part]}</{part}_id>")
+            memory_element("\t\t\t\t", device)
+            print("\t\t\t</mig_device>")
+        if not devices:
+            print("\t\t\tNone")
+        print(f"\t\t</mig_devices>\n\t\t<uuid>{gpu['uuid']}</uuid>")
+        memory_element("\t\t", gpu)
+        print("\t</gpu>")
+    print("</nvidia_smi_log>")
+    return 0
 
 
 def query(gpus, titles, fields, options):
@@ -49,6 +98,8 @@ def main(arguments):
         print("Make sure that the latest NVIDIA driver is installed and running.\n")
         return 9
     driver = gpus[0]["driver_version"]
+    if arguments == ["-q", "-x"]:
+        return document(gpus, driver)
     fields, options = None, []
     for argument in arguments:
         if argument.startswith("--query-gpu="):
@@ -62,9 +113,7 @@ def main(arguments):
                     print(processes.read(), end="")
             return 0
         elif argument in ("-L", "--list-gpus"):
-            for gpu in gpus:
-                print(f"GPU {gpu['index']}: {gpu['name']} (UUID: {gpu['uuid']})")
-            return 0
+            return list_gpus(gpus)
         elif argument == "--version":
             for part in ("NVIDIA-SMI version ", "NVML version       ", "DRIVER version     "):
                 print(f"{part} : {driver}")

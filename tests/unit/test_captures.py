@@ -39,10 +39,12 @@ def simulate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
             status = nvidia_smi.main(list(argv[1:]))
         return status, output.getvalue(), ""
 
-    def plan(capture: str) -> dict:
-        path = tmp_path / "capture.csv"
+    def plan(capture: str, mig_devices: str = "") -> dict:
+        path, mig_path = tmp_path / "capture.csv", tmp_path / "mig.csv"
         path.write_text(capture, encoding="utf-8")
+        mig_path.write_text(mig_devices, encoding="utf-8")
         monkeypatch.setattr(nvidia_smi, "CAPTURE", str(path))
+        monkeypatch.setattr(nvidia_smi, "MIG_DEVICES", str(mig_path))
         seen = _nvidia_smi.collect("nvidia-smi", 5, run=run, root=str(tmp_path))
         assert seen["state"] == "ready", seen["problems"]
         options = _select.Options(engine_version="0.32.15", host_name="host")
@@ -54,6 +56,42 @@ def simulate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def capture(name: str) -> str:
     return gpus.capture_path(name).read_text(encoding="utf-8")
+
+
+def mig_devices(name: str) -> str:
+    return gpus.mig_devices_path(name).read_text(encoding="utf-8")
+
+
+def test_a_plan_on_a_mig_instance_names_a_device_of_the_cdi_spec(simulate) -> None:
+    text, instances = capture("h200-mig"), mig_devices("h200-mig")
+    [device] = simulate(text, instances)["gpus"]
+    assert device.startswith("MIG-")
+    assert device in [item["name"] for item in gpus.cdi_spec(text, instances)["devices"]]
+
+
+def test_mig_devices_decide_the_plan(simulate) -> None:
+    text, [header, *rows] = capture("h200-mig"), mig_devices("h200-mig").splitlines()
+    small = [row for row in rows if "1g.18gb" in row]
+    busy = [row.replace("9 MiB, 16376 MiB", "13885 MiB, 2499 MiB") for row in small]
+    assert simulate(text, "\n".join([header, *small]))["name"] == "qwen3:14b"
+    assert simulate(text, "\n".join([header, *busy]))["name"] == "qwen2.5:0.5b"
+
+
+def test_simulated_listing_has_the_form_of_the_recorded_one(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """Driver 590.48.01 on an H200: profiles padded to 12 columns, numbers to two."""
+    monkeypatch.setattr(nvidia_smi, "CAPTURE", str(gpus.capture_path("h200-mig")))
+    monkeypatch.setattr(nvidia_smi, "MIG_DEVICES", str(gpus.mig_devices_path("h200-mig")))
+    assert nvidia_smi.main(["-L"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line[: line.index("(")] for line in shown] == [
+        "GPU 0: NVIDIA H200 ",
+        "  MIG 1c.3g.71gb  Device  0: ",
+        "  MIG 2c.3g.71gb  Device  1: ",
+        "  MIG 2g.35gb     Device  2: ",
+        "  MIG 1g.18gb     Device  3: ",
+        "  MIG 1g.18gb     Device  4: ",
+        "GPU 1: NVIDIA H200 ",
+    ]
 
 
 def test_two_captures_make_two_plans(simulate) -> None:
@@ -74,6 +112,12 @@ def test_changing_the_memory_of_a_capture_changes_the_plan(simulate, used: int, 
 def test_unknown_capture_names_those_there_are() -> None:
     with pytest.raises(FileNotFoundError, match="l40s-2x"):
         gpus.capture_path("nonsense")
+
+
+def test_cdi_spec_names_a_divided_gpu_by_its_instances() -> None:
+    names = [item["name"] for item in gpus.cdi_spec(capture("h200-mig"), mig_devices("h200-mig"))["devices"]]
+    assert names[::2] == ["0:0", "0:1", "0:2", "0:3", "0:4", "all"]
+    assert all(name.startswith("MIG-") for name in names[1::2])
 
 
 @pytest.mark.parametrize("name", ["l40s-2x", "rtx-4080-super-busy"])

@@ -1,15 +1,17 @@
-"""docs/planning.md shows what its commands print now."""
+"""docs/planning.md and docs/memory.md show what their commands print now."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,11 +26,18 @@ def tool() -> Any:
     return module
 
 
-def test_answers_are_those_of_now() -> None:
+@pytest.fixture(autouse=True)
+def _headers() -> None:
+    tool().write_headers()
+
+
+@pytest.mark.parametrize(("path", "least"), [("planning.md", 7), ("memory.md", 4)])
+def test_answers_are_those_of_now(path: str, least: int) -> None:
     """When this fails, run `make docs`."""
     made = tool()
-    page = made.PAGE.read_text(encoding="utf-8")
-    assert len(made.BLOCK.findall(page)) >= 7
+    assert {page.name for page in made.PAGES} == {"planning.md", "memory.md"}
+    page = (ROOT / "docs" / path).read_text(encoding="utf-8")
+    assert len(made.BLOCK.findall(page)) >= least
     assert made.page(page) == page
 
 
@@ -46,16 +55,21 @@ def test_the_wishes_shown_are_ones_that_there_are() -> None:
     assert set().union(*shown) <= set(options)
 
 
-def test_the_playbook_prints_the_same_and_writes_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["planning.md", "memory.md"])
+def test_the_playbook_prints_the_same_and_writes_it(tmp_path: Path, path: str) -> None:
     made = tool()
-    given = made.variables(made.BLOCK.findall(made.PAGE.read_text(encoding="utf-8"))[0][0])
+    command = made.BLOCK.findall((ROOT / "docs" / path).read_text(encoding="utf-8"))[0][0]
+    given = made.variables(command)
     written = tmp_path / "plan.json"
     result = subprocess.run(
         [
             str(Path(sys.executable).with_name("ansible-playbook")),
             str(ROOT / "playbooks/plan.yml"),
+            *shlex.split(command)[3:],
             "-e",
-            json.dumps({**given, "plan_json": str(written), "models_read_headers": "never"}),
+            f"plan_json={written}",
+            "-e",
+            "models_read_headers=never",
         ],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},

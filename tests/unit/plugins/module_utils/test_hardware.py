@@ -101,6 +101,44 @@ def test_a_divided_gpu_is_its_instances_each_alone() -> None:
     assert remarks == []
 
 
+def test_compute_instances_that_share_memory_are_planned_on_once() -> None:
+    shared = [
+        gpu(7, 70, gpu_instance_id=2, profile="1c.3g.71gb"),
+        gpu(8, 70, gpu_instance_id=2, profile="2c.3g.71gb"),
+        gpu(9, 35, gpu_instance_id=3, profile="2g.35gb"),
+        gpu(6, 70, gpu_instance_id=2, profile="1c.3g.71gb"),
+    ]
+    devices, remarks = _hardware.devices([gpu(0, 140, mig_mode="Enabled", mig_devices=shared)], HOST, KEEP)
+    assert [device.id for device in devices] == ["GPU-8", "GPU-9"]
+    assert [remark.split()[0] for remark in remarks] == ["GPU-7", "GPU-6"]
+    assert all("shares the memory of GPU instance 2 with GPU-8" in remark for remark in remarks)
+
+
+def test_the_instances_of_one_of_two_gpus_are_planned_on() -> None:
+    cards = [gpu(0, 140, mig_mode="Enabled", mig_devices=[gpu(7, 70)]), gpu(1, 140, mig_mode="Enabled", mig_devices=[])]
+    devices, [remark] = _hardware.devices(cards, HOST, KEEP)
+    assert [device.id for device in devices] == ["GPU-7"]
+    assert remark.startswith("GPU-1 is left out: MIG is enabled")
+
+
+def test_an_instance_that_is_half_known_is_left_out() -> None:
+    instances = [gpu(7, 70), gpu(8, 35, uuid=None, name="H200 MIG 2g.35gb"), gpu(9, 18, memory_free_bytes=None)]
+    devices, remarks = _hardware.devices([gpu(0, 140, mig_mode="Enabled", mig_devices=instances)], HOST, KEEP)
+    assert [device.id for device in devices] == ["GPU-7"]
+    assert remarks == [
+        "H200 MIG 2g.35gb is left out: its UUID is not known, by which containers are given it",
+        "GPU-9 is left out: its memory is not known",
+    ]
+
+
+@pytest.mark.parametrize(("now", "then"), [(None, "Enabled"), ("Disabled", "Enabled"), ("Enabled", "Disabled")])
+def test_a_gpu_whose_mig_changes_with_the_next_reset_is_left_out(now: str | None, then: str) -> None:
+    card = gpu(0, 140, mig_mode=now, mig_mode_pending=then, mig_devices=[gpu(7, 70)])
+    devices, [remark] = _hardware.devices([card], HOST, KEEP)
+    assert devices == []
+    assert f"and {then.lower()} from the GPU's next reset on" in remark
+
+
 @pytest.mark.parametrize("instances", [None, [], "[N/A]"])
 def test_a_gpu_half_divided_says_what_to_do(instances: Any) -> None:
     devices, [remark] = _hardware.devices([gpu(0, 140, mig_mode="Enabled", mig_devices=instances)], HOST, KEEP)

@@ -194,24 +194,6 @@ def test_the_batch_is_ollamas(context: int, slots: int, free: int, size: int, ba
     assert _memory.ubatch(shape(), _memory.Setting(context, slots, before_0_30=True), free, size) == 512
 
 
-def test_a_measurement_raises_and_never_lowers() -> None:
-    setting = _memory.Setting(8192, 2)
-    measured = _memory.Measured("sha256:a", 8192, 2, "f16", "0.32.15", 1050)
-    merged = _memory.corrected(1000, "sha256:a", setting, "0.32.15", [measured])
-    assert (merged.bytes, merged.measured) == (1050, True)
-    assert merged.remark == "measured 1050 bytes, predicted 1000: +5.0%"
-    lower = _memory.corrected(1100, "sha256:a", setting, "0.32.15", [measured])
-    assert (lower.bytes, lower.remark) == (1100, "measured 1050 bytes, predicted 1100: -4.5%")
-    assert _memory.corrected(1060, "sha256:a", setting, "0.32.15", [measured]).remark == ""
-    for other in (
-        _memory.corrected(1000, "sha256:b", setting, "0.32.15", [measured]),
-        _memory.corrected(1000, "sha256:a", _memory.Setting(8192, 1), "0.32.15", [measured]),
-        _memory.corrected(1000, "sha256:a", _memory.Setting(8192, 2, "q8_0"), "0.32.15", [measured]),
-        _memory.corrected(1000, "sha256:a", setting, "0.33.0", [measured]),
-    ):
-        assert other == _memory.Corrected(1000, False)
-
-
 def test_the_output_buffer_is_a_row_of_logits_a_sequence() -> None:
     placed = _memory.place(shape(vocabulary=1000), _memory.Run(4096, 3))
     assert placed.output_buffer == 3 * 4 * 1000
@@ -233,3 +215,8 @@ def test_a_projector_counts_with_its_file_and_an_upper_value_of_its_work() -> No
 def test_impossible_shares_are_refused(shares: tuple[float, ...]) -> None:
     with pytest.raises(_memory.ShapeError, match="shares of the GPUs"):
         _memory.place(shape(), _memory.Run(4096), _memory.Devices(shares))
+
+
+def test_a_cuda_context_is_the_gpus_own_or_the_largest_known() -> None:
+    assert _memory.cuda_context_bytes("NVIDIA GeForce RTX 4060 Ti") == 107 * MIB
+    assert {_memory.cuda_context_bytes(name) for name in (None, "NVIDIA H100 PCIe")} == {555 * MIB}

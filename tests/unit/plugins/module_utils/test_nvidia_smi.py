@@ -19,17 +19,55 @@ from hypothesis import strategies as st
 
 MIB = 2**20
 UUID = "GPU-11111111-2222-3333-4444-555555555555"
-L40S = f"0, {UUID}, NVIDIA L40S, 46068, 45460, 0, 8.9, 00000000:01:00.0, [N/A], Enabled, Disabled, 595.80\n"
-RTX = f"1, {UUID[:-1]}6, NVIDIA RTX 4080, 16376, 15348, 596, 8.9, 00000000:02:00.0, [N/A], [N/A], Disabled, 595.80\n"
-MIG = f"0, {UUID}, NVIDIA H200, 143771, 143103, 55, 9.0, 00000000:83:00.0, Enabled, Enabled, Enabled, 590.48.01\n"
+L40S = (
+    f"0, {UUID}, NVIDIA L40S, 46068, 45460, 0, 8.9, 00000000:01:00.0, "
+    "[N/A], [N/A], Enabled, Enabled, Disabled, Disabled, 595.80\n"
+)
+RTX = (
+    f"1, {UUID[:-1]}6, NVIDIA RTX 4080, 16376, 15348, 596, 8.9, 00000000:02:00.0, "
+    "[N/A], [N/A], [N/A], [N/A], Enabled, Disabled, 595.80\n"
+)
+MIG = (
+    f"0, {UUID}, NVIDIA H200, 143771, 143103, 55, 9.0, 00000000:83:00.0, "
+    "Enabled, Enabled, Enabled, Enabled, Disabled, Enabled, 590.48.01\n"
+)
+LISTING = f"""GPU 0: NVIDIA H200 (UUID: {UUID})
+  MIG 3g.71gb     Device  0: (UUID: MIG-aaaaaaaa-0000-0000-0000-000000000000)
+  MIG 1g.18gb     Device  1: (UUID: MIG-bbbbbbbb-0000-0000-0000-000000000000)
+"""
+DEVICE = """<mig_device><index>{}</index><gpu_instance_id>{}</gpu_instance_id>
+<compute_instance_id>0</compute_instance_id><fb_memory_usage><total>{}</total><reserved>0 MiB</reserved>
+<used>22 MiB</used><free>{}</free></fb_memory_usage><bar1_memory_usage><total>9 MiB</total></bar1_memory_usage>
+</mig_device>"""
+DEVICES = DEVICE.format(0, 2, "71424 MiB", "71403 MiB") + DEVICE.format(1, 9, "16384 MiB", "16376 MiB")
 
 
-def answer(out: str = "", err: str = "", status: int = 0, modinfo: str = "") -> smi.Run:
+def document(devices: str = DEVICES, uuid: str = UUID) -> str:
+    """nvidia-smi -q -x, less what nobody reads."""
+    return (
+        '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n<nvidia_smi_log>'
+        f'<gpu id="00000000:83:00.0"><mig_devices>{devices}</mig_devices><uuid>{uuid}</uuid>'
+        "<fb_memory_usage><total>143771 MiB</total></fb_memory_usage></gpu></nvidia_smi_log>\n"
+    )
+
+
+def answer(
+    out: str = "",
+    err: str = "",
+    status: int = 0,
+    modinfo: str = "",
+    listing: str = LISTING,
+    xml: str | tuple[int, str] = document(),
+) -> smi.Run:
     """A host whose nvidia-smi answers this."""
 
     def run(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
         if "modinfo" in argv[0]:
             return (0, modinfo + "\n", "") if modinfo else (1, "", "modinfo: ERROR: Module nvidia not found.")
+        if argv[1:] == ["-L"]:
+            return 0, listing, ""
+        if argv[1:] == ["-q", "-x"]:
+            return (0, xml, "") if isinstance(xml, str) else (*xml, "")
         return status, out, err
 
     return run
@@ -68,9 +106,11 @@ def test_reads_two_gpus_of_different_kinds() -> None:
     assert gpus[0] == {
         "index": 0, "uuid": UUID, "name": "NVIDIA L40S", "memory_total_bytes": 46068 * MIB,
         "memory_free_bytes": 45460 * MIB, "memory_used_bytes": 0, "compute_capability": "8.9",
-        "pci_bus_id": "00000000:01:00.0", "mig_mode": None, "ecc_mode": "Enabled", "persistence_mode": "Disabled",
+        "pci_bus_id": "00000000:01:00.0", "mig_mode": None, "mig_mode_pending": None, "mig_devices": [],
+        "ecc_mode": "Enabled", "ecc_mode_pending": "Enabled", "display_active": "Disabled",
+        "persistence_mode": "Disabled",
     }  # fmt: skip
-    assert gpus[1]["ecc_mode"] is None
+    assert (gpus[1]["ecc_mode"], gpus[1]["display_active"]) == (None, "Enabled")
 
 
 HEADER = ", ".join(smi.FIELDS) + "\n"
@@ -102,15 +142,137 @@ def test_what_the_driver_does_not_tell_is_none(nothing: str) -> None:
     assert (gpu["memory_total_bytes"], gpu["memory_free_bytes"], gpu["compute_capability"]) == (None, None, None)
 
 
-def test_memory_that_is_not_told_is_a_problem() -> None:
-    _gpus, _version, problems = smi.parse_query(L40S.replace("46068", "[N/A]").replace("45460", "[N/A]"))
+@pytest.mark.parametrize("cells", [("46068", "45460"), ("46068",), ("45460",)])
+@pytest.mark.parametrize("nothing", ["[N/A]", "[Not Supported]"])
+def test_memory_that_is_not_told_is_a_problem(cells: tuple[str, ...], nothing: str) -> None:
+    text = L40S
+    for cell in cells:
+        text = text.replace(cell, nothing)
+    _gpus, _version, problems = smi.parse_query(text)
     assert [item["code"] for item in problems] == ["memory_unknown"]
 
 
-def test_mig_is_told() -> None:
-    [gpu], _version, problems = smi.parse_query(MIG)
-    assert gpu["mig_mode"] == "Enabled"
-    assert [item["code"] for item in problems] == ["mig_enabled"]
+def test_a_divided_gpu_needs_no_memory_of_its_own() -> None:
+    [gpu], _version, problems = smi.parse_query(MIG.replace("143103", "[N/A]"))
+    assert (gpu["mig_mode"], problems) == ("Enabled", [])
+
+
+def test_a_mode_is_enabled_or_disabled_or_not_told() -> None:
+    deprecated = "[Requested functionality has been deprecated]"
+    [gpu] = smi.parse_query(L40S.replace("Disabled, Disabled, 595", f"{deprecated}, {deprecated}, 595"))[0]
+    assert (gpu["display_active"], gpu["persistence_mode"]) == (None, None)
+
+
+MODES = "[N/A], [N/A], Enabled, Enabled"
+
+
+@pytest.mark.parametrize(
+    ("modes", "code", "way_out"),
+    [
+        ("Disabled, Enabled, Enabled, Enabled", "mig_mode_pending", "-mig 0"),
+        ("Enabled, Disabled, Enabled, Enabled", "mig_mode_pending", "-mig 1"),
+        ("[N/A], Enabled, Enabled, Enabled", "mig_mode_pending", "-mig 0"),
+        ("[N/A], [N/A], Enabled, Disabled", "ecc_mode_pending", "-e 1"),
+        ("[N/A], [N/A], Disabled, Enabled", "ecc_mode_pending", "-e 0"),
+    ],
+)
+def test_a_mode_that_the_next_reset_changes_is_told_with_the_way_back(modes: str, code: str, way_out: str) -> None:
+    _gpus, _version, [found] = smi.parse_query(L40S.replace(MODES, modes))
+    assert found["code"] == code
+    assert f"nvidia-smi -i 0 {way_out})" in found["message"]
+
+
+@pytest.mark.parametrize("modes", ["Disabled, Disabled, Enabled, Enabled", "[N/A], Disabled, [N/A], [N/A]", MODES])
+def test_modes_that_stay_are_no_problem(modes: str) -> None:
+    assert smi.parse_query(L40S.replace(MODES, modes))[2] == []
+
+
+def test_a_divided_gpu_has_its_instances_with_what_only_the_listing_and_only_the_document_know(root: Path) -> None:
+    found = smi.collect("nvidia-smi", 5, answer(MIG + RTX), str(root))
+    assert (found["state"], found["problems"]) == ("ready", [])
+    divided, plain = found["gpus"]
+    assert plain["mig_devices"] == []
+    assert divided["mig_devices"][0] == {
+        "index": 0, "uuid": "MIG-aaaaaaaa-0000-0000-0000-000000000000", "profile": "3g.71gb",
+        "name": "NVIDIA H200 MIG 3g.71gb", "gpu_instance_id": 2, "compute_instance_id": 0,
+        "memory_total_bytes": 71424 * MIB, "memory_free_bytes": 71403 * MIB,
+    }  # fmt: skip
+    assert [device["profile"] for device in divided["mig_devices"]] == ["3g.71gb", "1g.18gb"]
+
+
+UNKNOWN = DEVICE.format(0, 2, "71424 MiB", "71403 MiB") + DEVICE.format(1, 9, "N/A", "[Insufficient Permissions]")
+SECOND = MIG.replace(UUID, UUID[:-1] + "7").replace("0, GPU", "1, GPU")
+
+
+@pytest.mark.parametrize(
+    ("run", "codes", "words"),
+    [
+        pytest.param(
+            answer(MIG, listing=LISTING[: LISTING.index("\n") + 1], xml=document("None")),
+            ["mig_no_instance"],
+            ["nvidia-smi mig -i 0 -cgi PROFILE -C"],
+            id="no instance",
+        ),
+        pytest.param(answer(MIG + SECOND), ["mig_no_instance"], ["GPU 1: MIG is enabled"], id="on one of two GPUs"),
+        pytest.param(
+            answer(MIG + SECOND, listing="", xml=document("")),
+            ["mig_no_instance", "mig_no_instance"],
+            ["GPU 0: MIG is enabled", "GPU 1: MIG is enabled"],
+            id="on none of two GPUs",
+        ),
+        pytest.param(
+            answer(MIG, xml=document(UNKNOWN)), ["mig_unknown"], ["the memory of its MIG device 1"], id="[N/A]"
+        ),
+        pytest.param(
+            answer(MIG, listing=LISTING[: LISTING.index("  MIG 1g")]),
+            ["mig_unknown"],
+            ["the UUID of its MIG device 1"],
+            id="not listed",
+        ),
+        pytest.param(
+            answer(MIG, xml=document(DEVICE.format(0, 2, "71424 MiB", "71403 MiB"))),
+            ["mig_unknown"],
+            ["the memory of its MIG device 1"],
+            id="not in the document",
+        ),
+        pytest.param(answer(MIG, xml="<gpu"), ["mig_unreadable"], ["no XML document"], id="half a document"),
+        pytest.param(answer(MIG, xml=""), ["mig_unreadable"], ["no XML document"], id="no document"),
+        pytest.param(
+            answer(MIG, xml=(2, "Insufficient Permissions")),
+            ["mig_unreadable"],
+            ["nvidia-smi -q -x does not tell the MIG instances: the user lacks the right"],
+            id="document refused",
+        ),
+    ],
+)
+def test_mig_by_halves_is_told(run: smi.Run, codes: list[str], words: list[str], root: Path) -> None:
+    found = smi.collect("nvidia-smi", 5, run, str(root))
+    assert [item["code"] for item in found["problems"]] == codes
+    assert found["state"] == "ready", "the other GPUs, or those instances that are whole, may be planned on"
+    for word, item in zip(words, found["problems"]):
+        assert word in item["message"]
+
+
+def test_a_driver_that_hangs_over_mig_is_broken(root: Path) -> None:
+    def run(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
+        if argv[1:] == ["-q", "-x"]:
+            raise smi.NotAnswering("no answer")
+        return answer(MIG)(argv, timeout)
+
+    found = smi.collect("nvidia-smi", 5, run, str(root))
+    assert (found["state"], [item["code"] for item in found["problems"]]) == ("broken", ["hangs"])
+
+
+def test_nvidia_smi_runs_three_times_for_mig_and_else_once(root: Path) -> None:
+    for text, times in ((L40S, 1), (L40S.replace("[N/A], [N/A]", "Disabled, Disabled"), 1), (MIG, 3)):
+        asked: list[Sequence[str]] = []
+
+        def run(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
+            asked.append(argv)  # noqa: B023
+            return answer(text)(argv, timeout)  # noqa: B023
+
+        smi.collect("nvidia-smi", 5, run, str(root))
+        assert len([argv for argv in asked if argv[0] == "nvidia-smi"]) == times
 
 
 @pytest.mark.parametrize(
@@ -150,8 +312,8 @@ def test_any_text_is_read(text: str) -> None:
 @given(
     st.lists(
         st.text(st.characters(blacklist_characters=",\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029")),
-        min_size=11,
-        max_size=11,
+        min_size=len(smi.FIELDS) - 1,
+        max_size=len(smi.FIELDS) - 1,
     )
 )
 def test_any_cells_are_read(cells: list[str]) -> None:
@@ -174,7 +336,7 @@ Prepare = Callable[[Path, Callable[..., None]], None]
             ["restart_due"],
             id="update not loaded yet",
         ),
-        pytest.param(lambda root, card: card(), answer(MIG), "ready", ["mig_enabled"], id="MIG"),
+        pytest.param(lambda root, card: card(), answer(MIG), "ready", [], id="MIG"),
         pytest.param(
             lambda root, card: (card(), card("0000:02:00.0")),
             answer(L40S),

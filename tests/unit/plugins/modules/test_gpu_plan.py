@@ -13,7 +13,10 @@ import pytest
 import yaml
 
 Run = Callable[..., dict[str, Any]]
-LINE = "0, GPU-{number}, NVIDIA Example, {total}, {free}, 0, 8.9, 00000000:01:00.0, [N/A], [N/A], Disabled, 580.142"
+LINE = (
+    "0, GPU-{number}, NVIDIA Example, {total}, {free}, 0, 8.9, 00000000:01:00.0, "
+    "[N/A], [N/A], [N/A], [N/A], Disabled, Disabled, 580.142"
+)
 
 
 @pytest.fixture
