@@ -55,6 +55,16 @@ _EXPERTS = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
 _ON_CPU = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
 
 
+def there(tensor: Tensor | None, name: str) -> Tensor:
+    """A tensor that the architecture cannot do without.
+
+    :raises KeyError: the header has none of that name.
+    """
+    if tensor is None:
+        raise KeyError(name)
+    return tensor
+
+
 class Builder:
     """One graph in the making. Methods return tensors; what must be computed is given to ``graph.expand``."""
 
@@ -110,10 +120,7 @@ class Builder:
         return self.weight(layer, name, "bias")
 
     def needed(self, layer: int, name: str, part: str = "weight") -> Tensor:
-        found = self.weight(layer, name, part)
-        if found is None:
-            raise KeyError(f"blk.{layer}.{name}.{part}")
-        return found
+        return there(self.weight(layer, name, part), f"blk.{layer}.{name}.{part}")
 
     def top(self, name: str, layer: int | None = None) -> Tensor | None:
         """A tensor outside of the layers: with the input, the output, or as a copy with a layer."""
@@ -152,8 +159,7 @@ class Builder:
 
     def embedding(self) -> Tensor:
         """The batch's input: rows of the embedding table, or embeddings given as they are."""
-        table = self.top("token_embd.weight")
-        assert table is not None
+        table = there(self.top("token_embd.weight"), "token_embd.weight")
         width = self.hyper.width
         rows = ggml.get_rows(table, self.input("tokens", "i32", self.batch.tokens))
         extra = self.hyper.whole("n_deepstack_layers") * width
@@ -241,16 +247,14 @@ class Builder:
         if weight is None:
             # bitnet reads the input embeddings where they are.
             home = self.homes.cpu if self.hyper.architecture == "bitnet" else self.homes.output
-            weight = self._weight("token_embd.weight", home)
-        assert weight is not None
+            weight = there(self._weight("token_embd.weight", home), "token_embd.weight")
         logits = ggml.mul_mat(weight, hidden)
         bias = self.top("output.bias")
         if bias is not None:
             logits = ggml.like("ADD", logits, bias)
         missing = self.hyper.rows("token_embd.weight") - logits.ne[0]
         if self.hyper.architecture in ("qwen3vl", "qwen3tts") and missing > 0:
-            norm = self.top("output_norm.weight")
-            assert norm is not None
+            norm = there(self.top("output_norm.weight"), "output_norm.weight")
             filler = ggml.repeat(ggml.like("SCALE", ggml.view(norm, (1,))), missing, logits.ne[1], 1, 1)
             logits = ggml.concat(filler, logits, 0)
         if scaled:
@@ -475,8 +479,7 @@ class Builder:
         graph, hyper = self.graph, self.hyper
         windowed = hyper.windowed[layer]
         if hyper.architecture in READS_BATCH:
-            assert key is not None
-            assert value is not None
+            key, value = there(key, "attn_k"), there(value, "attn_v")
             for part in (query, key, value):
                 graph.expand(part)
             made = self.attend(layer, query, key, value, self.mask(windowed), sinks, bias)

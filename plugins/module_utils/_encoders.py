@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
-from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
+from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, there
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 
 
@@ -20,8 +20,7 @@ def bert(b: Builder) -> None:
     if types is not None:
         current = ggml.like("ADD", current, ggml.view(types, (hyper.width,)))
     if architecture == "bert":
-        table = b.top("position_embd.weight")
-        assert table is not None
+        table = there(b.top("position_embd.weight"), "position_embd.weight")
         current = ggml.like("ADD", ggml.get_rows(table, b.positions()), current)
     current = b.norm(current, b.top("token_embd_norm.weight", 0), b.top("token_embd_norm.bias", 0), "NORM")
     for layer in b.numbers:
@@ -60,8 +59,7 @@ def _bias(b: Builder, prefix: str, layer: int, buckets: Tensor) -> Tensor:
     """A bias of the scores by relative position (t5.cpp)."""
     table = b.weight(layer, "attn_rel_b", prefix=prefix)
     if table is None:
-        table = b.weight(0, "attn_rel_b", prefix=prefix)
-    assert table is not None
+        table = there(b.weight(0, "attn_rel_b", prefix=prefix), "attn_rel_b")
     flat = ggml.reshape(buckets, buckets.ne[0] * buckets.ne[1])
     rows = ggml.get_rows(table, flat)
     rows = ggml.reshape(rows, rows.ne[0], buckets.ne[0], buckets.ne[1])

@@ -9,7 +9,7 @@ Sources: llama.cpp, src/models/gemma3n.cpp and gemma4.cpp.
 from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
-from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
+from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, there
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 
@@ -25,14 +25,13 @@ def _slice(source: Tensor, index: int) -> Tensor:
 
 def _inputs_by_layer(b: Builder, hidden: Tensor) -> Tensor:
     """A second embedding of every token for every layer, mixed with a projection of the first."""
-    table, tokens, layers = b.top("per_layer_token_embd.weight"), b.batch.tokens, b.hyper.layers
-    assert table is not None
+    tokens, layers = b.batch.tokens, b.hyper.layers
+    table = there(b.top("per_layer_token_embd.weight"), "per_layer_token_embd.weight")
     width = table.ne[0] // layers
     rows = ggml.get_rows(table, b.input("tokens_by_layer", "i32", tokens))
     rows = b.scale(ggml.reshape(rows, width, layers, tokens))
     b.graph.expand(rows)
-    weight = b.top("per_layer_model_proj.weight")
-    assert weight is not None
+    weight = there(b.top("per_layer_model_proj.weight"), "per_layer_model_proj.weight")
     mapped = b.scale(ggml.mul_mat(weight, hidden))
     mapped = b.norm(ggml.reshape(mapped, width, layers, tokens), b.top("per_layer_proj_norm.weight"))
     mixed = b.scale(ggml.like("ADD", mapped, rows))
@@ -111,8 +110,7 @@ def gemma3n(b: Builder) -> None:
     by_layer = _inputs_by_layer(b, current)
     target = _magnitude(current)
     repeated = ggml.repeat(current, width, tokens, ALTUP_STREAMS - 1, 1)
-    weight = b.top("altup_proj.weight")
-    assert weight is not None
+    weight = there(b.top("altup_proj.weight"), "altup_proj.weight")
     added = ggml.mul_mat(weight, repeated)
     added = ggml.like("DIV", ggml.like("MUL", added, target), _magnitude(added))
     current = ggml.concat(current, added, 2)
@@ -142,8 +140,7 @@ def gemma3n(b: Builder) -> None:
         rest = ggml.like("ADD", _rest(corrected, ALTUP_STREAMS - 1), first)
         current = ggml.concat(_slice(corrected, 0), rest, 2)
     target = _magnitude(_slice(current, ALTUP_ACTIVE))
-    weight = b.top("altup_unembd_proj.weight")
-    assert weight is not None
+    weight = there(b.top("altup_unembd_proj.weight"), "altup_unembd_proj.weight")
     others = ggml.mul_mat(weight, _rest(current, ALTUP_STREAMS - 1))
     others = ggml.like("DIV", ggml.like("MUL", others, target), _magnitude(others))
     total = _slice(current, 0)

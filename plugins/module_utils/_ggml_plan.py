@@ -361,20 +361,17 @@ class Planner:
             for source in needs:
                 wait = Tensor("NONE", source.type, source.ne, source.nb, (source,), source.root or source)
                 self.order.append((wait, source.backend))
-                assert source.copies is not None
-                self.order.append((source.copies[backend][0], backend))
+                self.order.append((_copies(source)[backend][0], backend))
             self.order.extend((node, node.backend) for node in graph.nodes[start:end])
         # Parts that run on one backend, and the most results of others that one of them reads.
         self.splits = len(splits)
         self.handed = max((sum(not source.is_input for source in needs) for _b, _s, needs in splits), default=0)
         if copies > 1:
             for source in kept:
-                assert source.copies is not None
-                self.first.extend((twin, source.backend) for twin in source.copies[source.backend])
+                self.first.extend((twin, source.backend) for twin in _copies(source)[source.backend])
             for backend, _start, needs in splits:
                 for source in needs:
-                    assert source.copies is not None
-                    self.first.extend((twin, backend) for twin in source.copies[backend])
+                    self.first.extend((twin, backend) for twin in _copies(source)[backend])
         self.first.extend((leaf, leaf.backend) for leaf in graph.leaves)
 
     # --- memory ------------------------------------------------------------------------------------------------------
@@ -455,6 +452,11 @@ class Planner:
                             self._take_back(root)
                     elif source.owned:
                         self._take_back(source)
+
+
+def _copies(source: Tensor) -> dict[int, list[Tensor]]:
+    """What stands for a tensor on each backend that reads it from another."""
+    return source.copies or {}
 
 
 def _twin(source: Tensor, kept: bool) -> Tensor:

@@ -117,7 +117,7 @@ def _sound(item: t.Any) -> bool:
     return (
         isinstance(item, dict)
         and all(isinstance(item.get(name), str) for name in _WORDS)
-        and all(type(item.get(name)) is int and 0 <= item[name] < 2**60 for name in _NUMBERS)
+        and all(isinstance(item.get(name), int) and 0 <= item[name] < 2**60 for name in _NUMBERS)
     )
 
 

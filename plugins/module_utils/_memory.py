@@ -85,7 +85,7 @@ _OWN_ENGINE = frozenset(
 # More layers no model has; a header that announces them is damaged or hostile.
 MOST_LAYERS = 4096
 # What a header that contradicts itself leads to while its graph is built.
-_CONTRADICTIONS = (ArithmeticError, LookupError, AssertionError, TypeError, ValueError, AttributeError)
+_CONTRADICTIONS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 
 
 class ShapeError(Exception):
@@ -593,8 +593,7 @@ def place(shape: Shape, run: Run, devices: Devices = Devices()) -> Placed:
 
 def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
     """The account out of the engine's own steps, replayed, or their upper bound for an unknown architecture."""
-    hyper = shape.hyper
-    assert hyper is not None
+    hyper = t.cast(Hyper, shape.hyper)
     load = _engine.Load(
         run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
         run.sequences if run.logits_rows is None else run.logits_rows, tuple(devices.gpus),
