@@ -263,10 +263,9 @@ def test_a_cache_that_cannot_be_written(ask: Asked) -> None:
 
 def test_models_with_files_and_other_entries_are_left_alone(ask: Asked) -> None:
     mine = {"name": "mine:1b", "source": {"type": "gguf", "path": "/nowhere/x.gguf"}}
-    assert ask("mine:1b", catalog=[mine, entry()]) == {
-        **ask(),
-        "invocation": ask("mine:1b", catalog=[mine, entry()])["invocation"],
-    }
+    nothing, given = ask(), ask("mine:1b", catalog=[mine, entry()])
+    # Some releases of ansible-core return what the module was called with.
+    assert {**given, "invocation": None} == {**nothing, "invocation": None}
     assert ask.state.requests == []
 
 
