@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import re
@@ -10,7 +11,8 @@ import ssl
 import time
 from collections.abc import Iterator
 from typing import IO, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 from .settings import VERSION
 from .store import MANIFEST_TYPE, DigestMismatch, Layer, ModelNotFound, Name, Store, manifest_bytes
@@ -48,6 +50,23 @@ def _reason(url: str, error: Exception) -> str:
     return str(error) or "EOF"
 
 
+def _connection(parts: SplitResult, target: str) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
+    """A connection as Go's ProxyFromEnvironment would make it, what to ask it for, and what a proxy wants to know."""
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    proxy = urlsplit(getproxies_environment().get(parts.scheme, ""))
+    if not proxy.hostname or proxy_bypass_environment(parts.netloc):
+        return kind(parts.netloc, timeout=_TIMEOUT), target, {}
+    known = {}
+    if proxy.username:
+        login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+        known["Proxy-Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+    connection = kind(proxy.hostname, proxy.port or 80, timeout=_TIMEOUT)
+    if parts.scheme == "http":
+        return connection, f"http://{parts.netloc}{target}", known
+    connection.set_tunnel(parts.hostname or "", parts.port or 443, known)
+    return connection, target, {}
+
+
 class Client:
     """Requests to one model's repository; ``insecure`` speaks plain HTTP, as Ollama's flag does."""
 
@@ -60,12 +79,14 @@ class Client:
         """One request; the response's connection is its own and closes with it. RegistryError."""
         url = urljoin(self.base, url)
         parts = urlsplit(url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.netloc, timeout=_TIMEOUT)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
+        connection, target, known = _connection(parts, target)
         try:
             connection.request(
-                method, target, body, {"User-Agent": f"ollama/{VERSION}", "Connection": "close", **(headers or {})}
+                method,
+                target,
+                body,
+                {"User-Agent": f"ollama/{VERSION}", "Connection": "close", **known, **(headers or {})},
             )
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
