@@ -1,6 +1,6 @@
 """Lay out a registry of static files with one embedding model: ``python registry.py GGUF DIRECTORY``.
 
-DIRECTORY/v2 is what a web server gives out (OCI distribution), DIRECTORY/model.json what the inventory says of the model.
+DIRECTORY/v2 is what a web server gives out (OCI distribution), DIRECTORY/model.json what the inventory says of it.
 """
 
 from __future__ import annotations
