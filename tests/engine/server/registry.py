@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.client
+import os
 import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment
@@ -50,18 +53,34 @@ def _reason(url: str, error: Exception) -> str:
     return str(error) or "EOF"
 
 
+def _authorities() -> ssl.SSLContext:
+    """Whom to trust: as Go has it, every file in the directories of SSL_CERT_DIR, whatever its name."""
+    context = ssl.create_default_context()
+    for directory in filter(None, os.environ.get("SSL_CERT_DIR", "").split(":")):
+        for file in sorted(Path(directory).glob("*")):
+            with contextlib.suppress(OSError):  # SSLError, too: a file that holds no certificate
+                context.load_verify_locations(file)
+    return context
+
+
 def _connection(parts: SplitResult, target: str) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
     """A connection as Go's ProxyFromEnvironment would make it, what to ask it for, and what a proxy wants to know."""
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    secure = parts.scheme == "https"
+
+    def connect(host: str, port: int | None) -> http.client.HTTPConnection:
+        if secure:
+            return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=_authorities())
+        return http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+
     proxy = urlsplit(getproxies_environment().get(parts.scheme, ""))
     if not proxy.hostname or proxy_bypass_environment(parts.netloc):
-        return kind(parts.netloc, timeout=_TIMEOUT), target, {}
+        return connect(parts.hostname or "", parts.port), target, {}
     known = {}
     if proxy.username:
         login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
         known["Proxy-Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
-    connection = kind(proxy.hostname, proxy.port or 80, timeout=_TIMEOUT)
-    if parts.scheme == "http":
+    connection = connect(proxy.hostname, proxy.port or 80)
+    if not secure:
         return connection, f"http://{parts.netloc}{target}", known
     connection.set_tunnel(parts.hostname or "", parts.port or 443, known)
     return connection, target, {}
