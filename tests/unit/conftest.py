@@ -15,6 +15,11 @@ from typing import Any
 
 import pytest
 from gguf_files import llama
+from hypothesis import settings
+
+# The same examples in every run, and no bound on time: a machine that others load fails no property.
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.load_profile("project")
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -122,7 +122,7 @@ def test_an_endless_header_is_given_up() -> None:
     began = time.monotonic()
     with pytest.raises(_gguf.GgufError, match="strings to more than"):
         _gguf.read_ranges(lambda at, count: (start + bytes(count))[:count] if not at else bytes(count), 2**40)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 def test_small_arrays_without_number_are_given_up() -> None:
@@ -207,7 +207,7 @@ def test_a_damaged_header_is_read_or_refused_and_never_anything_else(place: int,
         pass
     else:
         assert all(tensor.bytes >= 0 for tensor in header.tensors)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20
 
 
 @given(st.binary(max_size=300))

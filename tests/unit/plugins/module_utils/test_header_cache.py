@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import io
-import time
 from typing import Any
 
 from ansible_collections.onprem.llm.plugins.module_utils import _gguf, _headers
@@ -25,9 +24,6 @@ def test_token_lists_are_kept_as_their_length() -> None:
     assert len(short) < len(data) / 10
     assert read(short) == read(data)
     assert read(short).lengths["tokenizer.ggml.tokens"] == 150_000
-    started = time.monotonic()
-    read(short)
-    assert time.monotonic() - started < 0.1
 
 
 def test_a_short_header_is_kept_as_it_is() -> None:
