@@ -121,7 +121,7 @@ def test_release_and_plan_are_a_local_fact(node) -> None:
     assert engine in json.dumps(fact["release"])
     for model in node.models:
         source = model["source"]
-        assert (source.get("sha256") or source["digest"]) in json.dumps(fact["release"])
+        assert (source.get("sha256") or source["digest"])[-64:] in json.dumps(fact["release"])
 
 
 def test_deep_health_tells_the_truth(node, supplies: dict) -> None:
