@@ -1,6 +1,6 @@
 #!/bin/bash
 # Makes the neighbour what a site has: a proxy that asks for a login, a package mirror behind it, whose certificate is of the site's own
-# authority, and a reverse proxy in front of the gateway. Arguments: user and password of the proxy, the URL of the real archive.
+# authority, with a registry of models, and a reverse proxy in front of the gateway. Arguments: user and password of the proxy, the URL of the real archive.
 set -euo pipefail
 user=$1 password=$2 archive=$3
 export DEBIAN_FRONTEND=noninteractive
@@ -31,6 +31,11 @@ server {
     # Nothing but the two archives is asked of the real mirror; this one holds no images, and says so itself.
     location / {
         return 404;
+    }
+    # The site's models. Ollama's downloader insists on a Location of every blob; "#" is where it is.
+    location /v2/library/ {
+        root /srv/registry;
+        add_header Location "#";
     }
     proxy_http_version 1.1;
     proxy_set_header Connection "";

@@ -79,6 +79,19 @@ def test_docker_pulls_by_way_of_the_proxy_and_trusts_the_authority(box, neighbou
     assert neighbour.check_output(log).count("CONNECT mirror.site.test:443") > before
 
 
+def test_engine_pulls_from_the_sites_registry_by_way_of_the_proxy(gateway, neighbour) -> None:
+    """The box has no way to the mirror, and no certificate of a public authority is the mirror's."""
+    model = json.loads((FLEET.state / "registry" / "model.json").read_text(encoding="utf-8"))
+    asked = neighbour.check_output("cat /var/log/nginx/access.log").splitlines()
+    blob = f"GET /v2/library/site-search/blobs/{model['digest']} "
+    assert [line for line in asked if blob in line and line.startswith("127.0.0.1 ") and "ollama/" in line]
+    installed = {item["name"]: item["digest"] for item in gateway.api("/api/tags")["models"]}
+    assert model["name"] in installed
+    assert gateway.host.file(f"/var/lib/onprem-llm/ollama/models/blobs/{model['digest'].replace(':', '-')}").exists
+    engine = json.loads(gateway.host.check_output("docker container inspect onprem-llm-ollama"))[0]
+    assert list(engine["NetworkSettings"]["Networks"]) == ["onprem-llm"], "its way out is gone again"
+
+
 def test_engine_has_the_sites_authority(box) -> None:
     box.check_output(
         "docker exec onprem-llm-ollama sh -c %s",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import hashlib
 import http.client
+import os
 import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 from .settings import VERSION
 from .store import MANIFEST_TYPE, DigestMismatch, Layer, ModelNotFound, Name, Store, manifest_bytes
@@ -48,6 +53,41 @@ def _reason(url: str, error: Exception) -> str:
     return str(error) or "EOF"
 
 
+def _authorities() -> ssl.SSLContext:
+    """Whom to trust: as Go has it, every file in the directories of SSL_CERT_DIR, whatever its name."""
+    context = ssl.create_default_context()
+    # Python 3.13 and newer want extensions of an authority that Go does without.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    for directory in filter(None, os.environ.get("SSL_CERT_DIR", "").split(":")):
+        for file in sorted(Path(directory).glob("*")):
+            with contextlib.suppress(OSError):  # SSLError, too: a file that holds no certificate
+                context.load_verify_locations(file)
+    return context
+
+
+def _connection(parts: SplitResult, target: str) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
+    """A connection as Go's ProxyFromEnvironment would make it, what to ask it for, and what a proxy wants to know."""
+    secure = parts.scheme == "https"
+
+    def connect(host: str, port: int | None) -> http.client.HTTPConnection:
+        if secure:
+            return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT, context=_authorities())
+        return http.client.HTTPConnection(host, port, timeout=_TIMEOUT)
+
+    proxy = urlsplit(getproxies_environment().get(parts.scheme, ""))
+    if not proxy.hostname or proxy_bypass_environment(parts.netloc):
+        return connect(parts.hostname or "", parts.port), target, {}
+    known = {}
+    if proxy.username:
+        login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+        known["Proxy-Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
+    connection = connect(proxy.hostname, proxy.port or 80)
+    if not secure:
+        return connection, f"http://{parts.netloc}{target}", known
+    connection.set_tunnel(parts.hostname or "", parts.port or 443, known)
+    return connection, target, {}
+
+
 class Client:
     """Requests to one model's repository; ``insecure`` speaks plain HTTP, as Ollama's flag does."""
 
@@ -60,12 +100,14 @@ class Client:
         """One request; the response's connection is its own and closes with it. RegistryError."""
         url = urljoin(self.base, url)
         parts = urlsplit(url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.netloc, timeout=_TIMEOUT)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
+        connection, target, known = _connection(parts, target)
         try:
             connection.request(
-                method, target, body, {"User-Agent": f"ollama/{VERSION}", "Connection": "close", **(headers or {})}
+                method,
+                target,
+                body,
+                {"User-Agent": f"ollama/{VERSION}", "Connection": "close", **known, **(headers or {})},
             )
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
