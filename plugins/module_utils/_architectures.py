@@ -147,8 +147,7 @@ def llama4(b: Builder) -> None:
         else:
             query = ggml.like("MUL", query, b.input("attention_scale", "f32", 1, 1, tokens))
         attended = b.attention(layer, query, keys, values)
-        if layer == b.last:
-            attended, residual = b.gather(attended, residual)
+        attended, residual = b.wanted(layer, attended, residual)
         middle = ggml.like("ADD", attended, residual)
         made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
         current = ggml.like("ADD", made, middle)
@@ -185,8 +184,7 @@ def nanbeige(b: Builder) -> None:
     for layer in b.numbers:
         residual = current
         attended = b.attention(layer, *project(b, traits, layer, b.layer_norm(current, layer, "attn_norm")))
-        if layer == b.last:
-            attended, residual = b.gather(attended, residual)
+        attended, residual = b.wanted(layer, attended, residual)
         middle = ggml.like("ADD", attended, residual)
         made = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
         current = ggml.like("ADD", made, middle)
@@ -203,8 +201,7 @@ def grok(b: Builder) -> None:
     for layer in b.numbers:
         residual = current
         attended = b.attention(layer, *project(b, traits, layer, b.layer_norm(current, layer, "attn_norm")))
-        if layer == b.last:
-            attended, residual = b.gather(attended, residual)
+        attended, residual = b.wanted(layer, attended, residual)
         attended = b.layer_norm(attended, layer, "attn_output_norm")
         middle = ggml.like("ADD", attended, residual)
         normed = b.layer_norm(middle, layer, "ffn_norm")
@@ -224,8 +221,7 @@ def arctic(b: Builder) -> None:
     for layer in b.numbers:
         residual = current
         attended = b.attention(layer, *project(b, traits, layer, b.layer_norm(current, layer, "attn_norm")))
-        if layer == b.last:
-            attended, residual = b.gather(attended, residual)
+        attended, residual = b.wanted(layer, attended, residual)
         middle = ggml.like("ADD", attended, residual)
         dense = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
         dense = ggml.like("ADD", dense, middle)
@@ -242,8 +238,7 @@ def grovemoe(b: Builder) -> None:
     for layer in b.numbers:
         residual = current
         attended = b.attention(layer, *project(b, traits, layer, b.layer_norm(current, layer, "attn_norm")))
-        if layer == b.last:
-            attended, residual = b.gather(attended, residual)
+        attended, residual = b.wanted(layer, attended, residual)
         middle = ggml.like("ADD", attended, residual)
         normed = b.layer_norm(middle, layer, "ffn_norm")
         logits = ggml.mul_mat(b.needed(layer, "ffn_gate_inp"), normed)
@@ -269,8 +264,7 @@ def deci(b: Builder) -> None:
             made = ggml.mul_mat(b.needed(layer, "attn_output"), made)
         elif hyper.heads[layer]:
             made = b.attention(layer, *project(b, traits, layer, made))
-        if layer == b.last:
-            made, residual = b.gather(made, residual)
+        made, residual = b.wanted(layer, made, residual)
         if b.weight(layer, "ffn_down") is None:
             continue
         middle = ggml.like("ADD", made, residual) if hyper.heads[layer] else made
@@ -281,7 +275,7 @@ def deci(b: Builder) -> None:
 
 def talkie(b: Builder) -> None:
     """Norms without weights, the input once more at the end of each layer."""
-    hyper, tokens = b.hyper, b.batch.tokens
+    hyper = b.hyper
     current = skip = b.norm(b.embedding(), None)
     for layer in b.numbers:
         residual, again = current, skip
@@ -289,12 +283,10 @@ def talkie(b: Builder) -> None:
         query, key, value = b.qkv(layer, b.norm(current, None), heads, hyper.kv_heads[layer], length, length)
         query = b.norm(b.rope(query), b.weight(layer, "attn_q_norm"))
         attended = b.attention(layer, query, b.norm(b.rope(key), None), value)
-        if layer == b.last:
-            attended, residual, again = b.gather(attended, residual, again)
+        attended, residual, again = b.wanted(layer, attended, residual, again)
         middle = ggml.like("ADD", attended, residual)
         made = ggml.like("ADD", b.feed_forward(layer, b.norm(middle, None)), middle)
         current = ggml.like("ADD", made, ggml.like("MUL", again, b.needed(layer, "layer_output_scale")))
-    del tokens
     finish(b, Decoder(scaled_logits=True), current)
 
 

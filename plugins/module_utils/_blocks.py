@@ -217,6 +217,10 @@ class Builder:
         rows = self.output_rows()
         return tuple(ggml.get_rows(source, rows) for source in sources)
 
+    def wanted(self, layer: int, *sources: Tensor) -> tuple[Tensor, ...]:
+        """A layer's tensors as they are; in the last one, only the rows that logits are wanted for."""
+        return self.gather(*sources) if layer == self.last else sources
+
     def finish(self, hidden: Tensor, logits: Tensor | None) -> None:
         """Marks what the caller reads afterwards, adds the pooling of embedding models."""
         self.graph.expand(logits if logits is not None else hidden)

@@ -36,8 +36,7 @@ def bert(b: Builder) -> None:
             query, keys = b.rope(query), b.rope(keys)
         made = b.attention(layer, query, keys, values)
         source = current
-        if layer == b.last:
-            made, source = b.gather(made, source)
+        made, source = b.wanted(layer, made, source)
         made = b.layer_norm(ggml.like("ADD", made, source), layer, "attn_output_norm", "NORM")
         if b.weight(layer, "attn_norm_2") is not None:
             made = b.layer_norm(ggml.like("ADD", made, source), layer, "attn_norm_2", "NORM")
@@ -103,8 +102,7 @@ def t5_encoder(b: Builder) -> None:
         bias = _bias(b, "enc.", layer, buckets)
         made = b.attention(layer, query, key, value, output=None, bias=bias)
         made = ggml.mul_mat(_t5_weight(b, "enc.", layer, "attn_o"), made)
-        if layer == b.last:
-            made, residual = b.gather(made, residual)
+        made, residual = b.wanted(layer, made, residual)
         middle = ggml.like("ADD", made, residual)
         fed = _t5_feed(b, "enc.", layer, b.norm(middle, _t5_weight(b, "enc.", layer, "ffn_norm")))
         current = ggml.like("ADD", fed, middle)
@@ -131,8 +129,7 @@ def t5(b: Builder) -> None:
             b.graph.expand(part)
         made = b.attend(layer, query, key, value, mask)
         made = ggml.mul_mat(_t5_weight(b, "dec.", layer, "cross_attn_o"), made)
-        if layer == b.last:
-            made, middle = b.gather(made, middle)
+        made, middle = b.wanted(layer, made, middle)
         middle = ggml.like("ADD", made, middle)
         fed = _t5_feed(b, "dec.", layer, b.norm(middle, _t5_weight(b, "dec.", layer, "ffn_norm")))
         current = ggml.like("ADD", fed, middle)

@@ -308,7 +308,7 @@ def _tensors_by_layer(hyper: Hyper) -> list[int]:
             if at and int(words[at]) < hyper.layers:
                 parts[int(words[at])].append(f"{words[at + 1 :]}{tensor.dimensions}")
         hyper.memory["tensors"] = [hash(tuple(sorted(part))) for part in parts]
-    return t.cast(t.List[int], hyper.memory["tensors"])  # noqa: UP006 - evaluated, on Python 3.8 too
+    return t.cast("list[int]", hyper.memory["tensors"])
 
 
 def _kinds(hyper: Hyper, where: Homes) -> list[int]:

@@ -22,8 +22,7 @@ def deepseek2(b: Builder) -> None:
         residual = current
         normed = b.layer_norm(current, layer, "attn_norm")
         attended = _latent(b, layer, normed)
-        if layer == b.last:
-            attended, residual = b.gather(attended, residual)
+        attended, residual = b.wanted(layer, attended, residual)
         middle = ggml.like("ADD", attended, residual)
         made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
         current = ggml.like("ADD", made, middle)
@@ -46,8 +45,7 @@ def deepseek32(b: Builder) -> None:
             chosen = _chosen(b, layer, normed, narrow)
         query = ggml.mul_mat(b.needed(layer, "attn_q_b"), narrow)
         attended = absorbed(b, layer, normed, query, True, chosen)
-        if layer == b.last:
-            attended, residual = b.gather(attended, residual)
+        attended, residual = b.wanted(layer, attended, residual)
         middle = ggml.like("ADD", attended, residual)
         made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
         current = ggml.like("ADD", made, middle)
@@ -158,8 +156,7 @@ def minicpm3(b: Builder) -> None:
     for layer in b.numbers:
         residual = current
         attended = _expanded(b, layer, b.layer_norm(current, layer, "attn_norm"), scaled)
-        if layer == b.last:
-            attended, residual = b.gather(attended, residual)
+        attended, residual = b.wanted(layer, attended, residual)
         middle = ggml.like("ADD", b.scale(attended) if scaled else attended, residual)
         made = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"), traits.activation)
         current = ggml.like("ADD", b.scale(made) if scaled else made, middle)

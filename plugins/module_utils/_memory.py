@@ -435,37 +435,46 @@ def _shape(architecture: str, values: t.Mapping[str, t.Any], vocabulary: t.Any, 
     )
 
 
-# Ollama, server/sched.go, automaticGenerationBatch: what a larger batch must leave free, and what it is taken to cost.
-_BATCH_HEADROOM = {2048: (60, 2048 * MIB), 1024: (75, 768 * MIB)}
+# Batch of the prompt (Ollama, server/sched.go, automaticGenerationBatch): above how many tokens of all slots it is
+# taken, what it adds to the prediction, and how many per cent of the free memory the prediction may be. With what it
+# adds, the prediction must be within what the scheduler uses of the free memory at all.
+_BATCHES = ((2048, 32768, 2048 * MIB, 60), (1024, 4096, 768 * MIB, 75))
+_SMALLEST_BATCH = 512
+SCHEDULER_PERCENT = 80
+# Free bytes of a device that holds everything.
+UNBOUNDED = 2**62
 
 
-def predicted_bytes(shape: Shape, file_bytes: int, context: int) -> int:
-    """Ollama 0.30's own, cruder prediction: the file, and an f16 cache with heads as wide as the model's
-    (llm/llama_server.go, PredictServerVRAM)."""
-    heads = shape.heads or 1
-    kv_heads = max(shape.kv_heads, default=0)
-    return file_bytes + 2 * shape.layers * kv_heads * (shape.embedding_length // heads) * context * 2
+def predicted_bytes(shape: Shape, file_bytes: int, tokens: int) -> int:
+    """What Ollama 0.30 and newer expect a model to take with ``tokens`` in all its slots: the file, and an f16 cache of
+    every layer with as many heads as the layer with the fewest (llm/llama_server.go, PredictServerVRAM)."""
+    kv_heads = min(shape.kv_heads, default=0) or 1
+    head = shape.embedding_length // shape.heads if shape.heads else 0
+    return file_bytes + 2 * shape.layers * kv_heads * head * tokens * 2
+
+
+def generation_batch(tokens: int, predicted: int, free: int) -> tuple[int, int]:
+    """Tokens computed at once by a model that generates, of which Ollama 0.30 and newer expect ``predicted`` bytes,
+    with ``free`` bytes on its GPUs; and the bytes that the scheduler adds to its prediction for that."""
+    for size, above, surcharge, percent in _BATCHES:
+        limit = free * SCHEDULER_PERCENT // 100
+        if tokens > above and predicted <= free * percent // 100 and surcharge + predicted <= limit:
+            return size, surcharge
+    return _SMALLEST_BATCH, 0
 
 
 def ubatch(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 0) -> int:
-    """Tokens computed at once. Before Ollama 0.30: 512. From then on it follows the context of all slots (512, 1024
-    above 4096 tokens, 2048 above 32768), stepped down where its own prediction leaves too little of the ``free`` bytes;
-    without flash attention 512; embedding models take up to 2048. With ``free`` unknown the larger, safe figure."""
+    """Tokens computed at once. Before Ollama 0.30, and without flash attention: 512; embedding models take up to 2048;
+    else :func:`generation_batch`. With ``free`` or ``file_bytes`` unknown (0) the larger, safe figure."""
     context = min(setting.context_length, shape.context_length)
     if shape.embedding:
         return min(2048, context)
     if setting.before_0_30 or not setting.flash_attention:
-        return 512
-    total = context * (1 if shape.one_slot else setting.slots)
-    batch = 512 if total <= 4096 else 1024 if total <= 32768 else 2048
-    predicted = predicted_bytes(shape, file_bytes, total) if file_bytes else 0
-    while batch > 512 and predicted and free:
-        percent, surcharge = _BATCH_HEADROOM[batch]
-        limit = free * 80 // 100
-        if predicted <= limit and predicted <= free * percent // 100 and surcharge <= limit - predicted:
-            break
-        batch = 1024 if batch == 2048 else 512
-    return batch
+        return _SMALLEST_BATCH
+    tokens = context * (1 if shape.one_slot else setting.slots)
+    if not free or not file_bytes:
+        return generation_batch(tokens, 0, UNBOUNDED)[0]
+    return generation_batch(tokens, predicted_bytes(shape, file_bytes, tokens), free)[0]
 
 
 def _own_engine(shape: Shape, setting: Setting) -> bool:

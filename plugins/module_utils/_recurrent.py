@@ -156,8 +156,7 @@ def mamba(b: Builder) -> None:
     block = mamba2_block if b.hyper.architecture == "mamba2" else mamba_block
     for layer in b.numbers:
         made = block(b, layer, b.layer_norm(current, layer, "attn_norm"))
-        if layer == b.last:
-            made, current = b.gather(made, current)
+        made, current = b.wanted(layer, made, current)
         current = ggml.like("ADD", made, current)
     finish(b, Decoder(), current)
 
@@ -173,8 +172,7 @@ def jamba(b: Builder) -> None:
             made = mamba_block(b, layer, normed)
         else:
             made = b.attention(layer, *project(b, traits, layer, normed))
-        if layer == b.last:
-            made, current = b.gather(made, current)
+        made, current = b.wanted(layer, made, current)
         middle = ggml.like("ADD", current, made)
         fed = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
         current = ggml.like("ADD", middle, fed)
@@ -197,8 +195,7 @@ def granite_hybrid(b: Builder) -> None:
             made = mamba2_block(b, layer, normed)
         else:
             made = b.attention(layer, *project(b, traits, layer, normed))
-        if layer == b.last:
-            made, residual = b.gather(made, residual)
+        made, residual = b.wanted(layer, made, residual)
         middle = ggml.like("ADD", b.scale(made) if scaled else made, residual)
         fed = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
         current = ggml.like("ADD", b.scale(fed) if scaled else fed, middle)
@@ -214,8 +211,7 @@ def falcon_h1(b: Builder) -> None:
         made = mamba2_block(b, layer, b.layer_norm(current, layer, "attn_norm"))
         made = ggml.like("ADD", attended, made)
         middle = ggml.like("ADD", made, current)
-        if layer == b.last:
-            made, middle = b.gather(made, middle)
+        made, middle = b.wanted(layer, made, middle)
         fed = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
         current = ggml.like("ADD", fed, middle)
     finish(b, traits, current)
@@ -368,8 +364,7 @@ def lfm2(b: Builder) -> None:
             made = _short_conv(b, layer, normed)
         else:
             made = b.attention(layer, *project(b, traits, layer, normed))
-        if layer == b.last:
-            made, residual = b.gather(made, residual)
+        made, residual = b.wanted(layer, made, residual)
         middle = ggml.like("ADD", residual, made)
         fed = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
         current = ggml.like("ADD", middle, fed)
@@ -412,8 +407,7 @@ def plamo2(b: Builder) -> None:
             made = _plamo2_block(b, layer, normed)
         else:
             made = b.attention(layer, *project(b, traits, layer, normed))
-        if layer == b.last:
-            made, residual = b.gather(made, residual)
+        made, residual = b.wanted(layer, made, residual)
         middle = ggml.like("ADD", b.layer_norm(made, layer, "post_attention_norm"), residual)
         fed = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
         current = ggml.like("ADD", b.layer_norm(fed, layer, "post_ffw_norm"), middle)
@@ -578,8 +572,7 @@ def minimax01(b: Builder) -> None:
             made = _lightning(b, layer, normed)
         else:
             made = b.attention(layer, *project(b, traits, layer, normed))
-        if layer == b.last:
-            made, residual = b.gather(made, residual)
+        made, residual = b.wanted(layer, made, residual)
         middle = ggml.like("ADD", made, b.scale(residual))
         normed = b.layer_norm(middle, layer, "ffn_norm")
         fed = b.experts(layer, normed, normed=True, scaled=hyper.real("expert_weights_scale") not in (0.0, 1.0))

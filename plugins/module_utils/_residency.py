@@ -18,34 +18,24 @@ from dataclasses import dataclass, replace
 from ansible_collections.onprem.llm.plugins.module_utils import _measurements, _memory
 from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate
 from ansible_collections.onprem.llm.plugins.module_utils._hardware import HOST, Device
+from ansible_collections.onprem.llm.plugins.module_utils._memory import SCHEDULER_PERCENT
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
 
-GIB = 1024 * _memory.MIB
-_PERCENT = 80
-# Batch of the prompt: above how many tokens of all slots it is taken, what it adds to the prediction, and how many
-# per cent of the free memory the prediction may be (sched.go, generationBatch...).
-_BATCHES = ((2048, 32768, 2 * GIB, 60), (1024, 4096, 768 * _memory.MIB, 75))
-_SMALLEST_BATCH = 512
+
+def _tokens(model: Candidate, context: int, slots: int) -> int:
+    """Tokens of all slots, as the engine clamps them."""
+    return min(context, model.shape.context_length) * (1 if model.shape.one_slot else slots)
 
 
 def prediction(model: Candidate, context: int, slots: int) -> int:
-    """Bytes that Ollama 0.30 and newer expect a model to take (PredictServerVRAM)."""
-    shape = model.shape
-    tokens = min(context, shape.context_length) * (1 if shape.one_slot else slots)
-    kv_heads = min(shape.kv_heads, default=0) or 1
-    head = shape.embedding_length // shape.heads if shape.heads else 0
-    return model.file_bytes + 2 * shape.layers * kv_heads * head * tokens * 2
+    """Bytes that Ollama 0.30 and newer expect a model to take."""
+    return _memory.predicted_bytes(model.shape, model.file_bytes, _tokens(model, context, slots))
 
 
 def batch(model: Candidate, context: int, slots: int, free: int) -> tuple[int, int]:
     """Tokens computed at once by a model that generates, with ``free`` bytes on its GPUs, and the bytes that the
     scheduler adds to its prediction for that."""
-    tokens = min(context, model.shape.context_length) * (1 if model.shape.one_slot else slots)
-    expected = prediction(model, context, slots)
-    for size, above, surcharge, percent in _BATCHES:
-        if tokens > above and expected <= free * percent // 100 and surcharge + expected <= free * _PERCENT // 100:
-            return size, surcharge
-    return _SMALLEST_BATCH, 0
+    return _memory.generation_batch(_tokens(model, context, slots), prediction(model, context, slots), free)
 
 
 def load_order(models: t.Sequence[Candidate], context: int, slots: int) -> list[str]:
@@ -111,7 +101,7 @@ class Accounts:
         gpus = () if devices[0].id == HOST else tuple(float(max(1, device.free)) for device in devices)
         shares = gpus if len(gpus) != 1 else (1.0,)
         free = sum(device.free for device in devices) if empty is None else empty
-        run = self.engine.run(model, context, slots, free if gpus else 2**62)
+        run = self.engine.run(model, context, slots, free if gpus else _memory.UNBOUNDED)
         key = (model.name, model.file_bytes, run, shares)
         if key not in self._placed:
             placed = _memory.place(model.shape, run, _memory.Devices(gpus=shares))
@@ -218,7 +208,7 @@ class Accounts:
         if self.engine.before_0_30:
             alone = self.bytes_on(self.placed(model, context, slots, [emptiest]), [emptiest])
             return [emptiest] if alone.get(emptiest.id, 0) <= emptiest.budget else devices
-        return [emptiest] if expected <= emptiest.free * _PERCENT // 100 else devices
+        return [emptiest] if expected <= emptiest.free * SCHEDULER_PERCENT // 100 else devices
 
     def _put_out(
         self, model: Candidate, context: int, slots: int, share: t.Mapping[str, int], left: t.Mapping[str, Device]
@@ -228,9 +218,10 @@ class Accounts:
         expected = prediction(model, context, slots)
         if not model.shape.embedding and self.engine.flash_attention:
             expected += batch(model, context, slots, free)[1]
-        if expected <= free * _PERCENT // 100:
+        if expected <= free * SCHEDULER_PERCENT // 100:
             return ""
         return (
             f"Ollama's scheduler would unload the others for {model.name}: it expects {human_bytes(expected)} "
-            f"({expected} bytes), more than {_PERCENT} % of the {human_bytes(free)} ({free} bytes) that they leave free"
+            f"({expected} bytes), more than {SCHEDULER_PERCENT} % of the {human_bytes(free)} ({free} bytes) that they "
+            "leave free"
         )

@@ -52,8 +52,7 @@ def _rwkv(b: Builder, mix: Mix, own: bool) -> None:
             before = _shifted(ggml.view(shift, (width, 1, sequences), shift.nb[1:3], 4 * width), fed, steps)
             _store(b, layer, ggml.concat(_last(normed, steps), _last(fed, steps), 1), shifts)
             middle, fed, before = (ggml.reshape(part, width, tokens) for part in (middle, fed, before))
-            if layer == b.last:
-                middle, fed, before = b.gather(middle, fed, before)
+            middle, fed, before = b.wanted(layer, middle, fed, before)
             current = ggml.like("ADD", _channel_mix(b, layer, fed, before), middle)
             every = hyper.whole("rescale_every_n_layers")
             if every and (layer + 1) % every == 0 and hyper.architecture == "rwkv6":
@@ -61,8 +60,7 @@ def _rwkv(b: Builder, mix: Mix, own: bool) -> None:
         else:
             _store(b, layer, _last(normed, steps), shifts)
             middle = ggml.reshape(ggml.like("ADD", made, current), width, tokens)
-            if layer == b.last:
-                (middle,) = b.gather(middle)
+            (middle,) = b.wanted(layer, middle)
             made = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
             current = ggml.like("ADD", made, middle)
     finish(b, Decoder(norm=kind), current)

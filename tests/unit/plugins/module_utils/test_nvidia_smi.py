@@ -263,16 +263,20 @@ def test_a_driver_that_hangs_over_mig_is_broken(root: Path) -> None:
     assert (found["state"], [item["code"] for item in found["problems"]]) == ("broken", ["hangs"])
 
 
-def test_nvidia_smi_runs_three_times_for_mig_and_else_once(root: Path) -> None:
-    for text, times in ((L40S, 1), (L40S.replace("[N/A], [N/A]", "Disabled, Disabled"), 1), (MIG, 3)):
-        asked: list[Sequence[str]] = []
+@pytest.mark.parametrize(
+    ("text", "times"),
+    [(L40S, 1), (L40S.replace("[N/A], [N/A]", "Disabled, Disabled"), 1), (MIG, 3)],
+    ids=["no MIG", "MIG off", "MIG"],
+)
+def test_nvidia_smi_runs_three_times_for_mig_and_else_once(root: Path, text: str, times: int) -> None:
+    asked: list[Sequence[str]] = []
 
-        def run(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
-            asked.append(argv)  # noqa: B023
-            return answer(text)(argv, timeout)  # noqa: B023
+    def run(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
+        asked.append(argv)
+        return answer(text)(argv, timeout)
 
-        smi.collect("nvidia-smi", 5, run, str(root))
-        assert len([argv for argv in asked if argv[0] == "nvidia-smi"]) == times
+    smi.collect("nvidia-smi", 5, run, str(root))
+    assert len([argv for argv in asked if argv[0] == "nvidia-smi"]) == times
 
 
 @pytest.mark.parametrize(
