@@ -552,7 +552,7 @@ class Builder:
                 up = ggml.like("CLAMP", up)
                 hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
             else:
-                hidden = ggml.glu(activation, gate, up)
+                hidden = self.gated(activation, gate, up)
         elif up.ne[0] == 2 * down.ne[0]:
             hidden = ggml.glu(activation, up)
         else:
@@ -562,6 +562,16 @@ class Builder:
         if not suffix and self.weight(layer, "ffn_sub_norm") is not None:
             hidden = self.layer_norm(hidden, layer, "ffn_sub_norm")
         return self.linear(layer, "ffn_down" + suffix, hidden)
+
+    def gated(self, activation: str, gate: Tensor, up: Tensor) -> Tensor:
+        """The gate's activation times ``up``: one operation, or SITU's several (llama-graph.cpp, LLM_FFN_SITU), of
+        which the header may leave out those of ``up``."""
+        if activation != "SITU":
+            return ggml.glu(activation, gate, up)
+        opened = ggml.like("MUL", self.scale(ggml.like("TANH", self.scale(gate))), ggml.like("SIGMOID", gate))
+        if self.hyper.real("activation.situ_linear_beta") > 0:
+            up = self.scale(ggml.like("TANH", self.scale(up)))
+        return ggml.like("MUL", opened, up)
 
     def experts(
         self, layer: int, source: Tensor, activation: str = "SWIGLU", gating: str = "softmax", normed: bool = False,
@@ -636,7 +646,7 @@ class Builder:
                 up = ggml.like("CLAMP", up)
                 hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
             else:
-                hidden = ggml.glu(activation, gate, up)
+                hidden = self.gated(activation, gate, up)
         else:
             hidden = ggml.like(UNGATED.get(activation, activation), up)
             if activation == "RELU_SQR":

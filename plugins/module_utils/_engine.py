@@ -199,7 +199,8 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
     each, window = cells(hyper, load)
     # The architectures whose main context has had a filter all along.
     filtered = any(hyper.recurrent) or hyper.architecture in ("deepseek32", "glm-dsa")
-    for layer in range(hyper.all_layers if load.prediction_cache and not filtered else hyper.layers):
+    behind = hyper.router_layer >= 0 or (load.prediction_cache and not filtered)
+    for layer in range(hyper.all_layers if behind else hyper.layers):
         home = where.layers[layer]
         on_gpu = home != where.cpu
         if hyper.recurrent[layer] and hyper.architecture != "falcon-h1":
@@ -295,7 +296,7 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
 _STEPS = {"llama4": 4, "smollm3": 4, "afmoe": 4, "smallthinker": 4, "rwkv6": 6}
 # Every layer has its own part in the graph.
-_UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder"})
+_UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder", "kimi-k3"})
 
 
 def _tensors_by_layer(hyper: Hyper) -> list[int]:

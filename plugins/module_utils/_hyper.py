@@ -66,6 +66,9 @@ class Hyper:
         self.physical_layers = self.all_layers
         if self.architecture == "nanbeige":
             self.all_layers = self.layers = self.physical_layers * min(self.whole("num_loops", 1), MOST_LOOPS)
+        # A layer without tensors behind the others, whose cache routes tokens to adapters (granite-switch.cpp).
+        self.router_layer = self.layers if self.architecture == "graniteswitch" else -1
+        self.all_layers += self.router_layer >= 0
         self.width = self.whole("embedding_length")
         self.context = self.whole("context_length")
         count = self.all_layers
@@ -75,6 +78,8 @@ class Hyper:
             if self.get("attention.head_count_kv") is not None
             else list(self.heads)
         )
+        if self.router_layer >= 0:
+            self.heads[self.router_layer] = self.kv_heads[self.router_layer] = 1
         head = self.width // self.heads[0] if self.heads and self.heads[0] else 0
         self.key_length = self.whole("attention.key_length", head)
         self.value_length = self.whole("attention.value_length", head)
