@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.onprem.llm.plugins.module_utils import (
+    _compressed,
     _encoders,
     _gemma,
     _kimi,
@@ -357,6 +358,7 @@ OTHERS: dict[str, t.Callable[[Builder], None]] = {
     "minimax-01": _recurrent.minimax01,
     "deepseek32": _latent.deepseek32,
     "glm-dsa": _latent.deepseek32,
+    "deepseek4": _compressed.deepseek4,
     "mamba": _recurrent.mamba,
     "mamba2": _recurrent.mamba,
     "jamba": _recurrent.jamba,

@@ -34,6 +34,8 @@ class Batch:
     transposed: bool = False
     # The context is beyond the one that positions were trained for (long RoPE factors).
     long_context: bool = False
+    # Operations that the engine takes apart, as a layer's device would not compute them.
+    unfused: frozenset[str] = frozenset()
 
     @property
     def sequence_tokens(self) -> int:
@@ -82,6 +84,8 @@ class Builder:
         self._caches: dict[tuple[str, int], Tensor] = {}
         self._inputs: dict[str, Tensor] = {}
         self.attention_nodes: list[tuple[Tensor, int]] = []
+        # Operations that may be taken apart, with their layers.
+        self.fused_nodes: list[tuple[Tensor, int]] = []
         self.outputs: list[Tensor] = []
 
     @property
@@ -520,20 +524,19 @@ class Builder:
         cells = cache.ne[1]
         keys = ggml.view(cache, (cache.ne[0], 1, cells, batch.sequences), (row, row, row * cells))
         values = ggml.view(keys, (value.ne[0], *keys.ne[1:]), keys.nb[1:])
-        mask = self.mask(False) if chosen is None else self._chosen_mask(chosen)
+        mask = self.mask(False) if chosen is None else self.chosen_mask(chosen, self.mask(False))
         made = self.attend(layer, query, keys, values, mask, decompress=decompress)
         return self.linear(layer, output, made) if output else made
 
-    def _chosen_mask(self, chosen: Tensor) -> Tensor:
-        """The mask, open only where an index chose a cell (sparse attention)."""
-        mask = self.mask(False)
+    def chosen_mask(self, chosen: Tensor, mask: Tensor, kind: str = "f32") -> Tensor:
+        """The mask, open only where an index chose a cell (sparse attention); ``kind`` is the type of what opens it."""
         closed = ggml.like("FILL", mask)
         ne, nb = closed.ne, closed.nb
         closed = ggml.view(closed, (1, ne[0], ne[1], ne[3]), nb[:3])
         ids = ggml.view(
             chosen, (chosen.ne[0], chosen.ne[1], chosen.ne[3], 1), (*chosen.nb[1:3], chosen.ne[3] * chosen.nb[3])
         )
-        zeros = ggml.like("FILL", ggml.tensor("f32", 1, *ids.ne[:3]))
+        zeros = ggml.like("FILL", ggml.tensor(kind, 1, *ids.ne[:3]))
         opened = ggml.set_rows(closed, zeros, ids)
         shape, steps = opened.ne, opened.nb
         opened = ggml.view(opened, (shape[1], shape[2], 1, shape[3]), (steps[2], steps[3], steps[3]))
@@ -549,6 +552,8 @@ class Builder:
         if self.weight(layer, "ffn_gate" + suffix) is not None:
             gate = self.linear(layer, "ffn_gate" + suffix, source)
             if activation == "SWIGLU" and self.hyper.limited("swiglu_clamp_shexp", layer):
+                if self.hyper.architecture == "deepseek4":
+                    return self.linear(layer, "ffn_down" + suffix, ggml.glu("SWIGLU_CLAMP", gate, up))
                 up = ggml.like("CLAMP", up)
                 hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
             else:
@@ -576,8 +581,9 @@ class Builder:
     def experts(
         self, layer: int, source: Tensor, activation: str = "SWIGLU", gating: str = "softmax", normed: bool = False,
         scaled: bool = False, logits: Tensor | None = None, used: int | None = None, suffix: str = "_exps",
+        picked: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """A mixture of experts: the router's choice, the chosen experts on each token, their weighted sum."""
+        """A mixture of experts: the router's choice, or ``picked`` ones, on each token, their weighted sum."""
         hyper, graph = self.hyper, self.graph
         width, tokens = source.ne[0], source.ne[1]
         count = self.needed(layer, "ffn_down" + suffix).ne[2]
@@ -608,7 +614,8 @@ class Builder:
         groups = hyper.expert_groups
         if groups > 1:
             selection = self._best_groups(selection, count, groups, tokens)
-        picked = ggml.argsort_top_k(selection, used)
+        if picked is None:
+            picked = ggml.argsort_top_k(selection, used)
         if routed != count:  # grovemoe: experts that others share
             picked = ggml.cast(self.scale(ggml.cast(picked, "f32")), "i32")
         weights = ggml.get_rows(ggml.reshape(probabilities, 1, routed, tokens), picked)
@@ -640,7 +647,7 @@ class Builder:
                 else None
             )
         if gate is not None:
-            if hyper.architecture == "maple" and hyper.limited("swiglu_clamp_exp", layer):
+            if hyper.architecture in ("maple", "deepseek4") and hyper.limited("swiglu_clamp_exp", layer):
                 hidden = ggml.glu("SWIGLU_CLAMP", gate, up)
             elif fused is None and activation == "SWIGLU" and hyper.limited("swiglu_clamp_exp", layer):
                 up = ggml.like("CLAMP", up)

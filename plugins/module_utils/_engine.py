@@ -14,7 +14,7 @@ import struct
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _ggml, _gguf
+from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _compressed, _ggml, _gguf
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Batch, Builder, Homes
 from ansible_collections.onprem.llm.plugins.module_utils._ggml_plan import (
     CPU_ALIGNMENT,
@@ -207,6 +207,10 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
             continue
         if not hyper.has_cache(layer) or (hyper.architecture.startswith("nemotron_h") and hyper.feeds(layer)):
             continue
+        if hyper.architecture == "deepseek4":
+            for kind, *ne in _compressed.caches(hyper, layer, load.key_type, each, window, load.sequences).values():
+                total[home] += tensor_bytes(kind, ne, on_gpu)
+            continue
         count = window if hyper.windowed[layer] else each
         total[home] += tensor_bytes(load.key_type, (hyper.key_row(layer), count, load.sequences), on_gpu)
         if hyper.indexed(layer):
@@ -291,6 +295,22 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
     builder = graph_of(hyper, batch_of(hyper, load, True, load.sequences), where)
     Planner(builder.graph, where.cpu).assign()
     return all(node.backend == where.layers[layer] for node, layer in builder.attention_nodes)
+
+
+def settled(hyper: Hyper, load: Load, where: Homes, batch: Batch) -> Batch:
+    """The batch with what the engine takes apart: operations that in a small graph some layer's device would not
+    compute (llama-context.cpp, resolve_fused_ops)."""
+    if hyper.architecture != "deepseek4" or not where.cpu:
+        return batch
+    probe = replace(batch_of(hyper, load, batch.flash, load.sequences), unfused=batch.unfused)
+    builder: Builder | None = None
+    for operation in _compressed.FUSED:
+        if builder is None:
+            builder = graph_of(hyper, probe, where)
+            Planner(builder.graph, where.cpu).assign()
+        if any(node.op == operation and node.backend != where.layers[layer] for node, layer in builder.fused_nodes):
+            probe, builder = replace(probe, unfused=probe.unfused | {operation}), None
+    return replace(batch, unfused=probe.unfused)
 
 
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
@@ -405,7 +425,7 @@ def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bo
     """The compute buffers. Of equal layers in a row only some are built, as long as the memory is found in the same
     state after each of the last rounds: then every further round would leave it so, and the peak is that of all layers
     (``whole``: no such short cut). Layers on the CPU are all built, as their weights are copied."""
-    batch = batch_of(hyper, load, flash)
+    batch = settled(hyper, load, where, batch_of(hyper, load, flash))
     copies = 1
     if len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host:
         copies = PIPELINE_COPIES

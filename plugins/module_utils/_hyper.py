@@ -19,7 +19,7 @@ WINDOW_PATTERNS: dict[str, tuple[int, bool]] = {
     "gpt-oss": (2, False), "llama4": (4, False), "cohere2": (4, False), "afmoe": (4, False),
     "smallthinker": (4, True), "exaone4": (4, False), "exaone-moe": (4, False), "olmo2": (4, False),
     "plamo3": (8, False), "modern-bert": (3, True), "cohere2moe": (4, True), "mellum": (4, False),
-    "muse-glimmer": (4, False), "laguna": (4, True),
+    "muse-glimmer": (4, False), "laguna": (4, True), "deepseek4": (0, False),
 }  # fmt: skip
 # Windows that the engine fixes, whatever the header says; for llama4 also where it says nothing.
 FIXED_WINDOWS = {"llama4": 8192, "smallthinker": 4096}
@@ -137,6 +137,8 @@ class Hyper:
     def limited(self, key: str, layer: int) -> bool:
         """The gated activation is clamped in this layer, and so made of several operations."""
         value = self.get(key)
+        if value is None and key == "swiglu_clamp_shexp" and self.architecture == "deepseek4":
+            value = self.get("swiglu_clamp_exp")
         if isinstance(value, list):
             value = value[layer] if layer < len(value) else 0.0
         return isinstance(value, (int, float)) and value > 1e-6
