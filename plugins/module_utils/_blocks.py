@@ -34,6 +34,8 @@ class Batch:
     transposed: bool = False
     # The context is beyond the one that positions were trained for (long RoPE factors).
     long_context: bool = False
+    # Operations that the engine takes apart, as a layer's device would not compute them.
+    unfused: frozenset[str] = frozenset()
 
     @property
     def sequence_tokens(self) -> int:
@@ -82,6 +84,8 @@ class Builder:
         self._caches: dict[tuple[str, int], Tensor] = {}
         self._inputs: dict[str, Tensor] = {}
         self.attention_nodes: list[tuple[Tensor, int]] = []
+        # Operations that may be taken apart, with their layers.
+        self.fused_nodes: list[tuple[Tensor, int]] = []
         self.outputs: list[Tensor] = []
 
     @property

@@ -14,6 +14,9 @@ from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
 
 # Tokens that one compressed row stands for. Rows of four overlap the four before, and an index chooses among them.
 OVERLAPPING, WIDE = 4, 128
+# llama-context.cpp, resolve_fused_ops: operations that are taken apart unless each layer's device computes its own, in
+# the order in which that is found out.
+FUSED = ("LIGHTNING_INDEXER", "DSV4_HC_PRE", "DSV4_HC_COMB", "DSV4_HC_POST")
 
 
 def ratio(hyper: Hyper, layer: int) -> int:
@@ -54,18 +57,23 @@ def deepseek4(b: Builder) -> None:
         residual = current
         made, post, mixed = _before(b, layer, "hc_attn", current)
         made = _attention(b, layer, b.layer_norm(made, layer, "attn_norm"))
-        current = residual = _after(made, residual, post, mixed)
+        current = residual = _after(b, layer, made, residual, post, mixed)
         made, post, mixed = _before(b, layer, "hc_ffn", current)
         for part in (residual, post, mixed):
             b.graph.expand(part)
         made = _experts(b, layer, b.layer_norm(made, layer, "ffn_norm"))
-        current = _after(made, residual, post, mixed)
+        current = _after(b, layer, made, residual, post, mixed)
     (flat,) = b.gather(ggml.reshape(current, hyper.width * streams, tokens))
     hidden = b.norm(_head_input(b, ggml.reshape(flat, hyper.width, streams, flat.ne[1])), b.top("output_norm.weight"))
     b.finish(hidden, b.head(hidden))
 
 
 # --- residual streams -------------------------------------------------------------------------------------------------
+
+
+def _fused(b: Builder, layer: int, made: Tensor) -> Tensor:
+    b.fused_nodes.append((made, layer))
+    return made
 
 
 def _mixes(b: Builder, current: Tensor, weight: Tensor) -> Tensor:
@@ -93,8 +101,17 @@ def _before(b: Builder, layer: int, name: str, current: Tensor) -> tuple[Tensor,
     pre = b.scale(ggml.like("SIGMOID", pre))
     post = _affine(_part(mixes, count, count), _part(scale, 1, 1), _part(base, count, count))
     post = b.scale(ggml.like("SIGMOID", post))
-    mixed = ggml.result("DSV4_HC_COMB", "f32", (count, count, tokens, 1), mixes, scale, base)
-    return ggml.result("DSV4_HC_PRE", "f32", (current.ne[0], tokens, 1, 1), current, pre), post, mixed
+    if "DSV4_HC_COMB" not in b.batch.unfused:
+        mixed = _fused(b, layer, ggml.result("DSV4_HC_COMB", "f32", (count, count, tokens, 1), mixes, scale, base))
+    else:
+        mixed = _affine(
+            _part(mixes, count * count, 2 * count), _part(scale, 1, 2), _part(base, count * count, 2 * count)
+        )
+        mixed = _balanced(b, ggml.reshape(mixed, count, count, tokens))
+    if "DSV4_HC_PRE" in b.batch.unfused:
+        return _weighted(current, pre), post, mixed
+    made = ggml.result("DSV4_HC_PRE", "f32", (current.ne[0], tokens, 1, 1), current, pre)
+    return _fused(b, layer, made), post, mixed
 
 
 def _weighted(current: Tensor, shares: Tensor) -> Tensor:
@@ -108,9 +125,34 @@ def _weighted(current: Tensor, shares: Tensor) -> Tensor:
     return there(total, "hyper_connection.count")
 
 
-def _after(made: Tensor, residual: Tensor, post: Tensor, mixed: Tensor) -> Tensor:
+def _balanced(b: Builder, mixed: Tensor) -> Tensor:
+    """Rows and columns are normed in turn, so that each sums to one (Sinkhorn)."""
+    least = ggml.like("FILL", ggml.tensor("f32", 1))
+    mixed = ggml.like("ADD", ggml.like("SOFT_MAX", mixed), least)
+    for turn in range(max(1, b.hyper.whole("hyper_connection.sinkhorn_iterations"))):
+        if turn:
+            mixed = ggml.like("DIV", mixed, ggml.like("ADD", ggml.sum_rows(mixed), least))
+        turned = ggml.cont(ggml.permute(mixed, 1, 0, 2, 3))
+        total = ggml.like("ADD", ggml.sum_rows(turned), least)
+        mixed = ggml.like("DIV", mixed, ggml.permute(total, 1, 0, 2, 3))
+    return mixed
+
+
+def _after(b: Builder, layer: int, made: Tensor, residual: Tensor, post: Tensor, mixed: Tensor) -> Tensor:
     """The mixed streams, a share of the sublayer's output in each."""
-    return ggml.result("DSV4_HC_POST", "f32", residual.ne, made, residual, post, mixed)
+    width, count, tokens = residual.ne[:3]
+    if "DSV4_HC_POST" not in b.batch.unfused:
+        return _fused(b, layer, ggml.result("DSV4_HC_POST", "f32", residual.ne, made, residual, post, mixed))
+    joined: Tensor | None = None
+    for target in range(count):
+        total = ggml.like("MUL", made, ggml.view(post, (1, tokens), post.nb[1:2], target * post.nb[0]))
+        for source in range(count):
+            stream = ggml.view(residual, (width, tokens), residual.nb[2:3], source * residual.nb[1])
+            share = ggml.view(mixed, (1, tokens), mixed.nb[2:3], target * mixed.nb[0] + source * mixed.nb[1])
+            total = ggml.like("ADD", total, ggml.like("MUL", stream, share))
+        one = ggml.reshape(total, width, 1, tokens)
+        joined = one if joined is None else ggml.concat(joined, one, 1)
+    return there(joined, "hyper_connection.count")
 
 
 def _head_input(b: Builder, current: Tensor) -> Tensor:
@@ -295,9 +337,16 @@ def _chosen(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
         weights, (heads, weights.ne[1] // streams, 1, streams),
         (weights.nb[1], weights.nb[2] // streams, weights.nb[3] // streams),
     )  # fmt: skip
-    mask = _mask(b, OVERLAPPING, "mask_index", True)
-    shape = (mask.ne[0], query.ne[2], 1, streams)
-    score = ggml.result("LIGHTNING_INDEXER", "f32", shape, query, keys, weights, mask)
+    fused = "LIGHTNING_INDEXER" not in batch.unfused
+    mask = _mask(b, OVERLAPPING, "mask_index", fused)
+    if fused:
+        shape = (mask.ne[0], query.ne[2], 1, streams)
+        score = _fused(b, layer, ggml.result("LIGHTNING_INDEXER", "f32", shape, query, keys, weights, mask))
+    else:
+        score = ggml.mul_mat(ggml.permute(keys, 0, 2, 1, 3), ggml.permute(query, 0, 2, 1, 3))
+        score = ggml.like("RELU", ggml.cont(ggml.permute(score, 2, 1, 0, 3)))
+        score = ggml.sum_rows(ggml.like("MUL", score, weights))
+        score = ggml.like("ADD", ggml.cont(ggml.permute(score, 2, 1, 0, 3)), mask)
     count = min(score.ne[0], hyper.whole("attention.indexer.top_k"))
     return ggml.cont(ggml.result("TOP_K", "i32", (count, *score.ne[1:]), score))
 

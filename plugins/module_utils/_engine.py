@@ -297,6 +297,22 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
     return all(node.backend == where.layers[layer] for node, layer in builder.attention_nodes)
 
 
+def settled(hyper: Hyper, load: Load, where: Homes, batch: Batch) -> Batch:
+    """The batch with what the engine takes apart: operations that in a small graph some layer's device would not
+    compute (llama-context.cpp, resolve_fused_ops)."""
+    if hyper.architecture != "deepseek4" or not where.cpu:
+        return batch
+    probe = replace(batch_of(hyper, load, batch.flash, load.sequences), unfused=batch.unfused)
+    builder: Builder | None = None
+    for operation in _compressed.FUSED:
+        if builder is None:
+            builder = graph_of(hyper, probe, where)
+            Planner(builder.graph, where.cpu).assign()
+        if any(node.op == operation and node.backend != where.layers[layer] for node, layer in builder.fused_nodes):
+            probe, builder = replace(probe, unfused=probe.unfused | {operation}), None
+    return replace(batch, unfused=probe.unfused)
+
+
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
 _STEPS = {"llama4": 4, "smollm3": 4, "afmoe": 4, "smallthinker": 4, "rwkv6": 6}
 # Every layer has its own part in the graph.
@@ -409,7 +425,7 @@ def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bo
     """The compute buffers. Of equal layers in a row only some are built, as long as the memory is found in the same
     state after each of the last rounds: then every further round would leave it so, and the peak is that of all layers
     (``whole``: no such short cut). Layers on the CPU are all built, as their weights are copied."""
-    batch = batch_of(hyper, load, flash)
+    batch = settled(hyper, load, where, batch_of(hyper, load, flash))
     copies = 1
     if len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host:
         copies = PIPELINE_COPIES
