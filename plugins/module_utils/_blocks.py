@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Graph, Tensor
+from ansible_collections.onprem.llm.plugins.module_utils._ggml_plan import OFFLOAD_ROWS, supported_on_gpu
 from ansible_collections.onprem.llm.plugins.module_utils._gguf import TENSOR_TYPES
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import WITHOUT_CACHE, Hyper
 
@@ -34,6 +35,8 @@ class Batch:
     transposed: bool = False
     # The context is beyond the one that positions were trained for (long RoPE factors).
     long_context: bool = False
+    # The graph is not computed and sizes nothing: it only shows which device would compute what.
+    trial: bool = False
     # Operations that the engine takes apart, as a layer's device would not compute them.
     unfused: frozenset[str] = frozenset()
 
@@ -190,7 +193,11 @@ class Builder:
         return made
 
     def layer_norm(self, source: Tensor, layer: int, name: str, kind: str = "RMS_NORM") -> Tensor:
-        return self.norm(source, self.weight(layer, name), self.bias(layer, name), kind)
+        weight, bias = self.weight(layer, name), self.bias(layer, name)
+        made = self.norm(source, weight, bias, kind)
+        if self.batch.trial and made.op != kind:
+            self.pin(made.src[0] if weight is None or bias is None else made.src[0].src[0], layer)
+        return made
 
     def linear(self, layer: int, name: str, source: Tensor) -> Tensor:
         """Weight, bias and scale of one projection."""
@@ -215,6 +222,15 @@ class Builder:
 
     def scale(self, source: Tensor) -> Tensor:
         return ggml.like("SCALE", source)
+
+    def pin(self, made: Tensor, layer: int) -> None:
+        """In a trial graph norms and the last result of a layer stay on the layer's device (llama-context.cpp,
+        graph_get_cb). Where buffers are sized the scheduler has forgotten it (ggml_backend_sched_reserve_size)."""
+        homes = self.homes
+        home = homes.layers[layer]
+        small = self.batch.tokens < OFFLOAD_ROWS or homes.cpu not in homes.layers
+        if self.batch.trial and small and (home == homes.cpu or supported_on_gpu(made)):
+            made.pinned = home
 
     def gather(self, *sources: Tensor) -> tuple[Tensor, ...]:
         """Only the rows that logits are wanted for."""

@@ -16,7 +16,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
 OVERLAPPING, WIDE = 4, 128
 # llama-context.cpp, resolve_fused_ops: operations that are taken apart unless each layer's device computes its own, in
 # the order in which that is found out.
-FUSED = ("LIGHTNING_INDEXER", "DSV4_HC_PRE", "DSV4_HC_COMB", "DSV4_HC_POST")
+FUSED = ("DSV4_HC_PRE", "DSV4_HC_COMB", "DSV4_HC_POST")
 
 
 def ratio(hyper: Hyper, layer: int) -> int:
@@ -63,6 +63,7 @@ def deepseek4(b: Builder) -> None:
             b.graph.expand(part)
         made = _experts(b, layer, b.layer_norm(made, layer, "ffn_norm"))
         current = _after(b, layer, made, residual, post, mixed)
+        b.pin(current, layer)
     (flat,) = b.gather(ggml.reshape(current, hyper.width * streams, tokens))
     hidden = b.norm(_head_input(b, ggml.reshape(flat, hyper.width, streams, flat.ne[1])), b.top("output_norm.weight"))
     b.finish(hidden, b.head(hidden))
@@ -337,16 +338,9 @@ def _chosen(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
         weights, (heads, weights.ne[1] // streams, 1, streams),
         (weights.nb[1], weights.nb[2] // streams, weights.nb[3] // streams),
     )  # fmt: skip
-    fused = "LIGHTNING_INDEXER" not in batch.unfused
-    mask = _mask(b, OVERLAPPING, "mask_index", fused)
-    if fused:
-        shape = (mask.ne[0], query.ne[2], 1, streams)
-        score = _fused(b, layer, ggml.result("LIGHTNING_INDEXER", "f32", shape, query, keys, weights, mask))
-    else:
-        score = ggml.mul_mat(ggml.permute(keys, 0, 2, 1, 3), ggml.permute(query, 0, 2, 1, 3))
-        score = ggml.like("RELU", ggml.cont(ggml.permute(score, 2, 1, 0, 3)))
-        score = ggml.sum_rows(ggml.like("MUL", score, weights))
-        score = ggml.like("ADD", ggml.cont(ggml.permute(score, 2, 1, 0, 3)), mask)
+    mask = _mask(b, OVERLAPPING, "mask_index", True)
+    shape = (mask.ne[0], query.ne[2], 1, streams)
+    score = ggml.result("LIGHTNING_INDEXER", "f32", shape, query, keys, weights, mask)
     count = min(score.ne[0], hyper.whole("attention.indexer.top_k"))
     return ggml.cont(ggml.result("TOP_K", "i32", (count, *score.ne[1:]), score))
 

@@ -292,7 +292,7 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
         return load.flash_attention
     if _ggml.TYPES[load.value_type][0] > 1:
         return True  # a quantized V cache needs it
-    builder = graph_of(hyper, batch_of(hyper, load, True, load.sequences), where)
+    builder = graph_of(hyper, replace(batch_of(hyper, load, True, load.sequences), trial=True), where)
     Planner(builder.graph, where.cpu).assign()
     return all(node.backend == where.layers[layer] for node, layer in builder.attention_nodes)
 
@@ -302,7 +302,7 @@ def settled(hyper: Hyper, load: Load, where: Homes, batch: Batch) -> Batch:
     compute (llama-context.cpp, resolve_fused_ops)."""
     if hyper.architecture != "deepseek4" or not where.cpu:
         return batch
-    probe = replace(batch_of(hyper, load, batch.flash, load.sequences), unfused=batch.unfused)
+    probe = replace(batch_of(hyper, load, batch.flash, load.sequences), trial=True)
     builder: Builder | None = None
     for operation in _compressed.FUSED:
         if builder is None:

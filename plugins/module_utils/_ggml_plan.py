@@ -264,7 +264,7 @@ class Planner:
         for leaf in graph.leaves:
             leaf.backend = self._current(leaf)
         for node in graph.nodes:
-            node.backend = self._current(node)
+            node.backend = self._current(node) if node.pinned is None else node.pinned
         nodes = [node for node in graph.nodes if node.op not in VIEW_OPS]
         if cpu == 0:
             for tensor in graph.nodes + graph.leaves:
