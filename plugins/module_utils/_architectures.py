@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.onprem.llm.plugins.module_utils import (
+    _blockwise,
     _compressed,
     _encoders,
     _gemma,
@@ -359,6 +360,7 @@ OTHERS: dict[str, t.Callable[[Builder], None]] = {
     "deepseek32": _latent.deepseek32,
     "glm-dsa": _latent.deepseek32,
     "deepseek4": _compressed.deepseek4,
+    "minimax-m3": _blockwise.minimax_m3,
     "mamba": _recurrent.mamba,
     "mamba2": _recurrent.mamba,
     "jamba": _recurrent.jamba,

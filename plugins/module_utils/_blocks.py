@@ -86,6 +86,8 @@ class Builder:
         self._weights: dict[tuple[str, int], Tensor] = {}
         self._caches: dict[tuple[str, int], Tensor] = {}
         self._inputs: dict[str, Tensor] = {}
+        # Results that all layers share.
+        self.made: dict[str, Tensor] = {}
         self.attention_nodes: list[tuple[Tensor, int]] = []
         # Operations that may be taken apart, with their layers.
         self.fused_nodes: list[tuple[Tensor, int]] = []

@@ -216,6 +216,9 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
         if hyper.indexed(layer):
             row = hyper.whole("attention.indexer.key_length")
             total[home] += tensor_bytes(load.key_type, (row, count, load.sequences), on_gpu)
+            if hyper.architecture == "minimax-m3":  # its index has a cache of its own kind, values and all
+                row = hyper.value_length
+                total[home] += tensor_bytes(load.value_type, (row, count, load.sequences), on_gpu)
         if not hyper.mla:
             wide = hyper.widest_value_row if transposed(hyper, load) else hyper.value_row(layer)
             total[home] += tensor_bytes(load.value_type, (wide, count, load.sequences), on_gpu)

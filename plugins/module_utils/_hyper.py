@@ -255,6 +255,8 @@ class Hyper:
         """The layer keeps an index key of every token, to choose what attention reads (sparse attention)."""
         if self.architecture == "deepseek32":
             return True
+        if self.architecture == "minimax-m3":
+            return layer >= self.whole("leading_dense_block_count")
         if self.architecture != "glm-dsa":
             return False
         stated = self.get("attention.indexer.types")
