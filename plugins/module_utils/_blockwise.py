@@ -49,7 +49,7 @@ def _sparse(b: Builder, layer: int, source: Tensor, query: Tensor, key: Tensor, 
     b.store(layer, key, value)
     keys, values = b.read_cache(layer)
     size = hyper.whole("attention.indexer.block_size")
-    positions = -(-POSITIONS // size) * size
+    positions = (POSITIONS + size - 1) & ~(size - 1)  # ggml.h, GGML_PAD, which is meant for powers of two
     if batch.sequence_tokens == 1:
         made = _gathered(b, layer, index_query, index_keys, query, keys, values, positions)
     else:

@@ -41,6 +41,8 @@ def caches(
     parts = {OVERLAPPING: (("part", length), ("index", index)), WIDE: (("part", length),)}.get(each, ())
     for name, row in parts:
         found[name] = (kind, row, compressed_cells(cells, each), sequences)
+        if layer >= hyper.layers:
+            continue  # a prediction layer compresses nothing
         wide, rows = (2 * row, 2 * each) if each == OVERLAPPING else (row, each)
         found[name + "_values"] = found[name + "_scores"] = ("f32", wide, rows, sequences)
     return found

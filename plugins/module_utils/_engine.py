@@ -199,7 +199,7 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
     each, window = cells(hyper, load)
     # The architectures whose main context has had a filter all along.
     filtered = any(hyper.recurrent) or hyper.architecture in ("deepseek32", "glm-dsa")
-    behind = hyper.router_layer >= 0 or (load.prediction_cache and not filtered)
+    behind = hyper.router_layer >= 0 or hyper.architecture == "deepseek4" or (load.prediction_cache and not filtered)
     for layer in range(hyper.all_layers if behind else hyper.layers):
         home = where.layers[layer]
         on_gpu = home != where.cpu
@@ -476,7 +476,8 @@ def abort(hyper: Hyper, load: Load) -> str | None:
     if load.sequences == 1 and load.key_type == load.value_type == "f16":
         return None  # the smallest graph
     where = homes(hyper, load)
-    key = ("abort", load.sequences > 1, load.key_type, load.value_type, flash)
+    sequences = load.sequences if hyper.architecture == "minimax-m3" else load.sequences > 1  # each has its own nodes
+    key = ("abort", sequences, load.key_type, load.value_type, flash)
     if key not in hyper.memory:
         graph = graph_of(hyper, batch_of(hyper, load, flash), where).graph
         made = len(graph.nodes) + sum(leaf.is_input for leaf in graph.leaves)

@@ -61,6 +61,9 @@ class Hyper:
         self.all_layers = self.whole("block_count")
         # Layers that only predict further tokens, after the others; the main graph leaves them out.
         self.prediction_layers = self.whole("nextn_predict_layers")
+        probe = f"blk.{self.all_layers - self.prediction_layers}.nextn.eh_proj.weight"
+        if self.architecture == "deepseek4" and not self.has(probe):
+            self.prediction_layers = 0  # announced, but not in the file (deepseek4.cpp, load_arch_hparams)
         self.layers = self.all_layers - self.prediction_layers
         # Layers of tensors; a looped model goes through them several times (nanbeige).
         self.physical_layers = self.all_layers
