@@ -1,8 +1,9 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The compute graph of MiniMax M3: attention reads the blocks of positions that an index ranks best. Sources: llama.cpp,
-src/models/minimax-m3.cpp, src/llama-kv-cache-msa.cpp.
+"""The compute graph of MiniMax M3: attention reads the blocks of positions that an index ranks best.
+
+Sources: llama.cpp, src/models/minimax-m3.cpp, src/llama-kv-cache-msa.cpp.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""DeepSeek V4: a window of the last tokens as they are, all earlier ones compressed by fours or by 128s; residual streams
-that every sublayer mixes. Sources: llama.cpp, src/models/deepseek4.cpp, src/llama-kv-cache-dsv4.cpp.
+"""DeepSeek V4: a window of the last tokens as they are, all earlier ones compressed by fours or by 128s, and several
+residual streams that every sublayer mixes.
+
+Sources: llama.cpp, src/models/deepseek4.cpp, src/llama-kv-cache-dsv4.cpp.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ ROW_PADDING = 512
 _INPLACE = frozenset(
     [
         "FILL", "SCALE", "DIAG_MASK_ZERO", "DIAG_MASK_INF", "ADD", "ADD_ID", "ADD1", "SUB", "MUL", "DIV", "SQR", "SQRT",
-        "LOG", "ROPE", "ROPE_BACK", "RMS_NORM", "SOFT_MAX", "CLAMP", "ABS", "SGN", "NEG", "STEP", "TANH", "ELU", "RELU", "SIGMOID",
-        "GELU", "GELU_QUICK", "SILU", "HARDSWISH", "HARDSIGMOID", "EXP", "GELU_ERF", "XIELU", "SOFTPLUS", "EXPM1",
-        "FLOOR", "CEIL", "ROUND", "TRUNC",
+        "LOG", "ROPE", "ROPE_BACK", "RMS_NORM", "SOFT_MAX", "CLAMP", "ABS", "SGN", "NEG", "STEP", "TANH", "ELU", "RELU",
+        "SIGMOID", "GELU", "GELU_QUICK", "SILU", "HARDSWISH", "HARDSIGMOID", "EXP", "GELU_ERF", "XIELU", "SOFTPLUS",
+        "EXPM1", "FLOOR", "CEIL", "ROUND", "TRUNC",
     ]
 )  # fmt: skip
 _UNARY = frozenset(

@@ -1,8 +1,8 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The compute graph of Kimi K3: each sublayer reads a weighted sum of earlier residual streams, and the experts work on a
-narrower state. Source: llama.cpp, src/models/kimi-k3.cpp.
+"""The compute graph of Kimi K3: each sublayer reads a weighted sum of earlier residual streams, and the experts may
+work on a narrower state. Source: llama.cpp, src/models/kimi-k3.cpp.
 """
 
 from __future__ import annotations
