@@ -5,9 +5,11 @@
 
 tests/unit/data/architectures.json.xz has, for each of 146 architectures, a header (hyper-parameters and tensor table,
 no vocabulary) and up to five rows of truth: one GPU, quantized cache, several GPUs, layers on the CPU, and one of
-experts on the CPU, no GPU and no flash attention. Rows are context, sequences, cache type, flash attention, batch, rows
-of logits (0: all), GPUs, layers on them, shares, layers whose experts stay with the CPU, and by device (host last) the
-bytes of weights, cache and compute. The planner ran with no_alloc on a device that follows the CUDA backend's rules.
+experts on the CPU, no GPU and no flash attention; variants.json.xz the same, some rows more, of models whose
+architecture's first model leaves parts of its graph out. Rows are context, sequences, cache type, flash attention,
+batch, rows of logits (0: all), GPUs, layers on them, shares, layers whose experts stay with the CPU, and by device (host
+last) the bytes of weights, cache and compute. The planner ran with no_alloc on a device that follows the CUDA backend's
+rules.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from typing import Any
 import pytest
 from ansible_collections.onprem.llm.plugins.module_utils import _engine, _gguf, _memory
 
-DATA: dict[str, Any] = json.loads(
-    lzma.decompress((Path(__file__).resolve().parents[2] / "data" / "architectures.json.xz").read_bytes())
-)
+STORE = Path(__file__).resolve().parents[2] / "data"
+DATA: dict[str, Any] = {
+    name: model
+    for file in ("architectures.json.xz", "variants.json.xz")
+    for name, model in json.loads(lzma.decompress((STORE / file).read_bytes())).items()
+}
 # No graph of these is written down: they are what the upper bound is for.
 WITHOUT_GRAPH = {"dots3note", "hrm_text", "hy_v4", "wavtokenizer-dec"}
 
@@ -104,6 +109,21 @@ def test_layers_left_out_of_the_replay_change_nothing(name: str) -> None:
         flash = _engine.flash_attention(hyper, load, where)
         short = _engine.compute_bytes(hyper, load, where, flash)
         assert short == _engine.compute_bytes(hyper, load, where, flash, whole=True)
+
+
+def test_heads_groups_may_lie_in_one_matrix() -> None:
+    """Published files of DeepSeek V4 have the output's first projection as one matrix; the loader parts it."""
+    model = DATA["deepseek-v4-flash"]
+    parted = [
+        [name, [extents[0], extents[1] * extents[2]] if name.endswith("attn_output_a.weight") else extents, kind]
+        for name, extents, kind in model["tensors"]
+    ]
+    assert parted != model["tensors"]
+    DATA["deepseek-v4-flat"] = {**model, "tensors": parted}
+    try:
+        test_every_buffer_is_llama_cpps_to_the_byte("deepseek-v4-flat")
+    finally:
+        del DATA["deepseek-v4-flat"]
 
 
 @pytest.mark.parametrize("name", KNOWN)
