@@ -476,7 +476,9 @@ def abort(hyper: Hyper, load: Load) -> str | None:
     if load.sequences == 1 and load.key_type == load.value_type == "f16":
         return None  # the smallest graph
     where = homes(hyper, load)
-    sequences = load.sequences if hyper.architecture == "minimax-m3" else load.sequences > 1  # each has its own nodes
+    sequences: int = load.sequences > 1
+    if hyper.architecture == "minimax-m3":  # each sequence has nodes of its own, but only with flash attention
+        sequences, flash = load.sequences, flash_attention(hyper, load, where)
     key = ("abort", sequences, load.key_type, load.value_type, flash)
     if key not in hyper.memory:
         graph = graph_of(hyper, batch_of(hyper, load, flash), where).graph

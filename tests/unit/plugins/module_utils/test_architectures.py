@@ -7,9 +7,9 @@ tests/unit/data/architectures.json.xz has, for each of 146 architectures, a head
 no vocabulary) and up to five rows of truth: one GPU, quantized cache, several GPUs, layers on the CPU, and one of
 experts on the CPU, no GPU and no flash attention; variants.json.xz the same, some rows more, of models whose
 architecture's first model leaves parts of its graph out. Rows are context, sequences, cache type, flash attention,
-batch, rows of logits (0: all), GPUs, layers on them, shares, layers whose experts stay with the CPU, and by device (host
-last) the bytes of weights, cache and compute. The planner ran with no_alloc on a device that follows the CUDA backend's
-rules.
+batch, rows of logits (0: all), GPUs, layers on them, shares, layers whose experts stay with the CPU, and by device
+(host last) the bytes of weights, cache and compute. The planner ran with no_alloc on a device that follows the CUDA
+backend's rules.
 """
 
 from __future__ import annotations
