@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.onprem.llm.plugins.module_utils import _encoders, _gemma, _latent, _recurrent, _rwkv
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _blockwise,
+    _compressed,
+    _encoders,
+    _gemma,
+    _kimi,
+    _latent,
+    _recurrent,
+    _rwkv,
+    _switched,
+)
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import (
@@ -347,9 +357,13 @@ OTHERS: dict[str, t.Callable[[Builder], None]] = {
     "plamo2": _recurrent.plamo2,
     "kimi-linear": _recurrent.kimi_linear,
     "bailingmoe3": _recurrent.kimi_linear,
+    "kimi-k3": _kimi.kimi_k3,
+    "graniteswitch": _switched.granite_switch,
     "minimax-01": _recurrent.minimax01,
     "deepseek32": _latent.deepseek32,
     "glm-dsa": _latent.deepseek32,
+    "deepseek4": _compressed.deepseek4,
+    "minimax-m3": _blockwise.minimax_m3,
     "mamba": _recurrent.mamba,
     "mamba2": _recurrent.mamba,
     "jamba": _recurrent.jamba,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Graph, Tensor
+from ansible_collections.onprem.llm.plugins.module_utils._ggml_plan import OFFLOAD_ROWS, supported_on_gpu
 from ansible_collections.onprem.llm.plugins.module_utils._gguf import TENSOR_TYPES
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import WITHOUT_CACHE, Hyper
 
@@ -34,6 +35,10 @@ class Batch:
     transposed: bool = False
     # The context is beyond the one that positions were trained for (long RoPE factors).
     long_context: bool = False
+    # The graph is not computed and sizes nothing: it only shows which device would compute what.
+    trial: bool = False
+    # Operations that the engine takes apart, as a layer's device would not compute them.
+    unfused: frozenset[str] = frozenset()
 
     @property
     def sequence_tokens(self) -> int:
@@ -81,7 +86,11 @@ class Builder:
         self._weights: dict[tuple[str, int], Tensor] = {}
         self._caches: dict[tuple[str, int], Tensor] = {}
         self._inputs: dict[str, Tensor] = {}
+        # Results that all layers share.
+        self.made: dict[str, Tensor] = {}
         self.attention_nodes: list[tuple[Tensor, int]] = []
+        # Operations that may be taken apart, with their layers.
+        self.fused_nodes: list[tuple[Tensor, int]] = []
         self.outputs: list[Tensor] = []
 
     @property
@@ -186,7 +195,11 @@ class Builder:
         return made
 
     def layer_norm(self, source: Tensor, layer: int, name: str, kind: str = "RMS_NORM") -> Tensor:
-        return self.norm(source, self.weight(layer, name), self.bias(layer, name), kind)
+        weight, bias = self.weight(layer, name), self.bias(layer, name)
+        made = self.norm(source, weight, bias, kind)
+        if self.batch.trial and made.op != kind:
+            self.pin(made.src[0] if weight is None or bias is None else made.src[0].src[0], layer)
+        return made
 
     def linear(self, layer: int, name: str, source: Tensor) -> Tensor:
         """Weight, bias and scale of one projection."""
@@ -211,6 +224,15 @@ class Builder:
 
     def scale(self, source: Tensor) -> Tensor:
         return ggml.like("SCALE", source)
+
+    def pin(self, made: Tensor, layer: int) -> None:
+        """In a trial graph norms and the last result of a layer stay on the layer's device (llama-context.cpp,
+        graph_get_cb). Where buffers are sized the scheduler has forgotten it (ggml_backend_sched_reserve_size)."""
+        homes = self.homes
+        home = homes.layers[layer]
+        small = self.batch.tokens < OFFLOAD_ROWS or homes.cpu not in homes.layers
+        if self.batch.trial and small and (home == homes.cpu or supported_on_gpu(made)):
+            made.pinned = home
 
     def gather(self, *sources: Tensor) -> tuple[Tensor, ...]:
         """Only the rows that logits are wanted for."""
@@ -525,20 +547,19 @@ class Builder:
         cells = cache.ne[1]
         keys = ggml.view(cache, (cache.ne[0], 1, cells, batch.sequences), (row, row, row * cells))
         values = ggml.view(keys, (value.ne[0], *keys.ne[1:]), keys.nb[1:])
-        mask = self.mask(False) if chosen is None else self._chosen_mask(chosen)
+        mask = self.mask(False) if chosen is None else self.chosen_mask(chosen, self.mask(False))
         made = self.attend(layer, query, keys, values, mask, decompress=decompress)
         return self.linear(layer, output, made) if output else made
 
-    def _chosen_mask(self, chosen: Tensor) -> Tensor:
-        """The mask, open only where an index chose a cell (sparse attention)."""
-        mask = self.mask(False)
+    def chosen_mask(self, chosen: Tensor, mask: Tensor, kind: str = "f32") -> Tensor:
+        """The mask, open only where an index chose a cell (sparse attention); ``kind`` is the type of what opens it."""
         closed = ggml.like("FILL", mask)
         ne, nb = closed.ne, closed.nb
         closed = ggml.view(closed, (1, ne[0], ne[1], ne[3]), nb[:3])
         ids = ggml.view(
             chosen, (chosen.ne[0], chosen.ne[1], chosen.ne[3], 1), (*chosen.nb[1:3], chosen.ne[3] * chosen.nb[3])
         )
-        zeros = ggml.like("FILL", ggml.tensor("f32", 1, *ids.ne[:3]))
+        zeros = ggml.like("FILL", ggml.tensor(kind, 1, *ids.ne[:3]))
         opened = ggml.set_rows(closed, zeros, ids)
         shape, steps = opened.ne, opened.nb
         opened = ggml.view(opened, (shape[1], shape[2], 1, shape[3]), (steps[2], steps[3], steps[3]))
@@ -554,10 +575,12 @@ class Builder:
         if self.weight(layer, "ffn_gate" + suffix) is not None:
             gate = self.linear(layer, "ffn_gate" + suffix, source)
             if activation == "SWIGLU" and self.hyper.limited("swiglu_clamp_shexp", layer):
+                if self.hyper.architecture == "deepseek4":
+                    return self.linear(layer, "ffn_down" + suffix, ggml.glu("SWIGLU_CLAMP", gate, up))
                 up = ggml.like("CLAMP", up)
                 hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
             else:
-                hidden = ggml.glu(activation, gate, up)
+                hidden = self.gated(activation, gate, up)
         elif up.ne[0] == 2 * down.ne[0]:
             hidden = ggml.glu(activation, up)
         else:
@@ -568,11 +591,22 @@ class Builder:
             hidden = self.layer_norm(hidden, layer, "ffn_sub_norm")
         return self.linear(layer, "ffn_down" + suffix, hidden)
 
+    def gated(self, activation: str, gate: Tensor, up: Tensor) -> Tensor:
+        """The gate's activation times ``up``: one operation, or SITU's several (llama-graph.cpp, LLM_FFN_SITU), of
+        which the header may leave out those of ``up``."""
+        if activation != "SITU":
+            return ggml.glu(activation, gate, up)
+        opened = ggml.like("MUL", self.scale(ggml.like("TANH", self.scale(gate))), ggml.like("SIGMOID", gate))
+        if self.hyper.real("activation.situ_linear_beta") > 0:
+            up = self.scale(ggml.like("TANH", self.scale(up)))
+        return ggml.like("MUL", opened, up)
+
     def experts(
         self, layer: int, source: Tensor, activation: str = "SWIGLU", gating: str = "softmax", normed: bool = False,
         scaled: bool = False, logits: Tensor | None = None, used: int | None = None, suffix: str = "_exps",
+        picked: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """A mixture of experts: the router's choice, the chosen experts on each token, their weighted sum."""
+        """A mixture of experts: the router's choice, or ``picked`` ones, on each token, their weighted sum."""
         hyper, graph = self.hyper, self.graph
         width, tokens = source.ne[0], source.ne[1]
         count = self.needed(layer, "ffn_down" + suffix).ne[2]
@@ -605,7 +639,8 @@ class Builder:
         groups = hyper.expert_groups
         if groups > 1:
             selection = self._best_groups(selection, count, groups, tokens)
-        picked = ggml.argsort_top_k(selection, used)
+        if picked is None:
+            picked = ggml.argsort_top_k(selection, used)
         if routed != count:  # grovemoe: experts that others share
             picked = ggml.cast(self.scale(ggml.cast(picked, "f32")), "i32")
         weights = ggml.get_rows(ggml.reshape(probabilities, 1, routed, tokens), picked)
@@ -637,13 +672,13 @@ class Builder:
                 else None
             )
         if gate is not None:
-            if hyper.architecture == "maple" and hyper.limited("swiglu_clamp_exp", layer):
+            if hyper.architecture in ("maple", "deepseek4") and hyper.limited("swiglu_clamp_exp", layer):
                 hidden = ggml.glu("SWIGLU_CLAMP", gate, up)
             elif fused is None and activation == "SWIGLU" and hyper.limited("swiglu_clamp_exp", layer):
                 up = ggml.like("CLAMP", up)
                 hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
             else:
-                hidden = ggml.glu(activation, gate, up)
+                hidden = self.gated(activation, gate, up)
         else:
             hidden = ggml.like(UNGATED.get(activation, activation), up)
             if activation == "RELU_SQR":

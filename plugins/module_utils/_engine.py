@@ -14,7 +14,7 @@ import struct
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _ggml, _gguf
+from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _compressed, _ggml, _gguf
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Batch, Builder, Homes
 from ansible_collections.onprem.llm.plugins.module_utils._ggml_plan import (
     CPU_ALIGNMENT,
@@ -204,18 +204,26 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
     each, window = cells(hyper, load)
     # The architectures whose main context has had a filter all along.
     filtered = any(hyper.recurrent) or hyper.architecture in ("deepseek32", "glm-dsa")
-    for layer in range(hyper.all_layers if load.prediction_cache and not filtered else hyper.layers):
+    behind = hyper.router_layer >= 0 or hyper.architecture == "deepseek4" or (load.prediction_cache and not filtered)
+    for layer in range(hyper.all_layers if behind else hyper.layers):
         home = where.layers[layer]
         on_gpu = home != where.cpu
         if hyper.recurrent[layer] and hyper.architecture != "falcon-h1":
             continue
         if not hyper.has_cache(layer) or (hyper.architecture.startswith("nemotron_h") and hyper.feeds(layer)):
             continue
+        if hyper.architecture == "deepseek4":
+            for kind, *ne in _compressed.caches(hyper, layer, load.key_type, each, window, load.sequences).values():
+                total[home] += tensor_bytes(kind, ne, on_gpu)
+            continue
         count = window if hyper.windowed[layer] else each
         total[home] += tensor_bytes(load.key_type, (hyper.key_row(layer), count, load.sequences), on_gpu)
         if hyper.indexed(layer):
             row = hyper.whole("attention.indexer.key_length")
             total[home] += tensor_bytes(load.key_type, (row, count, load.sequences), on_gpu)
+            if hyper.architecture == "minimax-m3":  # its index has a cache of its own kind, values and all
+                row = hyper.value_length
+                total[home] += tensor_bytes(load.value_type, (row, count, load.sequences), on_gpu)
         if not hyper.mla:
             wide = hyper.widest_value_row if transposed(hyper, load) else hyper.value_row(layer)
             total[home] += tensor_bytes(load.value_type, (wide, count, load.sequences), on_gpu)
@@ -290,15 +298,31 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
         return load.flash_attention
     if _ggml.TYPES[load.value_type][0] > 1:
         return True  # a quantized V cache needs it
-    builder = graph_of(hyper, batch_of(hyper, load, True, load.sequences), where)
+    builder = graph_of(hyper, replace(batch_of(hyper, load, True, load.sequences), trial=True), where)
     Planner(builder.graph, where.cpu).assign()
     return all(node.backend == where.layers[layer] for node, layer in builder.attention_nodes)
+
+
+def settled(hyper: Hyper, load: Load, where: Homes, batch: Batch) -> Batch:
+    """The batch with what the engine takes apart: operations that in a small graph some layer's device would not
+    compute (llama-context.cpp, resolve_fused_ops)."""
+    if hyper.architecture != "deepseek4" or not where.cpu:
+        return batch
+    probe = replace(batch_of(hyper, load, batch.flash, load.sequences), trial=True)
+    builder: Builder | None = None
+    for operation in _compressed.FUSED:
+        if builder is None:
+            builder = graph_of(hyper, probe, where)
+            Planner(builder.graph, where.cpu).assign()
+        if any(node.op == operation and node.backend != where.layers[layer] for node, layer in builder.fused_nodes):
+            probe, builder = replace(probe, unfused=probe.unfused | {operation}), None
+    return replace(batch, unfused=probe.unfused)
 
 
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
 _STEPS = {"llama4": 4, "smollm3": 4, "afmoe": 4, "smallthinker": 4, "rwkv6": 6}
 # Every layer has its own part in the graph.
-_UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder"})
+_UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder", "kimi-k3"})
 
 
 def _tensors_by_layer(hyper: Hyper) -> list[int]:
@@ -407,7 +431,7 @@ def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bo
     """The compute buffers. Of equal layers in a row only some are built, as long as the memory is found in the same
     state after each of the last rounds: then every further round would leave it so, and the peak is that of all layers
     (``whole``: no such short cut). Layers on the CPU are all built, as their weights are copied."""
-    batch = batch_of(hyper, load, flash)
+    batch = settled(hyper, load, where, batch_of(hyper, load, flash))
     copies = 1
     if len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host:
         copies = PIPELINE_COPIES
@@ -455,7 +479,10 @@ def abort(hyper: Hyper, load: Load) -> str | None:
     if load.sequences == 1 and load.key_type == load.value_type == "f16":
         return None  # the smallest graph
     where = homes(hyper, load)
-    key = ("abort", load.sequences > 1, load.key_type, load.value_type, flash)
+    sequences: int = load.sequences > 1
+    if hyper.architecture == "minimax-m3":  # each sequence has nodes of its own, but only with flash attention
+        sequences, flash = load.sequences, flash_attention(hyper, load, where)
+    key = ("abort", sequences, load.key_type, load.value_type, flash)
     if key not in hyper.memory:
         graph = graph_of(hyper, batch_of(hyper, load, flash), where).graph
         made = len(graph.nodes) + sum(leaf.is_input for leaf in graph.leaves)

@@ -30,7 +30,8 @@ VIEW_OPS = frozenset({"VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"})
 
 class Tensor:
     """One tensor. ``root`` is the tensor whose memory a view reads, ``home`` where a weight or cache lies (a device's
-    number, the host's is the highest), None where the planner decides. The other slots are the planner's notes."""
+    number, the host's is the highest), None where the planner decides, ``pinned`` the device that must compute it, None
+    where the planner decides. The other slots are the planner's notes."""
 
     __slots__ = (
         "address",
@@ -47,6 +48,7 @@ class Tensor:
         "offset",
         "op",
         "owned",
+        "pinned",
         "place",
         "root",
         "seen",
@@ -82,6 +84,7 @@ class Tensor:
         self.bias = False
         self.seen = False
         self.backend = -1
+        self.pinned: int | None = None
         self.children = 0
         self.views = 0
         self.owned = False

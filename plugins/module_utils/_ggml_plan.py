@@ -26,9 +26,9 @@ ROW_PADDING = 512
 _INPLACE = frozenset(
     [
         "FILL", "SCALE", "DIAG_MASK_ZERO", "DIAG_MASK_INF", "ADD", "ADD_ID", "ADD1", "SUB", "MUL", "DIV", "SQR", "SQRT",
-        "LOG", "ROPE", "RMS_NORM", "SOFT_MAX", "CLAMP", "ABS", "SGN", "NEG", "STEP", "TANH", "ELU", "RELU", "SIGMOID",
-        "GELU", "GELU_QUICK", "SILU", "HARDSWISH", "HARDSIGMOID", "EXP", "GELU_ERF", "XIELU", "SOFTPLUS", "EXPM1",
-        "FLOOR", "CEIL", "ROUND", "TRUNC",
+        "LOG", "ROPE", "ROPE_BACK", "RMS_NORM", "SOFT_MAX", "CLAMP", "ABS", "SGN", "NEG", "STEP", "TANH", "ELU", "RELU",
+        "SIGMOID", "GELU", "GELU_QUICK", "SILU", "HARDSWISH", "HARDSIGMOID", "EXP", "GELU_ERF", "XIELU", "SOFTPLUS",
+        "EXPM1", "FLOOR", "CEIL", "ROUND", "TRUNC",
     ]
 )  # fmt: skip
 _UNARY = frozenset(
@@ -88,7 +88,7 @@ def supported_on_gpu(node: Tensor) -> bool:
         return src[0].contiguous
     if op in _GLU:
         return src[0].rows_contiguous(1)
-    if op == "ROPE":
+    if op in ("ROPE", "ROPE_BACK"):
         return src[0].nb[0] == TYPES[src[0].type][1] and src[0].rows_contiguous(2)
     if op == "SSM_CONV":
         return src[0].ne[1] % 128 == 0
@@ -264,7 +264,7 @@ class Planner:
         for leaf in graph.leaves:
             leaf.backend = self._current(leaf)
         for node in graph.nodes:
-            node.backend = self._current(node)
+            node.backend = self._current(node) if node.pinned is None else node.pinned
         nodes = [node for node in graph.nodes if node.op not in VIEW_OPS]
         if cpu == 0:
             for tensor in graph.nodes + graph.leaves:

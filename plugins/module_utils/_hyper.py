@@ -19,7 +19,7 @@ WINDOW_PATTERNS: dict[str, tuple[int, bool]] = {
     "gpt-oss": (2, False), "llama4": (4, False), "cohere2": (4, False), "afmoe": (4, False),
     "smallthinker": (4, True), "exaone4": (4, False), "exaone-moe": (4, False), "olmo2": (4, False),
     "plamo3": (8, False), "modern-bert": (3, True), "cohere2moe": (4, True), "mellum": (4, False),
-    "muse-glimmer": (4, False), "laguna": (4, True),
+    "muse-glimmer": (4, False), "laguna": (4, True), "deepseek4": (0, False),
 }  # fmt: skip
 # Windows that the engine fixes, whatever the header says; for llama4 also where it says nothing.
 FIXED_WINDOWS = {"llama4": 8192, "smallthinker": 4096}
@@ -63,11 +63,17 @@ class Hyper:
         self.all_layers = self.whole("block_count")
         # Layers that only predict further tokens, after the others; the main graph leaves them out.
         self.prediction_layers = self.whole("nextn_predict_layers")
+        probe = f"blk.{self.all_layers - self.prediction_layers}.nextn.eh_proj.weight"
+        if self.architecture == "deepseek4" and not self.has(probe):
+            self.prediction_layers = 0  # announced, but not in the file (deepseek4.cpp, load_arch_hparams)
         self.layers = self.all_layers - self.prediction_layers
         # Layers of tensors; a looped model goes through them several times (nanbeige).
         self.physical_layers = self.all_layers
         if self.architecture == "nanbeige":
             self.all_layers = self.layers = self.physical_layers * min(self.whole("num_loops", 1), MOST_LOOPS)
+        # A layer without tensors behind the others, whose cache routes tokens to adapters (granite-switch.cpp).
+        self.router_layer = self.layers if self.architecture == "graniteswitch" else -1
+        self.all_layers += self.router_layer >= 0
         self.width = self.whole("embedding_length")
         self.context = self.whole("context_length")
         count = self.all_layers
@@ -77,6 +83,8 @@ class Hyper:
             if self.get("attention.head_count_kv") is not None
             else list(self.heads)
         )
+        if self.router_layer >= 0:
+            self.heads[self.router_layer] = self.kv_heads[self.router_layer] = 1
         head = self.width // self.heads[0] if self.heads and self.heads[0] else 0
         self.key_length = self.whole("attention.key_length", head)
         self.value_length = self.whole("attention.value_length", head)
@@ -134,6 +142,8 @@ class Hyper:
     def limited(self, key: str, layer: int) -> bool:
         """The gated activation is clamped in this layer, and so made of several operations."""
         value = self.get(key)
+        if value is None and key == "swiglu_clamp_shexp" and self.architecture == "deepseek4":
+            value = self.get("swiglu_clamp_exp")
         if isinstance(value, list):
             value = value[layer] if layer < len(value) else 0.0
         return isinstance(value, (int, float)) and value > 1e-6
@@ -255,6 +265,8 @@ class Hyper:
         """The layer keeps an index key of every token, to choose what attention reads (sparse attention)."""
         if self.architecture == "deepseek32":
             return True
+        if self.architecture == "minimax-m3":
+            return layer >= self.whole("leading_dense_block_count")
         if self.architecture != "glm-dsa":
             return False
         stated = self.get("attention.indexer.types")

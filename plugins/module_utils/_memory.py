@@ -767,7 +767,8 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
     for kind, length in ((run.key_type, shape.key_length), (run.value_type, shape.value_length)):
         if kind != "f16" and not shape.encoder and length % KV_CACHE_TYPES[kind][0]:
             return f"its heads of {length} elements are no whole blocks of {kind}: it has no quantized KV cache"
-    if shape.hyper is not None and shape.hyper.mla and run.key_type != run.value_type:
+    shared = shape.architecture == "deepseek4" or (shape.hyper is not None and shape.hyper.mla)
+    if shared and run.key_type != run.value_type:
         return "its K and V cache cannot be of different types"
     if on_gpu and run.flash_attention and (160 in lengths or lengths == (96, 64)) and not shape.kv_lora_rank:
         return "its head size {}/{} has no CUDA flash-attention kernel, so its attention would run on the CPU".format(

@@ -484,7 +484,7 @@ def kimi_linear(b: Builder) -> None:
         normed = b.layer_norm(current, layer, "attn_norm")
         if not bailing:
             b.graph.expand(normed)
-        made = (_kimi_delta if hyper.recurrent[layer] else _kimi_latent)(b, layer, normed)
+        made = (kimi_delta if hyper.recurrent[layer] else kimi_latent)(b, layer, normed)
         if layer == b.last and not traits.gather_last:
             made, residual = b.gather(made, residual)
         middle = ggml.like("ADD", made, residual)
@@ -493,7 +493,8 @@ def kimi_linear(b: Builder) -> None:
     finish(b, traits, current)
 
 
-def _kimi_latent(b: Builder, layer: int, source: Tensor) -> Tensor:
+def kimi_latent(b: Builder, layer: int, source: Tensor) -> Tensor:
+    """Latent attention, its result opened by a gate: none, one a head (bailingmoe3) or one a channel (kimi-k3)."""
     hyper, tokens = b.hyper, b.batch.tokens
     bailing = hyper.architecture == "bailingmoe3"
     if b.weight(layer, "attn_q_a") is not None:
@@ -501,10 +502,13 @@ def _kimi_latent(b: Builder, layer: int, source: Tensor) -> Tensor:
         query = ggml.mul_mat(b.needed(layer, "attn_q_b"), b.layer_norm(query, layer, "attn_q_a_norm"))
     else:
         query = ggml.mul_mat(b.needed(layer, "attn_q"), source)
-    made = absorbed(b, layer, source, query, bailing, output=None if bailing else "attn_output")
     gate = b.weight(layer, "attn_gate")
-    if not bailing or gate is None:
+    made = absorbed(b, layer, source, query, bailing, output=None if bailing or gate is not None else "attn_output")
+    if gate is None:
         return made
+    if not bailing:
+        made = ggml.like("MUL", made, ggml.like("SIGMOID", ggml.mul_mat(gate, source)))
+        return ggml.mul_mat(b.needed(layer, "attn_output"), made)
     heads, wide = hyper.heads[layer], hyper.value_length_mla
     opened = ggml.like("SIGMOID", ggml.reshape(ggml.mul_mat(gate, source), 1, heads, tokens))
     made = ggml.like("MUL", ggml.reshape(made, wide, heads, tokens), opened)
@@ -529,7 +533,8 @@ def _kimi_conv(b: Builder, layer: int, states: Tensor, number: int, source: Tens
     return ggml.reshape(made, length, heads, steps, sequences)
 
 
-def _kimi_delta(b: Builder, layer: int, source: Tensor) -> Tensor:
+def kimi_delta(b: Builder, layer: int, source: Tensor) -> Tensor:
+    """Gated delta attention with a decay for each channel (kimi-linear.cpp, bailingmoe3.cpp, kimi-k3.cpp)."""
     hyper, batch = b.hyper, b.batch
     sequences, steps, tokens = batch.sequences, batch.sequence_tokens, batch.tokens
     heads, length, kernel = hyper.heads[0], hyper.whole("kda.head_dim"), hyper.whole("ssm.conv_kernel")
@@ -548,6 +553,9 @@ def _kimi_delta(b: Builder, layer: int, source: Tensor) -> Tensor:
     if bailing:
         gate = ggml.like("MUL", ggml.reshape(gate, length, heads, tokens), a)
         gate = b.scale(ggml.like("SIGMOID", gate))
+    elif hyper.architecture == "kimi-k3" and hyper.get("kda.gate_lower_bound") is not None:
+        gate = ggml.like("MUL", ggml.reshape(gate, length, heads, tokens), a)
+        gate = b.scale(ggml.like("SIGMOID", b.scale(gate)))
     else:
         gate = ggml.like("MUL", ggml.reshape(ggml.like("SOFTPLUS", gate), length, heads, tokens), a)
     gate = ggml.reshape(gate, length, heads, steps, sequences)
@@ -556,10 +564,13 @@ def _kimi_delta(b: Builder, layer: int, source: Tensor) -> Tensor:
     size = length * length * heads
     state = ggml.reshape(b.state(layer, "s", size), length, length, heads, sequences)
     query, key = (b.scale(ggml.like("RMS_NORM", part)) for part in (query, key))
-    made = gated_delta_net(b, layer, query, key, value, gate, beta, state, size, flat=not bailing)
+    made = gated_delta_net(
+        b, layer, query, key, value, gate, beta, state, size, flat=hyper.architecture == "kimi-linear"
+    )
     made = ggml.cont(made)
-    opened = ggml.mul_mat(b.needed(layer, "ssm_g_a"), source)
-    if not bailing:
+    whole = b.weight(layer, "ssm_g")
+    opened = ggml.mul_mat(whole if whole is not None else b.needed(layer, "ssm_g_a"), source)
+    if whole is None and not bailing:
         opened = ggml.mul_mat(b.needed(layer, "ssm_g_b"), opened)
     opened = ggml.reshape(opened, length, heads, tokens)
     made = b.layer_norm(ggml.reshape(made, length, heads, tokens), layer, "ssm_norm")

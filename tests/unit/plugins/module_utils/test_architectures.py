@@ -5,9 +5,11 @@
 
 tests/unit/data/architectures.json.xz has, for each of 146 architectures, a header (hyper-parameters and tensor table,
 no vocabulary) and up to five rows of truth: one GPU, quantized cache, several GPUs, layers on the CPU, and one of
-experts on the CPU, no GPU and no flash attention. Rows are context, sequences, cache type, flash attention, batch, rows
-of logits (0: all), GPUs, layers on them, shares, layers whose experts stay with the CPU, and by device (host last) the
-bytes of weights, cache and compute. The planner ran with no_alloc on a device that follows the CUDA backend's rules.
+experts on the CPU, no GPU and no flash attention; variants.json.xz the same, some rows more, of models whose
+architecture's first model leaves parts of its graph out. Rows are context, sequences, cache type, flash attention,
+batch, rows of logits (0: all), GPUs, layers on them, shares, layers whose experts stay with the CPU, and by device
+(host last) the bytes of weights, cache and compute. The planner ran with no_alloc on a device that follows the CUDA
+backend's rules.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from typing import Any
 import pytest
 from ansible_collections.onprem.llm.plugins.module_utils import _engine, _gguf, _memory
 
-DATA: dict[str, Any] = json.loads(
-    lzma.decompress((Path(__file__).resolve().parents[2] / "data" / "architectures.json.xz").read_bytes())
-)
+STORE = Path(__file__).resolve().parents[2] / "data"
+DATA: dict[str, Any] = {
+    name: model
+    for file in ("architectures.json.xz", "variants.json.xz")
+    for name, model in json.loads(lzma.decompress((STORE / file).read_bytes())).items()
+}
 # No graph of these is written down: they are what the upper bound is for.
-WITHOUT_GRAPH = {
-    "deepseek4", "dots3note", "graniteswitch", "hrm_text", "hy_v4", "kimi-k3", "minimax-m3", "wavtokenizer-dec",
-}  # fmt: skip
+WITHOUT_GRAPH = {"dots3note", "hrm_text", "hy_v4", "wavtokenizer-dec"}
 
 
 def architecture(name: str) -> str:
@@ -108,6 +111,21 @@ def test_layers_left_out_of_the_replay_change_nothing(name: str) -> None:
         assert short == _engine.compute_bytes(hyper, load, where, flash, whole=True)
 
 
+def test_heads_groups_may_lie_in_one_matrix() -> None:
+    """Published files of DeepSeek V4 have the output's first projection as one matrix; the loader parts it."""
+    model = DATA["deepseek-v4-flash"]
+    parted = [
+        [name, [extents[0], extents[1] * extents[2]] if name.endswith("attn_output_a.weight") else extents, kind]
+        for name, extents, kind in model["tensors"]
+    ]
+    assert parted != model["tensors"]
+    DATA["deepseek-v4-flat"] = {**model, "tensors": parted}
+    try:
+        test_every_buffer_is_llama_cpps_to_the_byte("deepseek-v4-flat")
+    finally:
+        del DATA["deepseek-v4-flat"]
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_terms_name_every_byte_and_its_rule(name: str) -> None:
     row = DATA[name]["rows"][0]
@@ -132,6 +150,9 @@ def test_the_terms_name_every_byte_and_its_rule(name: str) -> None:
         ("granite3.1-moe-1b", _memory.Run(4096, 1, "q8_0", "q8_0"), False, "1745 tensors with this cache, 1744 fit"),
         ("granite3.1-moe-1b", _memory.Run(4096, 4, "q8_0", "q8_0"), True, "tensors with this cache"),
         ("granite3.1-moe-1b", _memory.Run(4096, 4), True, None),
+        ("minimax-m3", _memory.Run(1024, 12), True, None),
+        ("minimax-m3", _memory.Run(1024, 13), True, "40144 tensors with this cache, 37632 fit"),
+        ("deepseek-v4-flash", _memory.Run(4096, 1, "q8_0", "f16"), True, "cannot be of different types"),
         ("grok-1", _memory.Run(4096, 1, "q8_0", "q8_0"), True, "needs flash attention"),
         ("grok-1", _memory.Run(4096), True, None),
     ],
