@@ -52,7 +52,7 @@ class Homes:
 
 
 _EXPERTS = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
-_ON_CPU = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
+_ON_CPU = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.", "hrm.")
 
 
 def there(tensor: Tensor | None, name: str) -> Tensor:
@@ -108,7 +108,7 @@ class Builder:
 
     def weight(self, layer: int, name: str, part: str = "weight", prefix: str = "") -> Tensor | None:
         """A layer's tensor, None where the model has none."""
-        layer %= self.hyper.physical_layers
+        layer = self.hyper.source_layer(layer)
         home = self.homes.layers[layer]
         if name in _EXPERTS and layer < self.homes.expert_layers_on_cpu:
             home = self.homes.cpu

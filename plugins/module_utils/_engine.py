@@ -30,10 +30,13 @@ CELLS = 256
 # Kept in host memory wherever the layers are: llama-model.cpp, dev_input.
 INPUT_TENSORS = (
     "token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight",
+    "hrm.z_l_init",
 )  # fmt: skip
 
 # With the first layer although outside of the layers (llama-arch.cpp, LLM_TENSOR_LAYER_REPEATING without a number).
-FIRST_LAYER_TENSORS = ("token_embd_norm", "per_layer_model_proj", "per_layer_proj_norm")
+FIRST_LAYER_TENSORS = ("token_embd_norm", "per_layer_model_proj", "per_layer_proj_norm", "conv1d")
+# What a tensor of a layer begins with, before the layer's number.
+LAYER_PREFIXES = frozenset({"blk", "posnet", "convnext"})
 # ggml-cpu/repack.cpp: types that a CPU with AVX2 keeps in another order, for weights of matrix products alone.
 REPACKED = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4"})
 
@@ -138,7 +141,7 @@ def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[
         parts = name.split(".")
         if parts[0] in ("enc", "dec"):
             parts = parts[1:]
-        if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) < hyper.all_layers:
+        if parts[0] in LAYER_PREFIXES and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) < hyper.all_layers:
             layer = int(parts[1])
             if layer >= hyper.layers and not every_layer:
                 continue  # prediction layers are not loaded
@@ -295,7 +298,7 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
 _STEPS = {"llama4": 4, "smollm3": 4, "afmoe": 4, "smallthinker": 4, "rwkv6": 6}
 # Every layer has its own part in the graph.
-_UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder"})
+_UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder", "hrm_text", "wavtokenizer-dec"})
 
 
 def _tensors_by_layer(hyper: Hyper) -> list[int]:

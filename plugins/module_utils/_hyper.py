@@ -67,6 +67,8 @@ class Hyper:
         if self.architecture == "nanbeige":
             self.all_layers = self.layers = self.physical_layers * min(self.whole("num_loops", 1), MOST_LOOPS)
         self.width = self.whole("embedding_length")
+        if self.architecture == "wavtokenizer-dec":  # what comes out is as wide as that, what goes in is not
+            self.width = self.whole("features_length", self.width)
         self.context = self.whole("context_length")
         count = self.all_layers
         self.heads = self.by_layer("attention.head_count", count, 0)
@@ -98,6 +100,22 @@ class Hyper:
         self.recurrent = self._recurrent()
         # Layers before this one have a cache of their own, the others use one of theirs.
         self.layers_with_cache = self._layers_with_cache()
+
+    def source_layer(self, layer: int) -> int:
+        """The number under which the file has the layer's tensors: a looped model reads the same ones several times."""
+        if self.architecture == "hrm_text":
+            # Rounds of low stacks and a high one after them; the file has one of each (hrm-text.cpp).
+            stack, within = divmod(layer, self.stack_layers)
+            return within + (self.stack_layers if (stack + 1) % self.stacks_a_round == 0 else 0)
+        return layer % self.physical_layers
+
+    @property
+    def stack_layers(self) -> int:
+        return self.whole("hrm.layers_per_stack") or 1
+
+    @property
+    def stacks_a_round(self) -> int:
+        return self.whole("hrm.l_cycles") + 1
 
     def get(self, key: str, default: t.Any = None) -> t.Any:
         return self.header.get(key, default)
