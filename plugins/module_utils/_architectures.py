@@ -11,6 +11,7 @@ import typing as t
 from ansible_collections.onprem.llm.plugins.module_utils import (
     _encoders,
     _gemma,
+    _hyper_connections,
     _latent,
     _recurrent,
     _rwkv,
@@ -383,6 +384,8 @@ OTHERS: dict[str, t.Callable[[Builder], None]] = {
     "minimax-01": _recurrent.minimax01,
     "deepseek32": _latent.deepseek32,
     "glm-dsa": _latent.deepseek32,
+    "dots3note": _latent.dots3note,
+    "hy_v4": _hyper_connections.hy_v4,
     "mamba": _recurrent.mamba,
     "mamba2": _recurrent.mamba,
     "jamba": _recurrent.jamba,

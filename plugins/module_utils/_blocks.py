@@ -508,7 +508,7 @@ class Builder:
 
     def latent_attention(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, decompress: Tensor | None,
-        output: str | None = "attn_output", chosen: Tensor | None = None,
+        output: str | None = "attn_output", chosen: Tensor | None = None, sinks: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """MLA: the cache holds one latent vector a token, of which the values are a part."""
         for part in (query, value, key):
@@ -520,8 +520,8 @@ class Builder:
         cells = cache.ne[1]
         keys = ggml.view(cache, (cache.ne[0], 1, cells, batch.sequences), (row, row, row * cells))
         values = ggml.view(keys, (value.ne[0], *keys.ne[1:]), keys.nb[1:])
-        mask = self.mask(False) if chosen is None else self._chosen_mask(chosen)
-        made = self.attend(layer, query, keys, values, mask, decompress=decompress)
+        mask = self.mask(self.hyper.windowed[layer]) if chosen is None else self._chosen_mask(chosen)
+        made = self.attend(layer, query, keys, values, mask, sinks, decompress=decompress)
         return self.linear(layer, output, made) if output else made
 
     def _chosen_mask(self, chosen: Tensor) -> Tensor:
@@ -630,7 +630,7 @@ class Builder:
                 else None
             )
         if gate is not None:
-            if hyper.architecture == "maple" and hyper.limited("swiglu_clamp_exp", layer):
+            if hyper.architecture in ("maple", "hy_v4") and hyper.limited("swiglu_clamp_exp", layer):
                 hidden = ggml.glu("SWIGLU_CLAMP", gate, up)
             elif fused is None and activation == "SWIGLU" and hyper.limited("swiglu_clamp_exp", layer):
                 up = ggml.like("CLAMP", up)

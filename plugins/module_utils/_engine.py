@@ -201,7 +201,7 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
         return total
     each, window = cells(hyper, load)
     # The architectures whose main context has had a filter all along.
-    filtered = any(hyper.recurrent) or hyper.architecture in ("deepseek32", "glm-dsa")
+    filtered = any(hyper.recurrent) or hyper.architecture in ("deepseek32", "glm-dsa", "dots3note")
     for layer in range(hyper.all_layers if load.prediction_cache and not filtered else hyper.layers):
         home = where.layers[layer]
         on_gpu = home != where.cpu

@@ -204,6 +204,15 @@ class Hyper:
     def value_row(self, layer: int) -> int:
         return self.head_value(layer) * self.kv_heads[layer]
 
+    def latent_rank(self, layer: int) -> int:
+        """Elements of a token's latent vector; windows may have one of their own (dots3note)."""
+        return self.whole("attention.kv_lora_rank_swa", self.kv_rank) if self.windowed[layer] else self.kv_rank
+
+    def latent_key(self, layer: int) -> int:
+        """Elements of a key that the latent vector expands to."""
+        whole = self.key_length_mla
+        return self.whole("attention.key_length_mla_swa", whole) if self.windowed[layer] else whole
+
     @property
     def widest_value_row(self) -> int:
         return max(self.value_row(layer) for layer in range(self.all_layers))
@@ -266,7 +275,9 @@ class Hyper:
         """The layer keeps an index key of every token, to choose what attention reads (sparse attention)."""
         if self.architecture == "deepseek32":
             return True
-        if self.architecture != "glm-dsa":
+        if self.architecture not in ("glm-dsa", "hy_v4", "dots3note"):
+            return False
+        if self.architecture == "hy_v4" and not self.whole("attention.indexer.top_k"):
             return False
         stated = self.get("attention.indexer.types")
         if isinstance(stated, list):
