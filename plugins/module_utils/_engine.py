@@ -298,7 +298,9 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
 _STEPS = {"llama4": 4, "smollm3": 4, "afmoe": 4, "smallthinker": 4, "rwkv6": 6}
 # Every layer has its own part in the graph.
-_UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder", "hrm_text", "wavtokenizer-dec"})
+_UNALIKE = frozenset(
+    {"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder", "hrm_text", "wavtokenizer-dec"}
+)
 
 
 def _tensors_by_layer(hyper: Hyper) -> list[int]:
@@ -431,8 +433,12 @@ _ROOMY = frozenset(
         "nanbeige",
         "minimax-01",
         "minimax-m3",
+        "hy_v4",
+        "hrm_text",
     }
 )
+# Of these, with still more: tensors by token of the batch, and by tensor of the model.
+_ROOM = {"hrm_text": (80, 64)}
 # ggml.c, ggml_hash_size.
 _PRIMES = (1031, 2053, 4099, 8209, 16411, 32771, 65537, 131101)
 
@@ -449,6 +455,8 @@ def abort(hyper: Hyper, load: Load) -> str | None:
     flash = load.flash_attention is not False
     if hyper.architecture == "plm" and flash:
         return "llama.cpp aborts: its values are of another width than its cache's rows with flash attention"
+    if hyper.architecture == "wavtokenizer-dec" and not load.gpus and hyper.kind("conv1d.weight") == "bf16":
+        return "llama.cpp aborts: without a GPU it has no product for convolutions in bf16"
     tokens = min(load.context_length * load.sequences, load.batch)
     if hyper.architecture in _EQUAL_SEQUENCES and tokens % load.sequences:
         return f"llama.cpp aborts: batches of {tokens} tokens are no equal parts for {load.sequences} sequences"
@@ -465,7 +473,8 @@ def abort(hyper: Hyper, load: Load) -> str | None:
     tensors = len(hyper.tensors) + (tied(hyper) and where.output != where.cpu)
     room = max(1024, 8 * tensors)
     if hyper.architecture in _ROOMY:
-        room = max(load.batch * 40, 32 * tensors)
+        by_token, by_tensor = _ROOM.get(hyper.architecture, (40, 32))
+        room = max(load.batch * by_token, by_tensor * tensors)
     table = next((prime for prime in _PRIMES if prime >= room), 1 << 30)
     if made > room or total > table:
         count, fits = (made, room) if made > room else (total, table)

@@ -162,6 +162,11 @@ class Hyper:
         tensor = self.tensors.get(name)
         return tensor.dimensions[1] if tensor is not None and len(tensor.dimensions) > 1 else 0
 
+    def kind(self, name: str) -> str:
+        """A tensor's type in ggml's words, empty where there is no such tensor."""
+        tensor = self.tensors.get(name)
+        return "" if tensor is None else _gguf.TENSOR_TYPES[tensor.type_id][0].lower()
+
     @property
     def positions(self) -> int:
         """Position numbers a token."""
@@ -177,8 +182,10 @@ class Hyper:
 
     def kept_on_host(self, name: str) -> bool:
         """No CUDA kernel takes the layer's tensor, so it stays in host memory (llama-model-loader.cpp,
-        weight_buft_supported; ggml-cuda.cu, supports_op of SSM_CONV and SSM_SCAN)."""
+        weight_buft_supported; ggml-cuda.cu, supports_op of MUL, SSM_CONV and SSM_SCAN)."""
         tensor = self.tensors.get(name)
+        if name.startswith("posnet.") and ".norm" in name:
+            return self.kind(name) not in ("", "f32", "f16")  # MUL takes no others
         if tensor is None or ".ssm_" not in name:
             return False
         ne = (*tensor.dimensions, 1)
