@@ -43,17 +43,22 @@ lint unit sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed
+test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed; models drawn by chance
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
+	@$(MAKE) bench-memory-drawn
 	@$(PYTHON) -m tests.long
 
 # The bench imports the collection by its name.
-bench-memory bench-plan: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
+bench-memory bench-memory-drawn bench-plan: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
 
 .PHONY: bench-memory
 bench-memory: venv ## Memory estimators against the truth; HEADERS=<dir of *.gguf> TRUTH=<files> for other data
 	@$(PYTHON) -m tests.memory --headers "$(HEADERS)" --truth "$(TRUTH)"
+
+.PHONY: bench-memory-drawn
+bench-memory-drawn: venv ## The account against llama.cpp's planner, on COUNT models drawn by chance (SEED)
+	@$(PYTHON) -m tests.memory.drawn --count $(or $(COUNT),100) --seed $(or $(SEED),1)
 
 .PHONY: bench-plan
 bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 context lengths take

@@ -589,6 +589,8 @@ class Builder:
             probabilities = logits
         selection = probabilities
         choice = self.bias(layer, "exp_probs_b")
+        if choice is None:
+            choice = self.weight(layer, "exp_probs_b")  # hy_v3's has no suffix
         if choice is not None:
             selection = ggml.like("ADD", probabilities, choice)
         if before:

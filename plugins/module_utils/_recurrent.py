@@ -80,6 +80,8 @@ def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
     keys = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, *nb), 4 * state * groups)
     values = ggml.view(mixed, (length, heads, steps, sequences), (4 * length, *nb), 8 * state * groups)
     query, keys = (b.scale(ggml.like("RMS_NORM", part)) for part in (query, keys))
+    if hyper.architecture == "qwen3next" and heads != groups:  # the others leave that to the operation
+        query, keys = (_for_each_head(part, heads // groups) for part in (query, keys))
     made = gated_delta_net(b, layer, query, keys, values, gate, beta, recurrent, size)
     z = ggml.reshape(gate_z, length, heads, steps, sequences)
     normed = b.layer_norm(made, layer, "ssm_norm")
@@ -124,6 +126,14 @@ def conv_state(b: Builder, layer: int, source: Tensor, kernel: int, channels: in
     last = ggml.view(joined, (kernel - 1, channels, sequences), joined.nb[1:3], 4 * (joined.ne[0] - kernel + 1))
     b.graph.expand(ggml.cpy(last, b.state_rows(layer, "r", size)))
     return joined
+
+
+def _for_each_head(source: Tensor, times: int) -> Tensor:
+    """Each group's query or key once for each of its heads."""
+    length, groups, steps, sequences = source.ne
+    row = ggml.reshape(source, length, 1, groups, steps * sequences)
+    row = ggml.repeat(row, length, times, groups, steps * sequences)
+    return ggml.reshape(row, length, times * groups, steps, sequences)
 
 
 def gated_delta_net(

@@ -13,7 +13,10 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 WITHOUT_PREFIX = ("general.", "tokenizer.", "xielu.")
-QUANTIZATIONS = ("F16", "BF16", "Q4_0", "Q8_0", "Q4_K_M")
+QUANTIZATIONS = (
+    "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL",
+    "IQ4_XS",
+)  # fmt: skip
 FILE_TYPES = {name: int(getattr(gguf.LlamaFileType, f"MOSTLY_{name}")) for name in QUANTIZATIONS}
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
 import gguf
 import pytest
 
-from tests.memory.truth import models, settings
+from tests.memory.truth import drawn, models, settings
 
 MODELS = models.read()
 OTHER_LENGTHS = {  # of lists that are not one value a layer
@@ -100,3 +102,22 @@ def test_no_setting_asks_for_what_cannot_be() -> None:
         if (found := objections(model, placement, wanted))
     }
     assert wrong == {}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_a_drawn_model_is_of_its_architecture_and_the_same_each_time(name: str) -> None:
+    base = MODELS[name]
+    made = [drawn.model(base, random.Random(7)) for _time in range(2)]
+    assert made[0] == made[1]
+    assert (made[0].architecture, set(made[0].metadata)) == (base.architecture, set(base.metadata))
+    assert all(
+        len(value) == len(base.metadata[key]) for key, value in made[0].metadata.items() if isinstance(value, list)
+    )
+
+
+def test_drawn_models_differ_in_what_the_account_goes_by() -> None:
+    base = MODELS["qwen3-235b-a22b"]
+    made = [drawn.model(base, random.Random(seed)) for seed in range(40)]
+    for key in ("block_count", "vocab_size", "embedding_length", "attention.head_count_kv", "expert_count"):
+        assert len({model.metadata[key] for model in made}) > 3, key
+    assert len({model.quantization for model in made}) > 5
