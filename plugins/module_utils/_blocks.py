@@ -158,9 +158,14 @@ class Builder:
     # --- small parts -------------------------------------------------------------------------------------------------
 
     def embedding(self) -> Tensor:
-        """The batch's input: rows of the embedding table, or embeddings given as they are."""
+        """The batch's input: rows of the embedding table, or embeddings given as they are.
+
+        :raises ValueError: the table is not as wide as the model.
+        """
         table = there(self.top("token_embd.weight"), "token_embd.weight")
         width = self.hyper.width
+        if table.ne[0] != width:
+            raise ValueError(f"the input embeddings are {table.ne[0]} wide, the model {width}")
         rows = ggml.get_rows(table, self.input("tokens", "i32", self.batch.tokens))
         extra = self.hyper.whole("n_deepstack_layers") * width
         if extra:

@@ -274,6 +274,15 @@ def glu(kind: str, gate: Tensor, up: Tensor | None = None) -> Tensor:
     return result(kind, gate.type, ne, gate)
 
 
+def im2col(kernel: Tensor, source: Tensor) -> Tensor:
+    """What a kernel over one dimension meets at each place, as columns: stride 1, half of the kernel as padding."""
+    _must_fit(kernel.ne[1] == source.ne[1], "convolution", kernel, source)
+    length = kernel.ne[0]
+    steps = source.ne[0] + 2 * (length // 2) - length + 1
+    kind = "f32" if kernel.type == "bf16" else "f16"
+    return result("IM2COL", kind, (length * kernel.ne[1], steps, source.ne[2], 1), kernel, source)
+
+
 def sum_rows(source: Tensor) -> Tensor:
     return result("SUM_ROWS", source.type, (1, *source.ne[1:]), source)
 

@@ -22,6 +22,7 @@ def hy_v4(b: Builder) -> None:
     traits = Decoder(gating="", normed_weights=None)
     streams = ggml.repeat(ggml.reshape(b.embedding(), hyper.width, 1, tokens), hyper.width, count, tokens, 1)
     chosen = None
+    sparse = hyper.whole("attention.indexer.top_k") > 0
     for layer in b.numbers:
         joined, shares = _joined(b, layer, "hc_attn", streams, count)
         source = b.layer_norm(joined, layer, "attn_norm")
@@ -29,6 +30,8 @@ def hy_v4(b: Builder) -> None:
         narrow = b.layer_norm(narrow, layer, "attn_q_a_norm")
         if hyper.indexed(layer):
             chosen = chosen_cells(b, layer, source, narrow)
+        elif sparse:
+            there(chosen, "an index in the first layer, which the others share")
         query = ggml.mul_mat(b.needed(layer, "attn_q_b"), narrow)
         sinks = b.needed(layer, "attn_sinks")
         made = absorbed(b, layer, source, query, True, chosen, output=None, sinks=sinks)

@@ -27,17 +27,9 @@ def _turned(source: Tensor) -> Tensor:
     return ggml.cont(ggml.transpose(source))
 
 
-def _columns(kernel: Tensor, source: Tensor) -> Tensor:
-    """What the kernel meets at each place, as columns (ggml_im2col with half the kernel as padding, stride 1)."""
-    length = kernel.ne[0]
-    steps = source.ne[0] + 2 * (length // 2) - length + 1
-    kind = "f32" if kernel.type == "bf16" else "f16"
-    return ggml.result("IM2COL", kind, (length * kernel.ne[1], steps, source.ne[2], 1), kernel, source)
-
-
 def _convolution(b: Builder, layer: int, name: str, source: Tensor) -> Tensor:
     kernel = _weight(b, layer, name)
-    columns = _columns(kernel, source)
+    columns = ggml.im2col(kernel, source)
     flat = ggml.reshape(columns, columns.ne[0], columns.ne[1] * columns.ne[2])
     made = ggml.mul_mat(flat, ggml.reshape(kernel, kernel.ne[0] * kernel.ne[1], kernel.ne[2]))
     return ggml.reshape(made, columns.ne[1], kernel.ne[2], columns.ne[2])
@@ -100,7 +92,7 @@ def _depthwise(b: Builder, number: int, source: Tensor) -> Tensor:
     """A convolution of each channel by itself, and a network over the channels."""
     prefix = f"convnext.{number}."
     kernel = _weight(b, number, prefix + "dw")
-    columns = _columns(kernel, ggml.reshape(source, source.ne[0], 1, source.ne[1], source.ne[2]))
+    columns = ggml.im2col(kernel, ggml.reshape(source, source.ne[0], 1, source.ne[1], source.ne[2]))
     made = ggml.mul_mat(columns, kernel)
     made = _biased(b, number, prefix + "dw", ggml.reshape(made, made.ne[0], made.ne[2]))
     made = _norm(b, number, prefix + "norm", _turned(made))
