@@ -25,7 +25,6 @@ import pytest
 from ansible_collections.onprem.llm.plugins.module_utils import _engine, _gguf, _memory
 
 
-
 def recorded(name: str) -> dict[str, Any]:
     path = Path(__file__).resolve().parents[2] / "data" / f"{name}.json.xz"
     data: dict[str, Any] = json.loads(lzma.decompress(path.read_bytes()))
@@ -176,8 +175,7 @@ def test_a_header_that_contradicts_itself_is_bounded_or_refused(name: str) -> No
         try:
             model = _memory.shape_from_header(_gguf.Header(3, kept, data["lengths"], tuple(left)))
             placed = _memory.place(model, _memory.Run(512, 2, batch=64))
-        except _memory.ShapeError as error:
-            assert str(error)
+        except _memory.ShapeError:
             continue
         assert all(min(part.weights, part.kv_cache, part.compute) >= 0 for part in (*placed.gpus, placed.host))
 
