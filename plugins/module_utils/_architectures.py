@@ -20,6 +20,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, there
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import (
+    SOFT_CAP,
     Decoder,
     decoder,
     finish,
@@ -129,7 +130,9 @@ DECODERS: dict[str, Decoder] = {
     "neo-bert": Decoder(),
     "pockettts": Decoder(norm="NORM", activation="GELU"),
     "qwen3tts": Decoder(),
-    "muse-glimmer": Decoder(normed_input=True, rope="window", scaled_logits=True, soft_cap=None),
+    "muse-glimmer": Decoder(
+        normed_input=True, rope="window", scaled_logits=True, soft_cap=None, soft_cap_default=SOFT_CAP, normed_rows=True
+    ),
     "deepseek2-ocr": Decoder(gating="", normed_weights=None),
     "phi2": Decoder(norm="NORM", activation="GELU", parallel="attention_first", scaled_query=True),
 }  # fmt: skip

@@ -282,6 +282,11 @@ class Builder:
         clamp = bool(self.hyper.real("attention.clamp_kqv")) and shaped
         if self.weight(layer, "attn_qkv") is not None:
             fused = self.linear(layer, "attn_qkv", source)
+            biases = [self.bias(layer, name) for name in ("attn_q", "attn_k", "attn_v")]
+            if self.bias(layer, "attn_qkv") is None and None not in biases:  # weights fused, biases not
+                query_bias, key_bias, value_bias = map(there, biases, ("attn_q", "attn_k", "attn_v"))
+                together = ggml.concat(ggml.concat(query_bias, key_bias, 0), value_bias, 0)
+                fused = ggml.like("ADD", fused, together)
             if clamp:
                 fused = ggml.like("CLAMP", fused)
             first, second = key * heads, key * kv_heads

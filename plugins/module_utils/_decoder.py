@@ -19,6 +19,10 @@ from ansible_collections.onprem.llm.plugins.module_utils._hyper import ENCODERS
 GATING = {1: "softmax", 2: "sigmoid", 3: "softmax_weight", 4: "sqrt_softplus"}
 
 
+# llama-hparams.h, f_final_logit_softcapping: of models that do not set another default before they read the header.
+SOFT_CAP = 30.0
+
+
 @dataclass(frozen=True)
 class Decoder:
     """What distinguishes one decoder from llama's. Names of norms are those of GGUF's tensors."""
@@ -43,12 +47,14 @@ class Decoder:
     attention_gate: str = "SIGMOID"
     residual_before: bool = False  # the first sum has the residual as its first operand
     router_first: bool = False  # the router reads the layer's input
-    soft_cap: bool | None = False  # None: as the header says
+    soft_cap: bool | None = False  # None: as the header says, with …
+    soft_cap_default: float = 0.0
     scaled_logits: bool = False
     scaled_hidden: bool = False
     scaled_residual: bool = False
     ffn_norm: str = "ffn_norm"
     attention_out_norm: str = "post_attention_norm"
+    normed_rows: bool = False  # what attention gives is normed before rows are picked in the last layer, not after
     gather_last: bool = False  # rows are picked after the last layer, not inside it
     residual_first: bool = False  # the last sum has the residual as its first operand
     kept_hidden: str = ""  # what is an output beside the logits: the sum of the last layer, or its norm
@@ -76,12 +82,15 @@ def decoder(b: Builder, traits: Decoder, masked_logits: int = 0) -> None:
         normed = normed_by(b, traits, current, layer, "attn_norm")
         logits = ggml.mul_mat(b.needed(layer, "ffn_gate_inp"), current) if traits.router_first else None
         attended = attention(b, traits, layer, normed)
+        if traits.normed_rows:
+            attended = b.layer_norm(attended, layer, traits.attention_out_norm, traits.norm)
         if layer == b.last and not traits.gather_last:
             if logits is not None:
                 attended, residual, logits = b.gather(attended, residual, logits)
             else:
                 attended, residual = b.gather(attended, residual)
-        if b.weight(layer, traits.attention_out_norm) is not None and traits.ffn_norm != traits.attention_out_norm:
+        norm_after = not traits.normed_rows and traits.ffn_norm != traits.attention_out_norm
+        if norm_after and b.weight(layer, traits.attention_out_norm) is not None:
             attended = b.layer_norm(attended, layer, traits.attention_out_norm, traits.norm)
         if traits.scaled_residual:
             attended = b.scale(attended)
@@ -162,7 +171,8 @@ def finish(b: Builder, traits: Decoder, current: Tensor) -> None:
     if b.hyper.architecture in ENCODERS or b.hyper.architecture == "llama-embed":
         b.finish(hidden, None)
         return
-    capped = bool(b.hyper.real("final_logit_softcapping")) if traits.soft_cap is None else traits.soft_cap
+    said = bool(b.hyper.real("final_logit_softcapping", traits.soft_cap_default))
+    capped = said if traits.soft_cap is None else traits.soft_cap
     source = b.scale(hidden) if traits.scaled_hidden else hidden
     b.finish(hidden, b.head(source, scaled=traits.scaled_logits, soft_cap=capped))
 

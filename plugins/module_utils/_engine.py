@@ -190,8 +190,13 @@ def cells(hyper: Hyper, load: Load) -> tuple[int, int]:
     """(cells a sequence, cells of a window's cache)."""
     context = pad(load.context_length * load.sequences, CELLS)
     each = pad(context // load.sequences, CELLS)
-    batch = min(load.context_length * load.sequences, load.batch)  # of the context before it is padded
-    return each, pad(min(each, hyper.window + batch), CELLS)
+    return each, pad(min(each, hyper.window + batch_limit(hyper, load)), CELLS)
+
+
+def batch_limit(hyper: Hyper, load: Load) -> int:
+    """Tokens computed at once: no more than the context has before it is padded, but for models that need all of a
+    text at once (llama_context's constructor, n_batch)."""
+    return min(load.context_length * load.sequences, load.batch) if hyper.causal else load.batch
 
 
 def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
@@ -255,9 +260,7 @@ def state_sizes(hyper: Hyper) -> tuple[int, int]:
 def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -> Batch:
     """The graph that sizes the buffers: a full batch over full caches (graph_reserve)."""
     each, window = cells(hyper, load)
-    limit = load.batch
-    if hyper.architecture not in WITHOUT_CACHE:
-        limit = min(load.context_length * load.sequences, load.batch)
+    limit = batch_limit(hyper, load)
     wanted = min(each * load.sequences, limit) if tokens is None else tokens
     every = not load.logits_rows or hyper.architecture in ("t5", "t5encoder")
     rows = min(wanted, limit if every else load.logits_rows)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, there
-from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish
+from ansible_collections.onprem.llm.plugins.module_utils._decoder import SOFT_CAP, Decoder, finish
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 
 # gemma3n.h: altup streams, the active one, width by layer, and layers whose activations are kept sparse.
@@ -90,8 +90,8 @@ def gemma4(b: Builder) -> None:
         scale = b.weight(layer, "layer_output_scale")
         if scale is not None:
             current = ggml.like("MUL", current, scale)
-    capped = bool(hyper.real("final_logit_softcapping"))
-    finish(b, Decoder(gather_last=True, kept_hidden="norm", soft_cap=capped), current)
+    traits = Decoder(gather_last=True, kept_hidden="norm", soft_cap=None, soft_cap_default=SOFT_CAP)
+    finish(b, traits, current)
 
 
 def _magnitude(source: Tensor) -> Tensor:

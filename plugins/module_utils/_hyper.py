@@ -40,6 +40,8 @@ WITHOUT_CACHE = frozenset(
         "gemma-embedding", "dream", "llada", "llada-moe", "rnd1", "wavtokenizer-dec",
     }
 )  # fmt: skip
+# hparams.causal_attn, where it does not come from the header (models/*.cpp, load_arch_hparams).
+NOT_CAUSAL = frozenset({"gemma-embedding", "dream", "llada", "llada-moe", "rnd1"})
 # Of these, no logits but embeddings are what they are for.
 ENCODERS = WITHOUT_CACHE - {"dream", "llada", "llada-moe", "rnd1"}
 # llama-model.cpp, llama_model_rope_type: four positions a token (M-RoPE), always or where the header parts them.
@@ -166,6 +168,11 @@ class Hyper:
         """A tensor's type in ggml's words, empty where there is no such tensor."""
         tensor = self.tensors.get(name)
         return "" if tensor is None else _gguf.TENSOR_TYPES[tensor.type_id][0].lower()
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token attends only to those before it."""
+        return self.truth("attention.causal", True) and self.architecture not in NOT_CAUSAL
 
     @property
     def positions(self) -> int:
