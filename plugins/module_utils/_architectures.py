@@ -209,6 +209,9 @@ def hrm_text(b: Builder) -> None:
     """Rounds of low stacks and a high one, each on the sum of both states (hrm-text.cpp)."""
     hyper = b.hyper
     traits = Decoder()
+    rounds = hyper.whole("hrm.h_cycles")
+    if hyper.layers != rounds * hyper.stacks_a_round * hyper.stack_layers:
+        raise ValueError(f"{hyper.layers} layers are not {rounds} rounds of {hyper.stacks_a_round} stacks")
     high = b.embedding()
     low = there(b.top("hrm.z_l_init"), "hrm.z_l_init")
     current = high

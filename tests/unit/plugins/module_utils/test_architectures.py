@@ -191,6 +191,7 @@ def test_a_header_that_contradicts_itself_is_bounded_or_refused(name: str) -> No
         ("dots3-note", "attention.kv_lora_rank_swa", 128),
         ("dots3-note", "rope.dimension_count", 0),
         ("hrm-text-1b", "hrm.layers_per_stack", 5),
+        ("hrm-text-1b", "hrm.h_cycles", 3),
         ("hrm-text-1b", "attention.head_count", 13),
         ("wavtokenizer-large", "features_length", 100),
         ("wavtokenizer-large", "posnet.block_count", 2**31),
