@@ -13,14 +13,16 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _compressed,
     _encoders,
     _gemma,
+    _hyper_connections,
     _kimi,
     _latent,
     _recurrent,
     _rwkv,
     _switched,
+    _vocoder,
 )
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
-from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
+from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, there
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import (
     SOFT_CAP,
     Decoder,
@@ -207,6 +209,37 @@ def nanbeige(b: Builder) -> None:
     finish(b, traits, current)
 
 
+def hrm_text(b: Builder) -> None:
+    """Rounds of low stacks and a high one, each on the sum of both states (hrm-text.cpp)."""
+    hyper = b.hyper
+    traits = Decoder()
+    rounds = hyper.whole("hrm.h_cycles")
+    if hyper.layers != rounds * hyper.stacks_a_round * hyper.stack_layers:
+        raise ValueError(f"{hyper.layers} layers are not {rounds} rounds of {hyper.stacks_a_round} stacks")
+    high = b.embedding()
+    low = there(b.top("hrm.z_l_init"), "hrm.z_l_init")
+    current = high
+    for layer in b.numbers:
+        stack, within = divmod(layer, hyper.stack_layers)
+        if not within:
+            current = ggml.like("ADD", high, low)
+        residual = current
+        normed = b.norm(current, None)
+        gate = ggml.mul_mat(b.needed(layer, "attn_gate"), normed)
+        made = b.attention(layer, *project(b, traits, layer, normed), output=None)
+        made = b.linear(layer, "attn_output", ggml.like("MUL", made, ggml.like("SIGMOID", gate)))
+        middle = ggml.like("ADD", made, residual)
+        current = ggml.like("ADD", b.feed_forward(layer, b.norm(middle, None)), middle)
+        if within == hyper.stack_layers - 1:
+            current = b.norm(current, None)
+            if (stack + 1) % hyper.stacks_a_round:
+                low = current
+            else:
+                high = current
+    (hidden,) = b.gather(high)
+    b.finish(hidden, b.head(hidden))
+
+
 def grok(b: Builder) -> None:
     """Experts beside a dense network, every score squeezed."""
     traits = Decoder(scaled_logits=True, soft_cap=None, activation="GEGLU")
@@ -343,6 +376,7 @@ OTHERS: dict[str, t.Callable[[Builder], None]] = {
     "chameleon": chameleon,
     "nanbeige": nanbeige,
     "grok": grok,
+    "hrm_text": hrm_text,
     "arctic": arctic,
     "grovemoe": grovemoe,
     "deci": deci,
@@ -364,6 +398,8 @@ OTHERS: dict[str, t.Callable[[Builder], None]] = {
     "glm-dsa": _latent.deepseek32,
     "deepseek4": _compressed.deepseek4,
     "minimax-m3": _blockwise.minimax_m3,
+    "dots3note": _latent.dots3note,
+    "hy_v4": _hyper_connections.hy_v4,
     "mamba": _recurrent.mamba,
     "mamba2": _recurrent.mamba,
     "jamba": _recurrent.jamba,
@@ -376,6 +412,7 @@ OTHERS: dict[str, t.Callable[[Builder], None]] = {
     "gemma3n": _gemma.gemma3n,
     "gemma4": _gemma.gemma4,
     "stablelm": stablelm,
+    "wavtokenizer-dec": _vocoder.wavtokenizer,
     "qwen3next": _recurrent.qwen35,
     "qwen35": _recurrent.qwen35,
     "qwen35moe": _recurrent.qwen35,

@@ -57,7 +57,7 @@ class Homes:
 
 
 _EXPERTS = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
-_ON_CPU = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.")
+_ON_CPU = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.", "hrm.")
 
 
 def there(tensor: Tensor | None, name: str) -> Tensor:
@@ -117,7 +117,7 @@ class Builder:
 
     def weight(self, layer: int, name: str, part: str = "weight", prefix: str = "") -> Tensor | None:
         """A layer's tensor, None where the model has none."""
-        layer %= self.hyper.physical_layers
+        layer = self.hyper.source_layer(layer)
         home = self.homes.layers[layer]
         if name in _EXPERTS and layer < self.homes.expert_layers_on_cpu:
             home = self.homes.cpu
@@ -167,9 +167,14 @@ class Builder:
     # --- small parts -------------------------------------------------------------------------------------------------
 
     def embedding(self) -> Tensor:
-        """The batch's input: rows of the embedding table, or embeddings given as they are."""
+        """The batch's input: rows of the embedding table, or embeddings given as they are.
+
+        :raises ValueError: the table is not as wide as the model.
+        """
         table = there(self.top("token_embd.weight"), "token_embd.weight")
         width = self.hyper.width
+        if table.ne[0] != width:
+            raise ValueError(f"the input embeddings are {table.ne[0]} wide, the model {width}")
         rows = ggml.get_rows(table, self.input("tokens", "i32", self.batch.tokens))
         extra = self.hyper.whole("n_deepstack_layers") * width
         if extra:
@@ -535,7 +540,7 @@ class Builder:
 
     def latent_attention(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, decompress: Tensor | None,
-        output: str | None = "attn_output", chosen: Tensor | None = None,
+        output: str | None = "attn_output", chosen: Tensor | None = None, sinks: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """MLA: the cache holds one latent vector a token, of which the values are a part."""
         for part in (query, value, key):
@@ -547,8 +552,11 @@ class Builder:
         cells = cache.ne[1]
         keys = ggml.view(cache, (cache.ne[0], 1, cells, batch.sequences), (row, row, row * cells))
         values = ggml.view(keys, (value.ne[0], *keys.ne[1:]), keys.nb[1:])
-        mask = self.mask(False) if chosen is None else self.chosen_mask(chosen, self.mask(False))
-        made = self.attend(layer, query, keys, values, mask, decompress=decompress)
+        if chosen is None:
+            mask = self.mask(self.hyper.windowed[layer])
+        else:
+            mask = self.chosen_mask(chosen, self.mask(False))
+        made = self.attend(layer, query, keys, values, mask, sinks, decompress=decompress)
         return self.linear(layer, output, made) if output else made
 
     def chosen_mask(self, chosen: Tensor, mask: Tensor, kind: str = "f32") -> Tensor:
@@ -672,7 +680,7 @@ class Builder:
                 else None
             )
         if gate is not None:
-            if hyper.architecture in ("maple", "deepseek4") and hyper.limited("swiglu_clamp_exp", layer):
+            if hyper.architecture in ("maple", "deepseek4", "hy_v4") and hyper.limited("swiglu_clamp_exp", layer):
                 hidden = ggml.glu("SWIGLU_CLAMP", gate, up)
             elif fused is None and activation == "SWIGLU" and hyper.limited("swiglu_clamp_exp", layer):
                 up = ggml.like("CLAMP", up)

@@ -187,7 +187,7 @@ def attention(b: Builder, traits: Decoder, layer: int, source: Tensor) -> Tensor
     else:
         made = b.attention(layer, *parts, sinks=sinks, output=None)
         if gate is not None:
-            made = _gated(b, traits, layer, made, ggml.mul_mat(gate, source))
+            made = gated(b, traits, layer, made, ggml.mul_mat(gate, source))
         else:
             made = b.layer_norm(made, layer, "attn_sub_norm")
         made = b.linear(layer, "attn_output", made)
@@ -196,7 +196,7 @@ def attention(b: Builder, traits: Decoder, layer: int, source: Tensor) -> Tensor
     return made
 
 
-def _gated(b: Builder, traits: Decoder, layer: int, made: Tensor, gate: Tensor) -> Tensor:
+def gated(b: Builder, traits: Decoder, layer: int, made: Tensor, gate: Tensor) -> Tensor:
     """Attention's result times a gate, of each element or of each head."""
     hyper, tokens = b.hyper, made.ne[1]
     gate = ggml.like(traits.attention_gate, gate)

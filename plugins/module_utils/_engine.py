@@ -30,10 +30,13 @@ CELLS = 256
 # Kept in host memory wherever the layers are: llama-model.cpp, dev_input.
 INPUT_TENSORS = (
     "token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight",
+    "hrm.z_l_init",
 )  # fmt: skip
 
 # With the first layer although outside of the layers (llama-arch.cpp, LLM_TENSOR_LAYER_REPEATING without a number).
-FIRST_LAYER_TENSORS = ("token_embd_norm", "per_layer_model_proj", "per_layer_proj_norm")
+FIRST_LAYER_TENSORS = ("token_embd_norm", "per_layer_model_proj", "per_layer_proj_norm", "conv1d")
+# What a tensor of a layer begins with, before the layer's number.
+LAYER_PREFIXES = frozenset({"blk", "posnet", "convnext"})
 # ggml-cpu/repack.cpp: types that a CPU with AVX2 keeps in another order, for weights of matrix products alone.
 REPACKED = frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4"})
 
@@ -138,7 +141,7 @@ def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[
         parts = name.split(".")
         if parts[0] in ("enc", "dec"):
             parts = parts[1:]
-        if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) < hyper.all_layers:
+        if parts[0] in LAYER_PREFIXES and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) < hyper.all_layers:
             layer = int(parts[1])
             if layer >= hyper.layers and not every_layer:
                 continue  # prediction layers are not loaded
@@ -203,7 +206,7 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
         return total
     each, window = cells(hyper, load)
     # The architectures whose main context has had a filter all along.
-    filtered = any(hyper.recurrent) or hyper.architecture in ("deepseek32", "glm-dsa")
+    filtered = any(hyper.recurrent) or hyper.architecture in ("deepseek32", "glm-dsa", "dots3note")
     behind = hyper.router_layer >= 0 or hyper.architecture == "deepseek4" or (load.prediction_cache and not filtered)
     for layer in range(hyper.all_layers if behind else hyper.layers):
         home = where.layers[layer]
@@ -322,7 +325,12 @@ def settled(hyper: Hyper, load: Load, where: Homes, batch: Batch) -> Batch:
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
 _STEPS = {"llama4": 4, "smollm3": 4, "afmoe": 4, "smallthinker": 4, "rwkv6": 6}
 # Every layer has its own part in the graph.
-_UNALIKE = frozenset({"gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder", "kimi-k3"})
+_UNALIKE = frozenset(
+    {
+        "gemma3n", "nanbeige", "glm-dsa", "rwkv7", "arwkv7", "t5", "t5encoder", "kimi-k3", "hrm_text",
+        "wavtokenizer-dec",
+    }
+)  # fmt: skip
 
 
 def _tensors_by_layer(hyper: Hyper) -> list[int]:
@@ -455,8 +463,12 @@ _ROOMY = frozenset(
         "nanbeige",
         "minimax-01",
         "minimax-m3",
+        "hy_v4",
+        "hrm_text",
     }
 )
+# Of these, with still more: tensors by token of the batch, and by tensor of the model.
+_ROOM = {"hrm_text": (80, 64)}
 # ggml.c, ggml_hash_size.
 _PRIMES = (1031, 2053, 4099, 8209, 16411, 32771, 65537, 131101)
 
@@ -473,6 +485,8 @@ def abort(hyper: Hyper, load: Load) -> str | None:
     flash = load.flash_attention is not False
     if hyper.architecture == "plm" and flash:
         return "llama.cpp aborts: its values are of another width than its cache's rows with flash attention"
+    if hyper.architecture == "wavtokenizer-dec" and not load.gpus and hyper.kind("conv1d.weight") == "bf16":
+        return "llama.cpp aborts: without a GPU it has no product for convolutions in bf16"
     tokens = min(load.context_length * load.sequences, load.batch)
     if hyper.architecture in _EQUAL_SEQUENCES and tokens % load.sequences:
         return f"llama.cpp aborts: batches of {tokens} tokens are no equal parts for {load.sequences} sequences"
@@ -492,7 +506,8 @@ def abort(hyper: Hyper, load: Load) -> str | None:
     tensors = len(hyper.tensors) + (tied(hyper) and where.output != where.cpu)
     room = max(1024, 8 * tensors)
     if hyper.architecture in _ROOMY:
-        room = max(load.batch * 40, 32 * tensors)
+        by_token, by_tensor = _ROOM.get(hyper.architecture, (40, 32))
+        room = max(load.batch * by_token, by_tensor * tensors)
     table = next((prime for prime in _PRIMES if prime >= room), 1 << 30)
     if made > room or total > table:
         count, fits = (made, room) if made > room else (total, table)

@@ -168,11 +168,26 @@ def inplace(op: str, first: Tensor, *others: Tensor) -> Tensor:
     return Tensor(op, first.type, first.ne, first.nb, (first, *others), first.root or first, first.offset)
 
 
+def _must_fit(fits: bool, what: str, left: Tensor, right: object) -> None:
+    """ggml asserts the same (ggml_can_mul_mat and others): a header whose numbers and tensors contradict each other.
+
+    :raises ValueError: the shapes do not go together.
+    """
+    if not fits:
+        shape = right.ne if isinstance(right, Tensor) else right
+        raise ValueError(f"{what} of {left.name or left.op.lower()} {left.ne} and {shape}")
+
+
 def mul_mat(weights: Tensor, right: Tensor) -> Tensor:
+    """The sums run over both tensors' first dimension; the further ones of ``weights`` may repeat."""
+    ours, theirs = weights.ne, right.ne
+    fits = ours[0] == theirs[0] and not (theirs[2] % (ours[2] or 1) or theirs[3] % (ours[3] or 1))
+    _must_fit(fits, "product", weights, right)
     return result("MUL_MAT", "f32", (weights.ne[1], right.ne[1], right.ne[2], right.ne[3]), weights, right)
 
 
 def mul_mat_id(experts: Tensor, right: Tensor, ids: Tensor) -> Tensor:
+    _must_fit(experts.ne[0] == right.ne[0], "product", experts, right)
     return result("MUL_MAT_ID", "f32", (experts.ne[1], ids.ne[0], right.ne[2], 1), experts, right, ids)
 
 
@@ -211,6 +226,7 @@ def view(source: Tensor, ne: t.Sequence[int], nb: t.Sequence[int] = (), offset: 
 
 def reshape(source: Tensor, *ne: int) -> Tensor:
     shape = t.cast(Four, tuple(ne) + (1,) * (4 - len(ne)))
+    _must_fit(source.elements == shape[0] * shape[1] * shape[2] * shape[3], "reshape", source, shape)
     return Tensor(
         "RESHAPE", source.type, shape, strides(source.type, shape), (source,), source.root or source, source.offset
     )
@@ -242,6 +258,8 @@ def cont(source: Tensor, *ne: int) -> Tensor:
 
 def concat(left: Tensor, right: Tensor, axis: int) -> Tensor:
     ne = list(left.ne)
+    fits = all(size == other for index, (size, other) in enumerate(zip(ne, right.ne)) if index != axis)
+    _must_fit(fits, "concatenation", left, right)
     ne[axis] += right.ne[axis]
     return result("CONCAT", left.type, t.cast(Four, tuple(ne)), left, right)
 
@@ -257,6 +275,15 @@ def glu(kind: str, gate: Tensor, up: Tensor | None = None) -> Tensor:
         return Tensor(kind, gate.type, gate.ne, strides(gate.type, gate.ne), (gate, up))
     ne = (gate.ne[0] // 2, *gate.ne[1:])
     return result(kind, gate.type, ne, gate)
+
+
+def im2col(kernel: Tensor, source: Tensor) -> Tensor:
+    """What a kernel over one dimension meets at each place, as columns: stride 1, half of the kernel as padding."""
+    _must_fit(kernel.ne[1] == source.ne[1], "convolution", kernel, source)
+    length = kernel.ne[0]
+    steps = source.ne[0] + 2 * (length // 2) - length + 1
+    kind = "f32" if kernel.type == "bf16" else "f16"
+    return result("IM2COL", kind, (length * kernel.ne[1], steps, source.ne[2], 1), kernel, source)
 
 
 def sum_rows(source: Tensor) -> Tensor:

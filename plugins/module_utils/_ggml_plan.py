@@ -84,6 +84,8 @@ def supported_on_gpu(node: Tensor) -> bool:
         return src[0].type in _PLAIN
     if op in ("NORM", "RMS_NORM", "L2_NORM", "SUM_ROWS", "MEAN"):
         return src[0].ne[0] == TYPES[src[0].type][0] or src[0].nb[0] == TYPES[src[0].type][1]
+    if op == "IM2COL":
+        return src[0].contiguous and src[1].contiguous
     if op == "GROUP_NORM" or op in _UNARY:
         return src[0].contiguous
     if op in _GLU:
@@ -104,8 +106,9 @@ def supported_on_gpu(node: Tensor) -> bool:
 
 def supported_on_cpu(node: Tensor) -> bool:
     """ggml-cpu.cpp, ggml_backend_cpu_device_supports_op, for what occurs in these graphs."""
-    if node.op == "SSM_SCAN":
-        return True
+    if node.op == "MUL_MAT":  # of other types than float32, only the left side's own
+        right = node.src[1].type
+        return right in ("f32", node.src[0].type)
     return True
 
 

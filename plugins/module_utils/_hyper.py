@@ -75,6 +75,8 @@ class Hyper:
         self.router_layer = self.layers if self.architecture == "graniteswitch" else -1
         self.all_layers += self.router_layer >= 0
         self.width = self.whole("embedding_length")
+        if self.architecture == "wavtokenizer-dec":  # what comes out is as wide as that, what goes in is not
+            self.width = self.whole("features_length", self.width)
         self.context = self.whole("context_length")
         count = self.all_layers
         self.heads = self.by_layer("attention.head_count", count, 0)
@@ -108,6 +110,22 @@ class Hyper:
         self.recurrent = self._recurrent()
         # Layers before this one have a cache of their own, the others use one of theirs.
         self.layers_with_cache = self._layers_with_cache()
+
+    def source_layer(self, layer: int) -> int:
+        """The number under which the file has the layer's tensors: a looped model reads the same ones several times."""
+        if self.architecture == "hrm_text":
+            # Rounds of low stacks and a high one after them; the file has one of each (hrm-text.cpp).
+            stack, within = divmod(layer, self.stack_layers)
+            return within + (self.stack_layers if (stack + 1) % self.stacks_a_round == 0 else 0)
+        return layer % self.physical_layers
+
+    @property
+    def stack_layers(self) -> int:
+        return self.whole("hrm.layers_per_stack") or 1
+
+    @property
+    def stacks_a_round(self) -> int:
+        return self.whole("hrm.l_cycles") + 1
 
     def get(self, key: str, default: t.Any = None) -> t.Any:
         return self.header.get(key, default)
@@ -156,6 +174,11 @@ class Hyper:
         tensor = self.tensors.get(name)
         return tensor.dimensions[1] if tensor is not None and len(tensor.dimensions) > 1 else 0
 
+    def kind(self, name: str) -> str:
+        """A tensor's type in ggml's words, empty where there is no such tensor."""
+        tensor = self.tensors.get(name)
+        return "" if tensor is None else _gguf.TENSOR_TYPES[tensor.type_id][0].lower()
+
     @property
     def causal(self) -> bool:
         """Whether a token attends only to those before it."""
@@ -176,8 +199,10 @@ class Hyper:
 
     def kept_on_host(self, name: str) -> bool:
         """No CUDA kernel takes the layer's tensor, so it stays in host memory (llama-model-loader.cpp,
-        weight_buft_supported; ggml-cuda.cu, supports_op of SSM_CONV and SSM_SCAN)."""
+        weight_buft_supported; ggml-cuda.cu, supports_op of MUL, SSM_CONV and SSM_SCAN)."""
         tensor = self.tensors.get(name)
+        if name.startswith("posnet.") and ".norm" in name:
+            return self.kind(name) not in ("", "f32", "f16")  # MUL takes no others
         if tensor is None or ".ssm_" not in name:
             return False
         ne = (*tensor.dimensions, 1)
@@ -202,6 +227,15 @@ class Hyper:
 
     def value_row(self, layer: int) -> int:
         return self.head_value(layer) * self.kv_heads[layer]
+
+    def latent_rank(self, layer: int) -> int:
+        """Elements of a token's latent vector; windows may have one of their own (dots3note)."""
+        return self.whole("attention.kv_lora_rank_swa", self.kv_rank) if self.windowed[layer] else self.kv_rank
+
+    def latent_key(self, layer: int) -> int:
+        """Elements of a key that the latent vector expands to."""
+        whole = self.key_length_mla
+        return self.whole("attention.key_length_mla_swa", whole) if self.windowed[layer] else whole
 
     @property
     def widest_value_row(self) -> int:
@@ -267,7 +301,9 @@ class Hyper:
             return True
         if self.architecture == "minimax-m3":
             return layer >= self.whole("leading_dense_block_count")
-        if self.architecture != "glm-dsa":
+        if self.architecture not in ("glm-dsa", "hy_v4", "dots3note"):
+            return False
+        if self.architecture == "hy_v4" and not self.whole("attention.indexer.top_k"):
             return False
         stated = self.get("attention.indexer.types")
         if isinstance(stated, list):

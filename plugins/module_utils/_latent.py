@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
-from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish, mixed_feed_forward
+from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish, gated, mixed_feed_forward
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 
 
@@ -42,7 +42,7 @@ def deepseek32(b: Builder) -> None:
         narrow = ggml.mul_mat(b.needed(layer, "attn_q_a"), normed)
         narrow = b.layer_norm(narrow, layer, "attn_q_a_norm")
         if hyper.indexed(layer):
-            chosen = _chosen(b, layer, normed, narrow)
+            chosen = chosen_cells(b, layer, normed, narrow)
         query = ggml.mul_mat(b.needed(layer, "attn_q_b"), narrow)
         attended = absorbed(b, layer, normed, query, True, chosen)
         attended, residual = b.wanted(layer, attended, residual)
@@ -52,7 +52,29 @@ def deepseek32(b: Builder) -> None:
     finish(b, traits, current)
 
 
-def _chosen(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
+def dots3note(b: Builder) -> None:
+    """dots 3: latent attention by window with a rank of its own, in the full layers over chosen cells; a gate by head
+    (dots3note.cpp)."""
+    hyper = b.hyper
+    traits = Decoder(gating="", normed_weights=None)
+    current = b.embedding()
+    for layer in b.numbers:
+        residual = current
+        normed = b.layer_norm(current, layer, "attn_norm")
+        narrow = ggml.mul_mat(b.needed(layer, "attn_q_a"), normed)
+        narrow = b.layer_norm(narrow, layer, "attn_q_a_norm")
+        chosen = None if hyper.windowed[layer] else chosen_cells(b, layer, normed, narrow)
+        query = ggml.mul_mat(b.needed(layer, "attn_q_b"), narrow)
+        made = absorbed(b, layer, normed, query, True, chosen, output=None)
+        made = gated(b, traits, layer, made, b.linear(layer, "attn_gate", normed))
+        attended, residual = b.wanted(layer, b.linear(layer, "attn_output", made), residual)
+        middle = ggml.like("ADD", attended, residual)
+        made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
+        current = ggml.like("ADD", made, middle)
+    finish(b, traits, current)
+
+
+def chosen_cells(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
     """The best cells by an index key of their own (the lightning indexer)."""
     hyper, batch = b.hyper, b.batch
     heads, length = hyper.whole("attention.indexer.head_count"), hyper.whole("attention.indexer.key_length")
@@ -60,11 +82,12 @@ def _chosen(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
     query = b.rope(ggml.reshape(query, length, heads, batch.tokens))
     key = b.layer_norm(ggml.mul_mat(b.needed(layer, "indexer.attn_k"), source), layer, "indexer.k_norm", "NORM")
     key = b.rope(ggml.reshape(key, length, 1, batch.tokens))
-    size = 64
-    while length % (size * 2) == 0:
-        size *= 2
-    rotation = b.input("rotation_index", "f32", size, size)
-    query, key = ggml.mul_mat(rotation, query), ggml.mul_mat(rotation, key)
+    if hyper.architecture != "hy_v4":
+        size = 64
+        while length % (size * 2) == 0:
+            size *= 2
+        rotation = b.input("rotation_index", "f32", size, size)
+        query, key = ggml.mul_mat(rotation, query), ggml.mul_mat(rotation, key)
     cache = b.cache("index", layer, batch.key_type, length, batch.cells, batch.sequences)
     store = ggml.reshape(cache, length, batch.cells * batch.sequences) if batch.sequences > 1 else cache
     flat = ggml.view(key, (length, batch.tokens), (key.nb[2],))
@@ -88,11 +111,11 @@ def _chosen(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
 
 def absorbed(
     b: Builder, layer: int, source: Tensor, query: Tensor, rotates: bool, chosen: Tensor | None = None,
-    output: str | None = "attn_output",
+    output: str | None = "attn_output", sinks: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Latent attention, the keys' expansion moved into the query."""
     hyper, tokens = b.hyper, b.batch.tokens
-    heads, rope, rank, key = hyper.heads[layer], hyper.rotated, hyper.kv_rank, hyper.key_length_mla
+    heads, rope, rank, key = hyper.heads[layer], hyper.rotated, hyper.latent_rank(layer), hyper.latent_key(layer)
     plain = key - rope
     nb = (4 * key, 4 * key * heads)
     query_plain = ggml.view(query, (plain, heads, tokens), nb)
@@ -101,13 +124,15 @@ def absorbed(
     row = both.nb[1]
     latent = b.layer_norm(ggml.view(both, (rank, tokens), (row,)), layer, "attn_kv_a_norm")
     rotated = ggml.view(both, (rope, 1, tokens), (row, row), 4 * rank)
+    if b.weight(layer, "attn_k_norm") is not None:
+        rotated = b.layer_norm(rotated, layer, "attn_k_norm")
     if rotates:
         query_rope, rotated = b.rope(query_rope), b.rope(rotated)
     inner = ggml.mul_mat(b.needed(layer, "attn_k_b"), ggml.permute(query_plain, 0, 2, 1, 3))
     query = ggml.concat(ggml.permute(inner, 0, 2, 1, 3), query_rope, 0)
     latent = ggml.reshape(latent, rank, 1, tokens)
     keys = ggml.concat(latent, rotated, 0)
-    return b.latent_attention(layer, query, keys, latent, b.needed(layer, "attn_v_b"), output, chosen)
+    return b.latent_attention(layer, query, keys, latent, b.needed(layer, "attn_v_b"), output, chosen, sinks)
 
 
 def _latent(b: Builder, layer: int, source: Tensor) -> Tensor:

@@ -5,31 +5,33 @@
 
 tests/unit/data/architectures.json.xz has, for each of 146 architectures, a header (hyper-parameters and tensor table,
 no vocabulary) and up to five rows of truth: one GPU, quantized cache, several GPUs, layers on the CPU, and one of
-experts on the CPU, no GPU and no flash attention; variants.json.xz the same, some rows more, of models whose
-architecture's first model leaves parts of its graph out. Rows are context, sequences, cache type, flash attention,
-batch, rows of logits (0: all), GPUs, layers on them, shares, layers whose experts stay with the CPU, and by device
-(host last) the bytes of weights, cache and compute. The planner ran with no_alloc on a device that follows the CUDA
-backend's rules.
+experts on the CPU, no GPU and no flash attention; variants.json.xz the same, some rows more, of models whose structure
+differs from their architecture's model there: an index on some layers, clamped experts, heads by layer, other rounds,
+convolutions in bf16, a prediction layer. Rows are context, sequences, cache type, flash attention, batch, rows of
+logits (0: all), GPUs, layers on them, shares, layers whose experts stay with the CPU, and by device (host last) the
+bytes of weights, cache and compute. The planner ran with no_alloc on a device that follows the CUDA backend's rules.
 """
 
 from __future__ import annotations
 
 import json
 import lzma
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.onprem.llm.plugins.module_utils import _engine, _gguf, _memory
 
-STORE = Path(__file__).resolve().parents[2] / "data"
-DATA: dict[str, Any] = {
-    name: model
-    for file in ("architectures.json.xz", "variants.json.xz")
-    for name, model in json.loads(lzma.decompress((STORE / file).read_bytes())).items()
-}
-# No graph of these is written down: they are what the upper bound is for.
-WITHOUT_GRAPH = {"dots3note", "hrm_text", "hy_v4", "wavtokenizer-dec"}
+
+
+def recorded(name: str) -> dict[str, Any]:
+    path = Path(__file__).resolve().parents[2] / "data" / f"{name}.json.xz"
+    data: dict[str, Any] = json.loads(lzma.decompress(path.read_bytes()))
+    return data
+
+
+DATA = recorded("architectures") | recorded("variants")
 
 
 def architecture(name: str) -> str:
@@ -59,7 +61,7 @@ def parts(placed: _memory.Placed) -> list[list[int]]:
     return [[part.weights, part.kv_cache, part.compute] for part in (*placed.gpus, placed.host)]
 
 
-KNOWN = sorted(name for name in DATA if architecture(name) not in WITHOUT_GRAPH)
+KNOWN = sorted(DATA)
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -155,9 +157,66 @@ def test_the_terms_name_every_byte_and_its_rule(name: str) -> None:
         ("deepseek-v4-flash", _memory.Run(4096, 1, "q8_0", "f16"), True, "cannot be of different types"),
         ("grok-1", _memory.Run(4096, 1, "q8_0", "q8_0"), True, "needs flash attention"),
         ("grok-1", _memory.Run(4096), True, None),
+        ("hy4-dsa-uneven", _memory.Run(4096, 16, "q8_0", "q8_0"), True, None),
+        ("hrm-text-3-rounds", _memory.Run(4096, 16, "q8_0", "q8_0"), True, None),
+        ("wavtokenizer-bf16", _memory.Run(512), True, None),
+        ("wavtokenizer-bf16", _memory.Run(512), False, "convolutions in bf16"),
+        ("wavtokenizer-large", _memory.Run(512), False, None),
     ],
 )
 def test_what_llama_cpp_refuses_or_aborts_on(name: str, run: _memory.Run, on_gpu: bool, says: str | None) -> None:
     found = _memory.refused(shape(name), run, on_gpu)
     assert (found is None) == (says is None), found
     assert (says or "") in (found or "")
+
+
+# Values that no header of such a model has.
+ODD = (None, 0, -1, 1, 3, 2**20, 2**31, 2**63, 1.5, "x", [], [1], [-1] * 200, [2**40] * 5, float("nan"))
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_header_that_contradicts_itself_is_bounded_or_refused(name: str) -> None:
+    """Never an exception that nobody expects, and nothing built a million times over."""
+    data = DATA[name]
+    chance = random.Random(name)
+    prefix = architecture(name) + "."
+    keys = sorted(key for key in data["metadata"] if key.startswith(prefix))
+    tensors = [_gguf.Tensor(tensor, tuple(extents), kind) for tensor, extents, kind in data["tensors"]]
+    for _draw in range(12):
+        metadata = dict(data["metadata"])
+        for key in chance.sample(keys, chance.randint(1, 2)):
+            metadata[key] = chance.choice(ODD)
+        kept = {key: value for key, value in metadata.items() if value is not None}
+        left = [tensor for tensor in tensors if chance.random() > chance.choice((0, 0, 0.01))]
+        try:
+            model = _memory.shape_from_header(_gguf.Header(3, kept, data["lengths"], tuple(left)))
+            placed = _memory.place(model, _memory.Run(512, 2, batch=64))
+        except _memory.ShapeError:
+            continue
+        assert all(min(part.weights, part.kv_cache, part.compute) >= 0 for part in (*placed.gpus, placed.host))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("hy4", "hyper_connection.count", 100000),
+        ("hy4", "hyper_connection.count", 0),
+        ("hy4", "attention.key_length_mla", 200),
+        ("hy4-dsa", "attention.indexer.head_count", 31),
+        ("hy4-dsa", "attention.indexer.types", [False] * 24),
+        ("dots3-note", "attention.kv_lora_rank_swa", 128),
+        ("dots3-note", "rope.dimension_count", 0),
+        ("hrm-text-1b", "hrm.layers_per_stack", 5),
+        ("hrm-text-1b", "hrm.h_cycles", 3),
+        ("hrm-text-1b", "attention.head_count", 13),
+        ("wavtokenizer-large", "features_length", 100),
+        ("wavtokenizer-large", "posnet.block_count", 2**31),
+        ("qwen3-0.6b", "attention.head_count", 7),
+    ],
+)
+def test_numbers_that_the_tensors_contradict_make_no_exact_account(name: str, key: str, value: Any) -> None:
+    data = DATA[name]
+    metadata = {**data["metadata"], f"{architecture(name)}.{key}": value}
+    tensors = tuple(_gguf.Tensor(tensor, tuple(extents), kind) for tensor, extents, kind in data["tensors"])
+    model = _memory.shape_from_header(_gguf.Header(3, metadata, data["lengths"], tensors))
+    assert not _memory.place(model, _memory.Run(512)).exact
