@@ -14,6 +14,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Graph, Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._gguf import TENSOR_TYPES
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import WITHOUT_CACHE, Hyper
+from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import V0_5_0, Rules
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Batch:
     transposed: bool = False
     # The context is beyond the one that positions were trained for (long RoPE factors).
     long_context: bool = False
+    # The engine's, where releases of llama.cpp differ.
+    rules: Rules = V0_5_0
 
     @property
     def sequence_tokens(self) -> int:
@@ -100,7 +103,7 @@ class Builder:
         made = self._weights.get((name, home))
         if made is None:
             made = ggml.tensor(TENSOR_TYPES[entry.type_id][0].lower(), *entry.dimensions)
-            made.home = self.homes.cpu if self.hyper.kept_on_host(name) else home
+            made.home = self.homes.cpu if self.hyper.kept_on_host(name, self.batch.rules) else home
             made.weight = True
             made.name = name
             self._weights[name, home] = made
@@ -212,6 +215,9 @@ class Builder:
     def scale(self, source: Tensor) -> Tensor:
         return ggml.like("SCALE", source)
 
+    def clamp(self, source: Tensor) -> Tensor:
+        return (ggml.inplace if self.batch.rules.clamps_in_view else ggml.like)("CLAMP", source)
+
     def gather(self, *sources: Tensor) -> tuple[Tensor, ...]:
         """Only the rows that logits are wanted for."""
         rows = self.output_rows()
@@ -278,7 +284,7 @@ class Builder:
         if self.weight(layer, "attn_qkv") is not None:
             fused = self.linear(layer, "attn_qkv", source)
             if clamp:
-                fused = ggml.like("CLAMP", fused)
+                fused = self.clamp(fused)
             first, second = key * heads, key * kv_heads
             row = fused.nb[1]
             if shaped:
@@ -294,7 +300,7 @@ class Builder:
             )
         parts = [self.linear(layer, name, source) for name in ("attn_q", "attn_k", "attn_v")]
         if clamp:
-            parts = [ggml.like("CLAMP", part) for part in parts]
+            parts = [self.clamp(part) for part in parts]
         if not shaped:
             return parts[0], parts[1], parts[2]
         return (
@@ -549,8 +555,8 @@ class Builder:
         if self.weight(layer, "ffn_gate" + suffix) is not None:
             gate = self.linear(layer, "ffn_gate" + suffix, source)
             if activation == "SWIGLU" and self.hyper.limited("swiglu_clamp_shexp", layer):
-                up = ggml.like("CLAMP", up)
-                hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
+                up = self.clamp(up)
+                hidden = ggml.like("MUL", self.clamp(ggml.like("SILU", gate)), up)
             else:
                 hidden = ggml.glu(activation, gate, up)
         elif up.ne[0] == 2 * down.ne[0]:
@@ -607,7 +613,7 @@ class Builder:
             weights = ggml.reshape(weights, 1, used, tokens)
         if normed:
             flat = ggml.reshape(weights, used, tokens)
-            total = ggml.like("CLAMP", ggml.sum_rows(flat))
+            total = self.clamp(ggml.sum_rows(flat))
             weights = ggml.reshape(ggml.like("DIV", flat, total), 1, used, tokens)
         if scaled:
             weights = self.scale(weights)
@@ -633,8 +639,8 @@ class Builder:
             if hyper.architecture == "maple" and hyper.limited("swiglu_clamp_exp", layer):
                 hidden = ggml.glu("SWIGLU_CLAMP", gate, up)
             elif fused is None and activation == "SWIGLU" and hyper.limited("swiglu_clamp_exp", layer):
-                up = ggml.like("CLAMP", up)
-                hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
+                up = self.clamp(up)
+                hidden = ggml.like("MUL", self.clamp(ggml.like("SILU", gate)), up)
             else:
                 hidden = ggml.glu(activation, gate, up)
         else:
@@ -642,7 +648,7 @@ class Builder:
             if activation == "RELU_SQR":
                 hidden = ggml.like("SQR", hidden)
         made = self._expert_linear(layer, "ffn_down" + suffix, hidden, picked)
-        made.strict = hyper.architecture == "mistral4"
+        made.strict = hyper.architecture in self.batch.rules.exact_experts
         if not before:
             made = ggml.like("MUL", made, weights)
         graph.expand(made)

@@ -24,6 +24,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._ggml_plan import (
     Planner,
 )
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import ENCODERS, WITHOUT_CACHE, Hyper
+from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import FILTERED, V0_5_0, Rules
 
 # llama-context.cpp: contexts and caches come in steps of so many cells.
 CELLS = 256
@@ -53,8 +54,7 @@ class Load:
     gpus: tuple[float, ...]
     layers_on_gpu: int
     expert_layers_on_host: int = 0
-    # Up to b10488 (Ollama 0.32) prediction layers keep a cache that nothing reads; llama.cpp v0.5.0 leaves it out.
-    prediction_cache: bool = False
+    rules: Rules = V0_5_0
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,12 @@ def tensor_bytes(kind: str, ne: t.Sequence[int], on_gpu: bool) -> int:
     return pad(total, GPU_ALIGNMENT)
 
 
-def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[int]:
+def weight_bytes(hyper: Hyper, where: Homes, rules: Rules = V0_5_0, every_layer: bool = False) -> list[int]:
     """The tensors of the file where their layers lie; once more what several devices need for themselves. The layers
     that only predict further tokens are not loaded, but for ``every_layer``."""
-    if (where, every_layer) in hyper.memory:
-        return list(hyper.memory[where, every_layer])
+    key = ("weights", where, rules.release, every_layer)
+    if key in hyper.memory:
+        return list(hyper.memory[key])
     total = [0] * (where.cpu + 1)
     experts = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
     devices = set(where.layers)
@@ -145,7 +146,7 @@ def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[
             home = where.layers[layer]
             if parts[2] in experts and layer < where.expert_layers_on_cpu:
                 home = where.cpu
-            put(tensor, where.cpu if hyper.kept_on_host(name) else home)
+            put(tensor, where.cpu if hyper.kept_on_host(name, rules) else home)
         elif name in INPUT_TENSORS:
             put(tensor, where.cpu)
             if (
@@ -161,7 +162,7 @@ def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[
             put(tensor, where.layers[0])
         else:
             put(tensor, where.output)
-    hyper.memory[where, every_layer] = tuple(total)
+    hyper.memory[key] = tuple(total)
     return total
 
 
@@ -197,9 +198,8 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
     if hyper.architecture in WITHOUT_CACHE:
         return total
     each, window = cells(hyper, load)
-    # The architectures whose main context has had a filter all along.
-    filtered = any(hyper.recurrent) or hyper.architecture in ("deepseek32", "glm-dsa")
-    for layer in range(hyper.all_layers if load.prediction_cache and not filtered else hyper.layers):
+    predicts = load.rules.prediction_cache and hyper.architecture not in FILTERED
+    for layer in range(hyper.all_layers if predicts else hyper.layers):
         home = where.layers[layer]
         on_gpu = home != where.cpu
         if hyper.recurrent[layer] and hyper.architecture != "falcon-h1":
@@ -263,7 +263,7 @@ def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -
     embeddings = hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None
     return Batch(
         count, load.sequences, rows, each, window, flash, load.key_type, load.value_type, embeddings,
-        hyper.whole("pooling_type"), transposed(hyper, load), each > original,
+        hyper.whole("pooling_type"), transposed(hyper, load), each > original, load.rules,
     )  # fmt: skip
 
 
@@ -360,7 +360,7 @@ def _short_plan(hyper: Hyper, batch: Batch, where: Homes, copies: int) -> list[i
     """
     groups = _groups(_kinds(hyper, where))
     # What was enough for another batch is tried first; where nothing was, nothing is tried again.
-    key = ("rounds", where, copies, batch.flash, batch.key_type, batch.sequences > 1)
+    key = ("rounds", where, copies, batch.flash, batch.key_type, batch.sequences > 1, batch.rules.release)
     rounds = hyper.memory.get(key) or [min(times, FEW_ROUNDS) for _at, _period, times in groups]
     if rounds == "all":
         return None
@@ -375,7 +375,7 @@ def _short_plan(hyper: Hyper, batch: Batch, where: Homes, copies: int) -> list[i
         if len(kept) > hyper.layers * 2 // 3:
             return None
         builder = graph_of(hyper, batch, where, kept)
-        planner = Planner(builder.graph, where.cpu, copies)
+        planner = Planner(builder.graph, where.cpu, copies, batch.rules.split_inputs)
         planner.marks = builder.marks
         sizes = planner.run()
         states = planner.states
@@ -413,7 +413,7 @@ def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bo
         sizes = _short_plan(hyper, batch, where, copies)
         if sizes is not None:
             return sizes
-    return Planner(graph_of(hyper, batch, where).graph, where.cpu, copies).run()
+    return Planner(graph_of(hyper, batch, where).graph, where.cpu, copies, batch.rules.split_inputs).run()
 
 
 # Architectures with more room for their graph (llama-context.cpp, graph_max_nodes).
@@ -438,6 +438,21 @@ _PRIMES = (1031, 2053, 4099, 8209, 16411, 32771, 65537, 131101)
 _EQUAL_SEQUENCES = frozenset({"kimi-linear", "minimax-01"})
 
 
+def unloadable(architecture: str, hyper: Hyper | None, rules: Rules) -> str | None:
+    """Why this release would not load the model at all, or None. Of a model whose tensors are not known only the
+    architecture counts (src/models/*.cpp, load_arch_hparams and load_arch_tensors)."""
+    if architecture in rules.unknown:
+        return f"the engine's llama.cpp ({rules.release}) does not know the architecture {architecture}"
+    if hyper is None:
+        return None
+    if architecture in rules.stated_windows and hyper.window:
+        if hyper.get("attention.sliding_window_pattern") is None:
+            return f"the engine's llama.cpp ({rules.release}) needs attention.sliding_window_pattern, which it lacks"
+    if architecture in rules.needed_biases and not hyper.has("blk.0.attn_q.bias"):
+        return f"the engine's llama.cpp ({rules.release}) needs biases of its attention, which it lacks"
+    return None
+
+
 def abort(hyper: Hyper, load: Load) -> str | None:
     """Why the engine would abort while it plans, or None. The graph may have as many tensors as eight times the
     model's, and the scheduler's table must hold them and the leaves (llama-context.cpp, graph_max_nodes; ggml.c)."""
@@ -452,7 +467,7 @@ def abort(hyper: Hyper, load: Load) -> str | None:
     if load.sequences == 1 and load.key_type == load.value_type == "f16":
         return None  # the smallest graph
     where = homes(hyper, load)
-    key = ("abort", load.sequences > 1, load.key_type, load.value_type, flash)
+    key = ("abort", load.sequences > 1, load.key_type, load.value_type, flash, load.rules.release)
     if key not in hyper.memory:
         graph = graph_of(hyper, batch_of(hyper, load, flash), where).graph
         made = len(graph.nodes) + sum(leaf.is_input for leaf in graph.leaves)
@@ -482,7 +497,7 @@ def buffers(hyper: Hyper, load: Load) -> Buffers:
     if found is None:
         flash = flash_attention(hyper, load, where)
         found = Buffers(
-            tuple(weight_bytes(hyper, where)),
+            tuple(weight_bytes(hyper, where, load.rules)),
             tuple(cache_bytes(hyper, load, where)),
             tuple(compute_bytes(hyper, load, where, flash)),
         )

@@ -79,7 +79,7 @@ def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
     query = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, *nb))
     keys = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, *nb), 4 * state * groups)
     values = ggml.view(mixed, (length, heads, steps, sequences), (4 * length, *nb), 8 * state * groups)
-    query, keys = (b.scale(ggml.like("RMS_NORM", part)) for part in (query, keys))
+    query, keys = _unit(b, query), _unit(b, keys)
     made = gated_delta_net(b, layer, query, keys, values, gate, beta, recurrent, size)
     z = ggml.reshape(gate_z, length, heads, steps, sequences)
     normed = b.layer_norm(made, layer, "ssm_norm")
@@ -87,6 +87,13 @@ def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
     made = ggml.reshape(made, length * heads, steps, sequences)
     made = b.linear(layer, "ssm_out", made)
     return ggml.reshape(made, hyper.width, steps * sequences)
+
+
+def _unit(b: Builder, source: Tensor) -> Tensor:
+    """Vectors of length 1."""
+    if b.batch.rules.delta_norm_scaled:
+        return b.scale(ggml.like("RMS_NORM", source))
+    return ggml.like("L2_NORM", source)
 
 
 def _mixed(b: Builder, layer: int, source: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,7 +301,7 @@ def mamba_block(b: Builder, layer: int, source: Tensor) -> Tensor:
     names = ("ssm_dt_norm", "ssm_b_norm", "ssm_c_norm")
     if hyper.truth("ssm.dt_b_c_rms") or all(b.weight(layer, name) is not None for name in names):
         step, left, right = (b.norm(part, b.weight(layer, name)) for name, part in zip(names, (step, left, right)))
-    else:
+    elif batch.rules.mamba_step_copied:
         step = ggml.cont(step)
     step = b.linear(layer, "ssm_dt", step)
     shaped = ggml.reshape(x, 1, inner, steps, sequences)
@@ -320,8 +327,11 @@ def mamba2_block(b: Builder, layer: int, source: Tensor) -> Tensor:
     channels = inner + 2 * groups * state
     size = (kernel - 1) * channels
     conv = ggml.reshape(b.state(layer, "r", size), kernel - 1, channels, sequences)
-    both = b.linear(layer, "ssm_in", source)
-    both = ggml.reshape(both, both.ne[0], steps, sequences)
+    if batch.rules.mamba2_flat:
+        both = b.linear(layer, "ssm_in", source)
+        both = ggml.reshape(both, both.ne[0], steps, sequences)
+    else:
+        both = b.linear(layer, "ssm_in", ggml.reshape(source, source.ne[0], steps, sequences))
     nb = both.nb
     z = ggml.view(both, (length, heads, steps, sequences), (4 * length, nb[1], nb[2]))
     mixed = ggml.view(both, (channels, steps, sequences), nb[1:3], 4 * inner)
@@ -346,7 +356,10 @@ def mamba2_block(b: Builder, layer: int, source: Tensor) -> Tensor:
     y = ggml.glu("SWIGLU", ggml.cont(z), y)
     if b.weight(layer, "ssm_norm") is not None:
         y = b.layer_norm(ggml.reshape(y, inner // groups, groups, steps, sequences), layer, "ssm_norm")
-    return b.linear(layer, "ssm_out", ggml.reshape(y, inner, steps * sequences))
+    if batch.rules.mamba2_flat:
+        return b.linear(layer, "ssm_out", ggml.reshape(y, inner, steps * sequences))
+    out = b.linear(layer, "ssm_out", ggml.reshape(y, inner, steps, sequences))
+    return ggml.reshape(out, out.ne[0], steps * sequences)
 
 
 # --- short convolutions -----------------------------------------------------------------------------------------------
@@ -407,10 +420,15 @@ def plamo2(b: Builder) -> None:
             made = _plamo2_block(b, layer, normed)
         else:
             made = b.attention(layer, *project(b, traits, layer, normed))
-        made, residual = b.wanted(layer, made, residual)
+        early = b.batch.rules.early_rows
+        if early:
+            made, residual = b.wanted(layer, made, residual)
         middle = ggml.like("ADD", b.layer_norm(made, layer, "post_attention_norm"), residual)
         fed = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
-        current = ggml.like("ADD", b.layer_norm(fed, layer, "post_ffw_norm"), middle)
+        fed = b.layer_norm(fed, layer, "post_ffw_norm")
+        if not early:
+            fed, middle = b.wanted(layer, fed, middle)
+        current = ggml.like("ADD", fed, middle)
     finish(b, traits, current)
 
 
@@ -545,7 +563,7 @@ def _kimi_delta(b: Builder, layer: int, source: Tensor) -> Tensor:
     beta = ggml.like("SIGMOID", ggml.reshape(beta, 1, heads, steps, sequences))
     size = length * length * heads
     state = ggml.reshape(b.state(layer, "s", size), length, length, heads, sequences)
-    query, key = (b.scale(ggml.like("RMS_NORM", part)) for part in (query, key))
+    query, key = _unit(b, query), _unit(b, key)
     made = gated_delta_net(b, layer, query, key, value, gate, beta, state, size, flat=not bailing)
     made = ggml.cont(made)
     opened = ggml.mul_mat(b.needed(layer, "ssm_g_a"), source)
