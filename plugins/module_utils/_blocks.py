@@ -35,6 +35,8 @@ class Batch:
     transposed: bool = False
     # The context is beyond the one that positions were trained for (long RoPE factors).
     long_context: bool = False
+    # Gated delta nets are one operation.
+    fused_delta: bool = True
     # The engine's, where releases of llama.cpp differ.
     rules: Rules = V0_5_0
 
@@ -85,6 +87,7 @@ class Builder:
         self._caches: dict[tuple[str, int], Tensor] = {}
         self._inputs: dict[str, Tensor] = {}
         self.attention_nodes: list[tuple[Tensor, int]] = []
+        self.delta_nodes: list[tuple[Tensor, int]] = []
         self.outputs: list[Tensor] = []
 
     @property

@@ -263,7 +263,7 @@ def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -
     embeddings = hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None
     return Batch(
         count, load.sequences, rows, each, window, flash, load.key_type, load.value_type, embeddings,
-        hyper.whole("pooling_type"), transposed(hyper, load), each > original, load.rules,
+        hyper.whole("pooling_type"), transposed(hyper, load), each > original, rules=load.rules,
     )  # fmt: skip
 
 
@@ -290,6 +290,22 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
     builder = graph_of(hyper, batch_of(hyper, load, True, load.sequences), where)
     Planner(builder.graph, where.cpu).assign()
     return all(node.backend == where.layers[layer] for node, layer in builder.attention_nodes)
+
+
+def fused_delta(hyper: Hyper, load: Load, where: Homes, flash: bool) -> bool:
+    """Whether gated delta nets are one operation. Some releases try it with a few tokens, and do without as soon as the
+    operation of any layer would run elsewhere than the layer lies."""
+    if not load.rules.delta_probed or not any(hyper.recurrent):
+        return True
+    builder = graph_of(hyper, batch_of(hyper, load, flash, DELTA_PROBE * load.sequences), where)
+    if not builder.delta_nodes:
+        return True
+    Planner(builder.graph, where.cpu).assign()
+    return all(node.backend == where.layers[layer] for node, layer in builder.delta_nodes)
+
+
+# llama-context.cpp, llm_fused_op_gdn_ch_probe: tokens of each sequence.
+DELTA_PROBE = 16
 
 
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
@@ -404,7 +420,7 @@ def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bo
     """The compute buffers. Of equal layers in a row only some are built, as long as the memory is found in the same
     state after each of the last rounds: then every further round would leave it so, and the peak is that of all layers
     (``whole``: no such short cut). Layers on the CPU are all built, as their weights are copied."""
-    batch = batch_of(hyper, load, flash)
+    batch = replace(batch_of(hyper, load, flash), fused_delta=fused_delta(hyper, load, where, flash))
     copies = 1
     if len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host:
         copies = PIPELINE_COPIES

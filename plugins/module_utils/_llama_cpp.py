@@ -34,6 +34,8 @@ class Rules:
     mamba_step_copied: bool = True
     # models.h, build_gdn_l2_norm: queries and keys of delta nets are normed by two operations that work in place.
     delta_norm_scaled: bool = True
+    # llama-context.cpp, resolve_fused_ops: a delta net is one operation only where every layer's own device runs it.
+    delta_probed: bool = False
     # kimi-linear.cpp and others, ssm_a: loaded as an operand of the selective scan, for which no CUDA kernel takes it,
     # although it is only multiplied (LLM_TENSOR_SSM_A, not LLM_TENSOR_SSM_A_NOSCAN).
     decay_as_scanned: frozenset[str] = frozenset()
@@ -59,6 +61,7 @@ B10488 = Rules(
     mamba2_flat=False,
     mamba_step_copied=False,
     delta_norm_scaled=False,
+    delta_probed=True,
     decay_as_scanned=frozenset({"kimi-linear", "bailingmoe3", "kimi-k3"}),
     rotates_in_part=False,
     early_rows=False,

@@ -137,21 +137,110 @@ def gated_delta_net(
     b: Builder, layer: int, query: Tensor, keys: Tensor, values: Tensor, gate: Tensor, beta: Tensor, state: Tensor,
     size: int, flat: bool = False,
 ) -> Tensor:  # fmt: skip
+    """The outputs; the new states go into the cache."""
+    make = _fused_delta_net if b.batch.fused_delta else _chunked_delta_net
+    output, new = make(b, layer, query, keys, values, gate, beta, state)
+    store = b.state_cache(layer, "s", size)
+    target = ggml.view(store, (size * values.ne[3],)) if flat else b.state_rows(layer, "s", size)
+    b.graph.expand(ggml.cpy(new, target))
+    return output
+
+
+def _fused_delta_net(
+    b: Builder, layer: int, query: Tensor, keys: Tensor, values: Tensor, gate: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     """One operation gives the outputs and, behind them, the new states (ggml_gated_delta_net)."""
     length, heads, steps, sequences = values.ne
     made = ggml.result(
         "GATED_DELTA_NET", "f32", (length * heads, steps * sequences + length * sequences, 1, 1),
         query, keys, values, gate, beta, state,
     )  # fmt: skip
+    b.delta_nodes.append((made, layer))
     output = ggml.view(made, values.ne, (4 * length, 4 * length * heads, 4 * length * heads * steps))
     new = ggml.view(
         made, (length, length, heads, sequences), (4 * length, 4 * length**2, 4 * length**2 * heads),
         4 * length * heads * steps * sequences,
     )  # fmt: skip
-    store = b.state_cache(layer, "s", size)
-    target = ggml.view(store, (size * sequences,)) if flat else b.state_rows(layer, "s", size)
-    b.graph.expand(ggml.cpy(new, target))
-    return output
+    return output, new
+
+
+def _chunked_delta_net(
+    b: Builder, _layer: int, query: Tensor, keys: Tensor, values: Tensor, gate: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same out of plain operations, chunk by chunk (delta-net-base.cpp, build_delta_net_chunking). A gate by
+    channel takes smaller chunks than one by head."""
+    length, heads, steps, sequences = values.ne
+    by_channel = gate.ne[:2] == keys.ne[:2]
+    size = 16 if by_channel else 64
+    more = -steps % size
+    count = (steps + more) // size
+    key_lines, lines = query.ne[1] * sequences, heads * sequences
+    query, keys, values, gate, beta = (
+        ggml.pad(ggml.permute(part, 0, 2, 1, 3), 0, more) for part in (b.scale(query), keys, values, gate, beta)
+    )
+    values_beta, keys_beta = ggml.like("MUL", values, beta), ggml.like("MUL", keys, beta)
+    query, keys = (ggml.reshape(part, length, size, count, key_lines) for part in (query, keys))
+    keys_beta, values_beta = (ggml.reshape(part, length, size, count, lines) for part in (keys_beta, values_beta))
+    gate = ggml.reshape(gate, gate.ne[0], size, count, lines)
+    summed = ggml.like("CUMSUM", ggml.cont(ggml.transpose(gate)))
+    if by_channel:
+        blocks = count * key_lines
+        decay = _decay(
+            ggml.reshape(summed, size, 1, length, blocks), ggml.reshape(summed, 1, size, length, blocks), size
+        )
+        decay = ggml.cont(ggml.permute(decay, 2, 1, 0, 3), length, size, size, blocks)
+        column = ggml.reshape(keys, length, 1, size, blocks)
+        scores, reads = (
+            ggml.mul_mat(ggml.like("MUL", decay, ggml.reshape(part, length, size, 1, blocks)), column)
+            for part in (keys_beta, query)
+        )
+        scores, reads = (
+            ggml.cont(ggml.transpose(ggml.reshape(part, size, size, count, lines))) for part in (scores, reads)
+        )
+    else:
+        decay = _decay(summed, ggml.reshape(summed, 1, size, count, lines), size)
+        scores, reads = (ggml.like("MUL", ggml.mul_mat(keys, part), decay) for part in (keys_beta, query))
+    reads = ggml.like("TRI", reads)
+    scores = ggml.like("TRI", scores)
+    ones = ggml.like("FILL", ggml.view(scores, (size,)))
+    identity = ggml.result("DIAG", "f32", (size, size, 1, 1), ones)
+    left = ggml.like("ADD", scores, identity)
+    negated = ggml.like("NEG", scores)
+    solved = ggml.like("ADD", ggml.result("SOLVE_TRI", "f32", negated.ne, left, negated), identity)
+    values = ggml.mul_mat(ggml.cont(ggml.transpose(values_beta)), solved)
+    opened = ggml.like("EXP", summed)
+    decayed = ggml.like("MUL", ggml.cont(ggml.transpose(keys_beta)), opened)
+    decayed = ggml.mul_mat(decayed, solved)
+    asked = ggml.like("MUL", query, ggml.cont(ggml.transpose(opened)))
+    last = ggml.cont(ggml.view(summed, (1, *summed.ne[1:]), summed.nb[1:], 4 * (size - 1)))
+    last_opened = ggml.transpose(ggml.like("EXP", last))
+    rest = ggml.like("EXP", ggml.like("NEG", ggml.like("SUB", summed, last)))
+    kept = ggml.like("MUL", keys, ggml.cont(ggml.transpose(rest)))
+    kept = ggml.cont(ggml.transpose(kept))
+    state = ggml.reshape(state, length, length, 1, lines)
+    turned = ggml.cont(ggml.transpose(values))
+    for index in range(count):
+        before = ggml.mul_mat(_chunk(decayed, index), state)
+        fresh = ggml.like("SUB", _chunk(turned, index), before)
+        inside = ggml.mul_mat(fresh, _chunk(reads, index))
+        across = ggml.mul_mat(state, _chunk(asked, index))
+        values = ggml.inplace("SET", values, ggml.like("ADD", across, inside))
+        learned = ggml.mul_mat(_chunk(kept, index), fresh)
+        state = ggml.like("ADD", ggml.like("MUL", state, _chunk(last_opened, index)), learned)
+    row = 4 * length
+    output = ggml.view(values, (length, steps, heads, sequences), (row, row * size * count, row * size * count * heads))
+    return ggml.permute(output, 0, 2, 1, 3), ggml.reshape(state, length, length, heads, sequences)
+
+
+def _decay(rows: Tensor, columns: Tensor, size: int) -> Tensor:
+    """How much of each step is left at each later one of its chunk."""
+    spread = ggml.repeat(columns, size, size, *columns.ne[2:])
+    return ggml.like("EXP", ggml.like("TRI", ggml.like("SUB", spread, rows)))
+
+
+def _chunk(source: Tensor, index: int) -> Tensor:
+    ne, nb = source.ne, source.nb
+    return ggml.view(source, (ne[0], ne[1], 1, ne[3]), nb[1:], index * nb[2])
 
 
 # --- Mamba ------------------------------------------------------------------------------------------------------------
