@@ -80,7 +80,8 @@ def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
     keys = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, *nb), 4 * state * groups)
     values = ggml.view(mixed, (length, heads, steps, sequences), (4 * length, *nb), 8 * state * groups)
     query, keys = _unit(b, query), _unit(b, keys)
-    if not batch.fused_delta and groups != heads:
+    # Keys for every head of values: the one operation shares them out itself, but not as qwen3next orders its heads.
+    if groups != heads and (hyper.architecture == "qwen3next" or not batch.fused_delta):
         query, keys = (ggml.repeat(part, state, heads, steps, sequences) for part in (query, keys))
     made = gated_delta_net(b, layer, query, keys, values, gate, beta, recurrent, size)
     z = ggml.reshape(gate_z, length, heads, steps, sequences)
