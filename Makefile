@@ -52,8 +52,8 @@ test-long: venv docker ## site.yml killed at every tenth task, and run again; th
 bench-memory bench-plan: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
 
 .PHONY: bench-memory
-bench-memory: venv ## Memory estimators against the truth; HEADERS=<dir of *.gguf> TRUTH=<files> for other data
-	@$(PYTHON) -m tests.memory --headers "$(HEADERS)" --truth "$(TRUTH)"
+bench-memory: venv ## Memory estimators against the truth; HEADERS=<dir of *.gguf> TRUTH=<files> for other data, LLAMA_CPP=b10488 for its rows
+	@$(PYTHON) -m tests.memory --headers "$(HEADERS)" --truth "$(TRUTH)" --llama-cpp "$(LLAMA_CPP)"
 
 .PHONY: bench-plan
 bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 context lengths take

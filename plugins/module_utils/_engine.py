@@ -122,7 +122,7 @@ def tensor_bytes(kind: str, ne: t.Sequence[int], on_gpu: bool) -> int:
 
 def weight_bytes(hyper: Hyper, where: Homes, rules: Rules = V0_5_0, every_layer: bool = False) -> list[int]:
     """The tensors of the file where their layers lie; once more what several devices need for themselves. The layers
-    that only predict further tokens are not loaded, but for ``every_layer``."""
+    that only predict further tokens are not loaded, but for ``every_layer`` and LOADED_ANYWAY."""
     key = ("weights", where, rules.release, every_layer)
     if key in hyper.memory:
         return list(hyper.memory[key])
@@ -141,7 +141,7 @@ def weight_bytes(hyper: Hyper, where: Homes, rules: Rules = V0_5_0, every_layer:
             parts = parts[1:]
         if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) < hyper.all_layers:
             layer = int(parts[1])
-            if layer >= hyper.layers and not every_layer:
+            if layer >= hyper.layers and not every_layer and not _loaded_anyway(hyper.architecture, parts[2:]):
                 continue  # prediction layers are not loaded
             home = where.layers[layer]
             if parts[2] in experts and layer < where.expert_layers_on_cpu:
@@ -164,6 +164,25 @@ def weight_bytes(hyper: Hyper, where: Homes, rules: Rules = V0_5_0, every_layer:
             put(tensor, where.output)
     hyper.memory[key] = tuple(total)
     return total
+
+
+_HEAD = frozenset({"nextn.embed_tokens", "nextn.shared_head_head", "nextn.shared_head_norm"})
+_NETWORK = frozenset(
+    f"ffn_{name}{kind}" for name in ("gate", "up", "down") for kind in ("", "_exps", "_shexp")
+) | {"ffn_gate_inp", "ffn_gate_up_exps", "exp_probs_b"}  # fmt: skip
+# What of prediction layers is loaded all the same: their files in src/models read it as optional, whatever is to be
+# skipped.
+LOADED_ANYWAY = {
+    "step35": _HEAD | _NETWORK | {"attn_q_norm", "attn_k_norm", "attn_gate"},
+    "hy_v3": _HEAD | _NETWORK,
+    "cohere2moe": _HEAD,
+    "glm-dsa": frozenset({"indexer.k_norm"}),
+    "deepseek32": frozenset({"indexer.k_norm"}),
+}
+
+
+def _loaded_anyway(architecture: str, words: list[str]) -> bool:
+    return ".".join(words[:-1] if words[-1] in ("weight", "bias") else words) in LOADED_ANYWAY.get(architecture, ())
 
 
 def _copied(tensor: _gguf.Tensor, where: Homes, twice: bool) -> bool:
@@ -295,10 +314,11 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
 def fused_delta(hyper: Hyper, load: Load, where: Homes, flash: bool) -> bool:
     """Whether gated delta nets are one operation. Some releases try it with a few tokens, and do without as soon as the
     operation of any layer would run elsewhere than the layer lies."""
-    if not load.rules.delta_probed or not any(hyper.recurrent):
+    if not load.rules.delta_probed or not any(hyper.recurrent) or hyper.memory.get("no delta net"):
         return True
     builder = graph_of(hyper, batch_of(hyper, load, flash, DELTA_PROBE * load.sequences), where)
     if not builder.delta_nodes:
+        hyper.memory["no delta net"] = True
         return True
     Planner(builder.graph, where.cpu).assign()
     return all(node.backend == where.layers[layer] for node, layer in builder.delta_nodes)

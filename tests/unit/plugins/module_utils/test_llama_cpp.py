@@ -9,6 +9,7 @@ with b10488 built from source, all of which differ from v0.5.0's; and the header
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import lzma
 from pathlib import Path
@@ -37,7 +38,7 @@ def shape(name: str, without: str = "") -> _memory.Shape:
 
 def run(row: list[Any], rules: _llama_cpp.Rules) -> tuple[_memory.Run, _memory.Devices]:
     made, devices = asked(row)
-    return _memory.Run(**{**vars(made), "rules": rules}), devices
+    return dataclasses.replace(made, rules=rules), devices
 
 
 @pytest.mark.parametrize("name", sorted(B10488))
@@ -93,10 +94,48 @@ def test_what_a_header_must_have_for_the_engine(name: str, lacks: str, says: str
         assert (says in (_memory.refused(shape(name, lacks), asked_for) or "")) == refused
 
 
-def test_prediction_layers_keep_a_cache_where_the_release_gives_them_one() -> None:
-    """One layer more of 47; not before 0.30, not with v0.5.0."""
-    sizes = {
-        rules.release: _memory.place(shape("glm4.5-air-mtp"), _memory.Run(4096, rules=rules)).gpus[0].kv_cache
-        for rules in (_llama_cpp.V0_5_0, _llama_cpp.BEFORE_0_30, _llama_cpp.B10488)
+# Models with their last layer once more, as a layer that predicts: bytes of weights and cache on one GPU at 8192 tokens,
+# which both releases have, and the cache's with b10488.
+PREDICTING = {
+    "step3.5-flash": (121232613248, 541065216, 541065216),
+    "mimo-v2-flash": (186440770304, 342097920, 342097920),
+    "hy3-295b": (180653010944, 2684354560, 2684354560),
+    "cohere2-moe": (17819205632, 721420288, 754974720),
+    "glm4-9b": (5808070144, 335544320, 343932928),
+    "deepseek-v3.2": (404446651264, 703594496, 703594496),
+    "glm-5": (447869588992, 899678208, 899678208),
+}
+
+
+def predicting(name: str) -> _memory.Shape:
+    data = DATA[name]
+    prefix = data["metadata"]["general.architecture"] + "."
+    layers, width = (data["metadata"][prefix + key] for key in ("block_count", "embedding_length"))
+    metadata = {
+        key: [*value, value[-1]] if isinstance(value, list) and len(value) == layers else value
+        for key, value in data["metadata"].items()
     }
-    assert sizes["v0.5.0"] == sizes["ec98e2002"] == sizes["b10488"] * 46 // 47
+    metadata.update({prefix + "block_count": layers + 1, prefix + "nextn_predict_layers": 1})
+    last, more = f"blk.{layers - 1}.", f"blk.{layers}."
+    tensors = [_gguf.Tensor(tensor, tuple(extents), kind) for tensor, extents, kind in data["tensors"]]
+    tensors += [
+        dataclasses.replace(tensor, name=tensor.name.replace(last, more))
+        for tensor in tensors
+        if tensor.name.startswith(last)
+    ]
+    q4_k, f32 = 12, 0
+    tensors.append(_gguf.Tensor(more + "nextn.eh_proj.weight", (2 * width, width), q4_k))
+    tensors += [
+        _gguf.Tensor(f"{more}nextn.{norm}.weight", (width,), f32) for norm in ("enorm", "hnorm", "shared_head_norm")
+    ]
+    return _memory.shape_from_header(_gguf.Header(3, metadata, data["lengths"], tuple(tensors)))
+
+
+@pytest.mark.parametrize("name", sorted(PREDICTING))
+def test_what_layers_that_predict_take(name: str) -> None:
+    """They are not computed, but some of their tensors are loaded, and b10488 gives some a cache."""
+    weights, plain, predicted = PREDICTING[name]
+    model = predicting(name)
+    for rules, cache in ((_llama_cpp.V0_5_0, plain), (_llama_cpp.B10488, predicted), (_llama_cpp.BEFORE_0_30, plain)):
+        made = _memory.place(model, _memory.Run(8192, rules=rules)).gpus[0]
+        assert (made.weights, made.kv_cache) == (weights, cache)
