@@ -314,14 +314,16 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
 def fused_delta(hyper: Hyper, load: Load, where: Homes, flash: bool) -> bool:
     """Whether gated delta nets are one operation. Some releases try it with a few tokens, and do without as soon as the
     operation of any layer would run elsewhere than the layer lies."""
-    if not load.rules.delta_probed or not any(hyper.recurrent) or hyper.memory.get("no delta net"):
+    if not load.rules.delta_probed or not any(hyper.recurrent):
         return True
-    builder = graph_of(hyper, batch_of(hyper, load, flash, DELTA_PROBE * load.sequences), where)
-    if not builder.delta_nodes:
-        hyper.memory["no delta net"] = True
-        return True
-    Planner(builder.graph, where.cpu).assign()
-    return all(node.backend == where.layers[layer] for node, layer in builder.delta_nodes)
+    # The length of the context decides nothing of where the few tokens are computed.
+    key = ("delta", where, flash, load.sequences, load.key_type, load.value_type, load.rules.release)
+    if key not in hyper.memory:
+        builder = graph_of(hyper, batch_of(hyper, load, flash, DELTA_PROBE * load.sequences), where)
+        if builder.delta_nodes:
+            Planner(builder.graph, where.cpu).assign()
+        hyper.memory[key] = all(node.backend == where.layers[layer] for node, layer in builder.delta_nodes)
+    return bool(hyper.memory[key])
 
 
 # llama-context.cpp, llm_fused_op_gdn_ch_probe: tokens of each sequence.
@@ -481,9 +483,9 @@ def unloadable(architecture: str, hyper: Hyper | None, rules: Rules) -> str | No
         return f"the engine's llama.cpp ({rules.release}) does not know the architecture {architecture}"
     if hyper is None:
         return None
-    if architecture in rules.stated_windows and hyper.window:
-        if hyper.get("attention.sliding_window_pattern") is None:
-            return f"the engine's llama.cpp ({rules.release}) needs attention.sliding_window_pattern, which it lacks"
+    pattern = "attention.sliding_window_pattern"
+    if architecture in rules.stated_windows and hyper.window and hyper.get(pattern) is None:
+        return f"the engine's llama.cpp ({rules.release}) needs {pattern}, which it lacks"
     if architecture in rules.needed_biases and not hyper.has("blk.0.attn_q.bias"):
         return f"the engine's llama.cpp ({rules.release}) needs biases of its attention, which it lacks"
     return None

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which llama.cpp an engine has, and by which rules that one plans its memory.
 
-The account replays llama.cpp v0.5.0. Where b10488 does otherwise, the difference is a rule here, by the name under which
-those ask for it who build graphs, place them or load models. Nothing else compares versions.
+The account replays llama.cpp v0.5.0. Where b10488 does otherwise, the difference is a rule here, and who builds graphs,
+places them or loads models asks for it by its name. Nothing else compares versions.
 
 Sources: both trees, at the places that each rule names; of what an engine has, Ollama's LLAMA_CPP_VERSION by tag.
 """
@@ -69,7 +69,8 @@ B10488 = Rules(
     stated_windows=frozenset({"cohere2moe", "mellum", "muse-glimmer"}),
     needed_biases=frozenset({"jais2"}),
 )
-# ec98e2002 of December 2025: older than b10488, but there prediction layers kept no cache either (n_layer_kv_from_start).
+# The commit that Ollama kept to before. It is older than b10488, but in it, too, prediction layers have no cache
+# (llama-model.cpp, n_layer_kv_from_start).
 BEFORE_0_30 = replace(B10488, release="ec98e2002", prediction_cache=False)
 
 RELEASES = {rules.release: rules for rules in (V0_5_0, B10488, BEFORE_0_30)}

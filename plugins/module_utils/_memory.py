@@ -4,10 +4,10 @@
 """What a model takes in memory: weights, KV cache, compute buffers and what lies outside of them, in bytes.
 
 :func:`place` has the bytes on each device under llama.cpp's own parameters, :func:`engine_run` makes those of an
-instance's setting by Ollama's rules, and :func:`account` is both for one GPU or none. They are those of llama.cpp
-v0.5.0's planner, replayed (_engine.py), where the architecture's graph is written down (_architectures.py); elsewhere
-weights are exact and the rest is an upper bound (_bound.py). Two cases have closed forms still: Ollama's own engine, up
-to 0.29, and catalog entries of architectures whose tensors are not known.
+instance's setting by Ollama's rules, and :func:`account` is both for one GPU or none. They are those of the planner of
+the engine's llama.cpp (_llama_cpp.py), replayed (_engine.py), where the architecture's graph is written down
+(_architectures.py); elsewhere weights are exact and the rest is an upper bound (_bound.py). Two cases have closed forms
+still: Ollama's own engine, up to 0.29, and catalog entries of architectures whose tensors are not known.
 """
 
 from __future__ import annotations

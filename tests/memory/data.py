@@ -259,9 +259,7 @@ def _count(counts: dict[str, int], reason: str) -> None:
     counts[reason] = counts.get(reason, 0) + 1
 
 
-def read(
-    directory: Path = HEADERS, truth: Sequence[Path] = TRUTH, llama_cpp: str = V0_5_0.release
-) -> Data:
+def read(directory: Path = HEADERS, truth: Sequence[Path] = TRUTH, llama_cpp: str = V0_5_0.release) -> Data:
     """Read all headers of a directory (``*.gguf``, or the repository's ``*.txt``) that rows ask for, and the rows, the
     truth of this release of llama.cpp.
 

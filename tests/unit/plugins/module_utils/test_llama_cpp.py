@@ -94,8 +94,8 @@ def test_what_a_header_must_have_for_the_engine(name: str, lacks: str, says: str
         assert (says in (_memory.refused(shape(name, lacks), asked_for) or "")) == refused
 
 
-# Models with their last layer once more, as a layer that predicts: bytes of weights and cache on one GPU at 8192 tokens,
-# which both releases have, and the cache's with b10488.
+# Models with their last layer once more, as a layer that predicts. Bytes on one GPU at 8192 tokens: weights, which both
+# releases have, the cache with v0.5.0, and with b10488.
 PREDICTING = {
     "step3.5-flash": (121232613248, 541065216, 541065216),
     "mimo-v2-flash": (186440770304, 342097920, 342097920),
