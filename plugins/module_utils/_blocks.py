@@ -597,7 +597,7 @@ class Builder:
         else:
             probabilities = logits
         selection = probabilities
-        choice = self.bias(layer, "exp_probs_b")
+        choice = self.bias(layer, "exp_probs_b") or self.weight(layer, "exp_probs_b")  # hy_v3 gives it no suffix
         if choice is not None:
             selection = ggml.like("ADD", probabilities, choice)
         if before:
