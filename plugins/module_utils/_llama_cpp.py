@@ -75,8 +75,9 @@ BEFORE_0_30 = replace(B10488, release="ec98e2002", prediction_cache=False)
 
 RELEASES = {rules.release: rules for rules in (V0_5_0, B10488, BEFORE_0_30)}
 
-# Of Ollama, from which version on: 0.30.0 has b9452, 0.32.15 and the first candidates of 0.33 have b10488. What lies
-# between was not compared. No release has v0.5.0 yet: newer ones than are known are taken to have the newest rules.
+# Of Ollama, from which version on: 0.30.0 has b9452, 0.32.15 and the first candidates of 0.33 have b10488. What v0.5.0
+# changed came after that, so all of them have b10488's rules; what else b9452 and its successors do otherwise was not
+# compared. No version is known to have v0.5.0: those after the known ones are taken to have the newest rules.
 OLLAMA: tuple[tuple[tuple[int, ...], Rules], ...] = (((0, 34, 0), V0_5_0), ((0, 30, 0), B10488), ((0,), BEFORE_0_30))
 
 
