@@ -215,6 +215,14 @@ class Builder:
             factors = (found,) if found is not None else ()
         return ggml.like("ROPE", source, self.positions(), *factors)
 
+    def rope_end(self, source: Tensor, rotated: int, layer: int | None = None) -> Tensor:
+        """By head, the last ``rotated`` elements with rotary positions."""
+        if self.batch.rules.rotates_in_part:
+            return self.rope(source, layer)
+        plain, ne, nb = source.ne[0] - rotated, source.ne[1:3], source.nb[1:3]
+        last = ggml.view(source, (rotated, *ne), nb, 4 * plain)
+        return ggml.concat(ggml.view(source, (plain, *ne), nb), self.rope(last, layer), 0)
+
     def scale(self, source: Tensor) -> Tensor:
         return ggml.like("SCALE", source)
 

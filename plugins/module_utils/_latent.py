@@ -141,19 +141,9 @@ def _latent(b: Builder, layer: int, source: Tensor) -> Tensor:
     step = 4 * (plain + wide)
     keys_plain = ggml.view(expanded, (plain, heads, tokens), (step, step * heads))
     values = ggml.cont(ggml.view(expanded, (wide, heads, tokens), (step, step * heads), 4 * plain))
-    query = _rotated(b, query, rope, None)
+    query = b.rope_end(query, rope)
     keys = ggml.concat(keys_plain, ggml.repeat(rotated, rope, heads, tokens, 1), 0)
     return b.attention(layer, query, keys, values)
-
-
-def _rotated(b: Builder, query: Tensor, rope: int, factors: int | None) -> Tensor:
-    """Queries by head with their last ``rope`` elements rotated."""
-    if b.batch.rules.rotates_in_part:
-        return b.rope(query, factors)
-    plain = query.ne[0] - rope
-    first = ggml.view(query, (plain, *query.ne[1:3]), query.nb[1:3])
-    last = ggml.view(query, (rope, *query.ne[1:3]), query.nb[1:3], 4 * plain)
-    return ggml.concat(first, b.rope(last, factors), 0)
 
 
 def minicpm3(b: Builder) -> None:
@@ -184,7 +174,7 @@ def _expanded(b: Builder, layer: int, source: Tensor, factors: bool) -> Tensor:
     else:
         query = ggml.mul_mat(b.needed(layer, "attn_q_a"), source)
         query = ggml.mul_mat(b.needed(layer, "attn_q_b"), b.layer_norm(query, layer, "attn_q_a_norm"))
-    query = _rotated(b, ggml.reshape(query, key, heads, tokens), rope, where)
+    query = b.rope_end(ggml.reshape(query, key, heads, tokens), rope, where)
     both = ggml.mul_mat(b.needed(layer, "attn_kv_a_mqa"), source)
     row = both.nb[1]
     latent = b.layer_norm(ggml.view(both, (rank, tokens), (row,)), layer, "attn_kv_a_norm")
