@@ -39,7 +39,7 @@ class Rules:
     # kimi-linear.cpp and others, ssm_a: loaded as an operand of the selective scan, for which no CUDA kernel takes it,
     # although it is only multiplied (LLM_TENSOR_SSM_A, not LLM_TENSOR_SSM_A_NOSCAN).
     decay_as_scanned: frozenset[str] = frozenset()
-    # minicpm3.cpp, plm.cpp, deepseek2.cpp (without MLA), deepseek4.cpp: a part of each head is rotated where it lies, not
+    # minicpm3.cpp, plm.cpp, deepseek2.cpp (without MLA), deepseek4.cpp: the end of a head is rotated where it lies, not
     # cut out and joined again (ggml_rope_set_offset).
     rotates_in_part: bool = True
     # plamo2.cpp: the rows that logits are wanted for are picked before the last layer's network, not behind it.
