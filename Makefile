@@ -53,8 +53,8 @@ test-long: venv docker ## site.yml killed at every tenth task, and run again; th
 bench-memory bench-memory-drawn bench-plan: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
 
 .PHONY: bench-memory
-bench-memory: venv ## Memory estimators against the truth; HEADERS=<dir of *.gguf> TRUTH=<files> for other data
-	@$(PYTHON) -m tests.memory --headers "$(HEADERS)" --truth "$(TRUTH)"
+bench-memory: venv ## Memory estimators against the truth; HEADERS=<dir of *.gguf> TRUTH=<files> for other data, LLAMA_CPP=b10488 for its rows
+	@$(PYTHON) -m tests.memory --headers "$(HEADERS)" --truth "$(TRUTH)" --llama-cpp "$(LLAMA_CPP)"
 
 .PHONY: bench-memory-drawn
 bench-memory-drawn: venv ## The account against llama.cpp's planner, on COUNT models drawn by chance (SEED)

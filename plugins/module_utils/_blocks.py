@@ -15,6 +15,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._ggml import Graph, Ten
 from ansible_collections.onprem.llm.plugins.module_utils._ggml_plan import OFFLOAD_ROWS, supported_on_gpu
 from ansible_collections.onprem.llm.plugins.module_utils._gguf import TENSOR_TYPES
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import WITHOUT_CACHE, Hyper
+from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import V0_5_0, Rules
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Batch:
     trial: bool = False
     # Operations that the engine takes apart, as a layer's device would not compute them.
     unfused: frozenset[str] = frozenset()
+    # Gated delta nets are one operation.
+    fused_delta: bool = True
+    # The engine's, where releases of llama.cpp differ.
+    rules: Rules = V0_5_0
 
     @property
     def sequence_tokens(self) -> int:
@@ -91,6 +96,7 @@ class Builder:
         self.attention_nodes: list[tuple[Tensor, int]] = []
         # Operations that may be taken apart, with their layers.
         self.fused_nodes: list[tuple[Tensor, int]] = []
+        self.delta_nodes: list[tuple[Tensor, int]] = []
         self.outputs: list[Tensor] = []
 
     @property
@@ -109,7 +115,7 @@ class Builder:
         made = self._weights.get((name, home))
         if made is None:
             made = ggml.tensor(TENSOR_TYPES[entry.type_id][0].lower(), *entry.dimensions)
-            made.home = self.homes.cpu if self.hyper.kept_on_host(name) else home
+            made.home = self.homes.cpu if self.hyper.kept_on_host(name, self.batch.rules) else home
             made.weight = True
             made.name = name
             self._weights[name, home] = made
@@ -227,6 +233,14 @@ class Builder:
             factors = (found,) if found is not None else ()
         return ggml.like("ROPE", source, self.positions(), *factors)
 
+    def rope_end(self, source: Tensor, rotated: int, layer: int | None = None) -> Tensor:
+        """By head, the last ``rotated`` elements with rotary positions."""
+        if self.batch.rules.rotates_in_part:
+            return self.rope(source, layer)
+        plain, ne, nb = source.ne[0] - rotated, source.ne[1:3], source.nb[1:3]
+        last = ggml.view(source, (rotated, *ne), nb, 4 * plain)
+        return ggml.concat(ggml.view(source, (plain, *ne), nb), self.rope(last, layer), 0)
+
     def scale(self, source: Tensor) -> Tensor:
         return ggml.like("SCALE", source)
 
@@ -238,6 +252,9 @@ class Builder:
         small = self.batch.tokens < OFFLOAD_ROWS or homes.cpu not in homes.layers
         if self.batch.trial and small and (home == homes.cpu or supported_on_gpu(made)):
             made.pinned = home
+
+    def clamp(self, source: Tensor) -> Tensor:
+        return (ggml.inplace if self.batch.rules.clamps_in_view else ggml.like)("CLAMP", source)
 
     def gather(self, *sources: Tensor) -> tuple[Tensor, ...]:
         """Only the rows that logits are wanted for."""
@@ -310,7 +327,7 @@ class Builder:
                 together = ggml.concat(ggml.concat(query_bias, key_bias, 0), value_bias, 0)
                 fused = ggml.like("ADD", fused, together)
             if clamp:
-                fused = ggml.like("CLAMP", fused)
+                fused = self.clamp(fused)
             first, second = key * heads, key * kv_heads
             row = fused.nb[1]
             if shaped:
@@ -326,7 +343,7 @@ class Builder:
             )
         parts = [self.linear(layer, name, source) for name in ("attn_q", "attn_k", "attn_v")]
         if clamp:
-            parts = [ggml.like("CLAMP", part) for part in parts]
+            parts = [self.clamp(part) for part in parts]
         if not shaped:
             return parts[0], parts[1], parts[2]
         return (
@@ -552,10 +569,8 @@ class Builder:
         cells = cache.ne[1]
         keys = ggml.view(cache, (cache.ne[0], 1, cells, batch.sequences), (row, row, row * cells))
         values = ggml.view(keys, (value.ne[0], *keys.ne[1:]), keys.nb[1:])
-        if chosen is None:
-            mask = self.mask(self.hyper.windowed[layer])
-        else:
-            mask = self.chosen_mask(chosen, self.mask(False))
+        every = self.mask(chosen is None and self.hyper.windowed[layer])
+        mask = every if chosen is None else self.chosen_mask(chosen, every)
         made = self.attend(layer, query, keys, values, mask, sinks, decompress=decompress)
         return self.linear(layer, output, made) if output else made
 
@@ -585,8 +600,8 @@ class Builder:
             if activation == "SWIGLU" and self.hyper.limited("swiglu_clamp_shexp", layer):
                 if self.hyper.architecture == "deepseek4":
                     return self.linear(layer, "ffn_down" + suffix, ggml.glu("SWIGLU_CLAMP", gate, up))
-                up = ggml.like("CLAMP", up)
-                hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
+                up = self.clamp(up)
+                hidden = ggml.like("MUL", self.clamp(ggml.like("SILU", gate)), up)
             else:
                 hidden = self.gated(activation, gate, up)
         elif up.ne[0] == 2 * down.ne[0]:
@@ -635,9 +650,7 @@ class Builder:
         else:
             probabilities = logits
         selection = probabilities
-        choice = self.bias(layer, "exp_probs_b")
-        if choice is None:
-            choice = self.weight(layer, "exp_probs_b")  # hy_v3's has no suffix
+        choice = self.bias(layer, "exp_probs_b") or self.weight(layer, "exp_probs_b")  # hy_v3 gives it no suffix
         if choice is not None:
             selection = ggml.like("ADD", probabilities, choice)
         if before:
@@ -657,7 +670,7 @@ class Builder:
             weights = ggml.reshape(weights, 1, used, tokens)
         if normed:
             flat = ggml.reshape(weights, used, tokens)
-            total = ggml.like("CLAMP", ggml.sum_rows(flat))
+            total = self.clamp(ggml.sum_rows(flat))
             weights = ggml.reshape(ggml.like("DIV", flat, total), 1, used, tokens)
         if scaled:
             weights = self.scale(weights)
@@ -683,8 +696,8 @@ class Builder:
             if hyper.architecture in ("maple", "deepseek4", "hy_v4") and hyper.limited("swiglu_clamp_exp", layer):
                 hidden = ggml.glu("SWIGLU_CLAMP", gate, up)
             elif fused is None and activation == "SWIGLU" and hyper.limited("swiglu_clamp_exp", layer):
-                up = ggml.like("CLAMP", up)
-                hidden = ggml.like("MUL", ggml.like("CLAMP", ggml.like("SILU", gate)), up)
+                up = self.clamp(up)
+                hidden = ggml.like("MUL", self.clamp(ggml.like("SILU", gate)), up)
             else:
                 hidden = self.gated(activation, gate, up)
         else:
@@ -692,7 +705,7 @@ class Builder:
             if activation == "RELU_SQR":
                 hidden = ggml.like("SQR", hidden)
         made = self._expert_linear(layer, "ffn_down" + suffix, hidden, picked)
-        made.strict = hyper.architecture == "mistral4"
+        made.strict = hyper.architecture in self.batch.rules.exact_experts
         if not before:
             made = ggml.like("MUL", made, weights)
         graph.expand(made)

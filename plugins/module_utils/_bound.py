@@ -153,7 +153,7 @@ def _weights(hyper: Hyper, load: Load, layers: list[list[_gguf.Tensor]]) -> list
     """Exact on one device. On several, what lies outside of the layers may be with any of them, and the layers may be
     counted otherwise, so that one more falls to each."""
     where = homes(hyper, load)
-    total = weight_bytes(hyper, where, every_layer=True)
+    total = weight_bytes(hyper, where, load.rules, every_layer=True)
     if len(load.gpus) < 2 and where.cpu not in where.layers:
         return total
     inside = sum(tensor.bytes for tensors in layers for tensor in tensors)

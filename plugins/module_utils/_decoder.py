@@ -106,7 +106,7 @@ def decoder(b: Builder, traits: Decoder, masked_logits: int = 0) -> None:
         current = _deep_stack(b, layer, current)
     if masked_logits:
         hidden = b.norm(current, b.top("output_norm.weight"))
-        masked = ggml.like("CLAMP", ggml.tensor("f32", masked_logits))
+        masked = b.clamp(ggml.tensor("f32", masked_logits))
         b.finish(hidden, ggml.like("SET", b.head(hidden), masked))
         return
     finish(b, traits, current)

@@ -24,6 +24,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._ggml_plan import (
     Planner,
 )
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import ENCODERS, WITHOUT_CACHE, Hyper
+from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import FILTERED, V0_5_0, Rules
 
 # llama-context.cpp: contexts and caches come in steps of so many cells.
 CELLS = 256
@@ -56,8 +57,7 @@ class Load:
     gpus: tuple[float, ...]
     layers_on_gpu: int
     expert_layers_on_host: int = 0
-    # Up to b10488 (Ollama 0.32) prediction layers keep a cache that nothing reads; llama.cpp v0.5.0 leaves it out.
-    prediction_cache: bool = False
+    rules: Rules = V0_5_0
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,12 @@ def tensor_bytes(kind: str, ne: t.Sequence[int], on_gpu: bool) -> int:
     return pad(total, GPU_ALIGNMENT)
 
 
-def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[int]:
+def weight_bytes(hyper: Hyper, where: Homes, rules: Rules = V0_5_0, every_layer: bool = False) -> list[int]:
     """The tensors of the file where their layers lie; once more what several devices need for themselves. The layers
-    that only predict further tokens are not loaded, but for ``every_layer``."""
-    if (where, every_layer) in hyper.memory:
-        return list(hyper.memory[where, every_layer])
+    that only predict further tokens are not loaded, but for ``every_layer`` and LOADED_ANYWAY."""
+    key = ("weights", where, rules.release, every_layer)
+    if key in hyper.memory:
+        return list(hyper.memory[key])
     total = [0] * (where.cpu + 1)
     experts = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
     devices = set(where.layers)
@@ -143,12 +144,12 @@ def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[
             parts = parts[1:]
         if parts[0] in LAYER_PREFIXES and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) < hyper.all_layers:
             layer = int(parts[1])
-            if layer >= hyper.layers and not every_layer:
+            if layer >= hyper.layers and not every_layer and not _loaded_anyway(hyper.architecture, parts[2:]):
                 continue  # prediction layers are not loaded
             home = where.layers[layer]
             if parts[2] in experts and layer < where.expert_layers_on_cpu:
                 home = where.cpu
-            put(tensor, where.cpu if hyper.kept_on_host(name) else home)
+            put(tensor, where.cpu if hyper.kept_on_host(name, rules) else home)
         elif name in INPUT_TENSORS:
             put(tensor, where.cpu)
             if (
@@ -164,8 +165,27 @@ def weight_bytes(hyper: Hyper, where: Homes, every_layer: bool = False) -> list[
             put(tensor, where.layers[0])
         else:
             put(tensor, where.output)
-    hyper.memory[where, every_layer] = tuple(total)
+    hyper.memory[key] = tuple(total)
     return total
+
+
+_HEAD = frozenset({"nextn.embed_tokens", "nextn.shared_head_head", "nextn.shared_head_norm"})
+_NETWORK = frozenset(
+    f"ffn_{name}{kind}" for name in ("gate", "up", "down") for kind in ("", "_exps", "_shexp")
+) | {"ffn_gate_inp", "ffn_gate_up_exps", "exp_probs_b"}  # fmt: skip
+# What of prediction layers is loaded all the same: their files in src/models read it as optional, whatever is to be
+# skipped.
+LOADED_ANYWAY = {
+    "step35": _HEAD | _NETWORK | {"attn_q_norm", "attn_k_norm", "attn_gate"},
+    "hy_v3": _HEAD | _NETWORK,
+    "cohere2moe": _HEAD,
+    "glm-dsa": frozenset({"indexer.k_norm"}),
+    "deepseek32": frozenset({"indexer.k_norm"}),
+}
+
+
+def _loaded_anyway(architecture: str, words: list[str]) -> bool:
+    return ".".join(words[:-1] if words[-1] in ("weight", "bias") else words) in LOADED_ANYWAY.get(architecture, ())
 
 
 def _copied(tensor: _gguf.Tensor, where: Homes, twice: bool) -> bool:
@@ -205,9 +225,8 @@ def cache_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
     if hyper.architecture in WITHOUT_CACHE:
         return total
     each, window = cells(hyper, load)
-    # The architectures whose main context has had a filter all along.
-    filtered = any(hyper.recurrent) or hyper.architecture in ("deepseek32", "glm-dsa", "dots3note")
-    behind = hyper.router_layer >= 0 or hyper.architecture == "deepseek4" or (load.prediction_cache and not filtered)
+    behind = hyper.router_layer >= 0 or hyper.architecture == "deepseek4"
+    behind = behind or (load.rules.prediction_cache and hyper.architecture not in FILTERED)
     for layer in range(hyper.all_layers if behind else hyper.layers):
         home = where.layers[layer]
         on_gpu = home != where.cpu
@@ -277,7 +296,7 @@ def batch_of(hyper: Hyper, load: Load, flash: bool, tokens: int | None = None) -
     embeddings = hyper.architecture in ENCODERS or hyper.get("pooling_type") is not None
     return Batch(
         count, load.sequences, rows, each, window, flash, load.key_type, load.value_type, embeddings,
-        hyper.whole("pooling_type"), transposed(hyper, load), each > original,
+        hyper.whole("pooling_type"), transposed(hyper, load), each > original, rules=load.rules,
     )  # fmt: skip
 
 
@@ -320,6 +339,25 @@ def settled(hyper: Hyper, load: Load, where: Homes, batch: Batch) -> Batch:
         if any(node.op == operation and node.backend != where.layers[layer] for node, layer in builder.fused_nodes):
             probe, builder = replace(probe, unfused=probe.unfused | {operation}), None
     return replace(batch, unfused=probe.unfused)
+
+
+def fused_delta(hyper: Hyper, load: Load, where: Homes, flash: bool) -> bool:
+    """Whether gated delta nets are one operation. Some releases try it with a few tokens, and do without as soon as the
+    operation of any layer would run elsewhere than the layer lies."""
+    if not load.rules.delta_probed or not any(hyper.recurrent):
+        return True
+    # The length of the context decides nothing of where the few tokens are computed.
+    key = ("delta", where, flash, load.sequences, load.key_type, load.value_type, load.rules.release)
+    if key not in hyper.memory:
+        builder = graph_of(hyper, batch_of(hyper, load, flash, DELTA_PROBE * load.sequences), where)
+        if builder.delta_nodes:
+            Planner(builder.graph, where.cpu).assign()
+        hyper.memory[key] = all(node.backend == where.layers[layer] for node, layer in builder.delta_nodes)
+    return bool(hyper.memory[key])
+
+
+# llama-context.cpp, llm_fused_op_gdn_ch_probe: tokens of each sequence.
+DELTA_PROBE = 16
 
 
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
@@ -395,7 +433,7 @@ def _short_plan(hyper: Hyper, batch: Batch, where: Homes, copies: int) -> list[i
     """
     groups = _groups(_kinds(hyper, where))
     # What was enough for another batch is tried first; where nothing was, nothing is tried again.
-    key = ("rounds", where, copies, batch.flash, batch.key_type, batch.sequences > 1)
+    key = ("rounds", where, copies, batch.flash, batch.key_type, batch.sequences > 1, batch.rules.release)
     rounds = hyper.memory.get(key) or [min(times, FEW_ROUNDS) for _at, _period, times in groups]
     if rounds == "all":
         return None
@@ -410,7 +448,7 @@ def _short_plan(hyper: Hyper, batch: Batch, where: Homes, copies: int) -> list[i
         if len(kept) > hyper.layers * 2 // 3:
             return None
         builder = graph_of(hyper, batch, where, kept)
-        planner = Planner(builder.graph, where.cpu, copies)
+        planner = Planner(builder.graph, where.cpu, copies, batch.rules.split_inputs)
         planner.marks = builder.marks
         sizes = planner.run()
         states = planner.states
@@ -439,7 +477,8 @@ def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bo
     """The compute buffers. Of equal layers in a row only some are built, as long as the memory is found in the same
     state after each of the last rounds: then every further round would leave it so, and the peak is that of all layers
     (``whole``: no such short cut). Layers on the CPU are all built, as their weights are copied."""
-    batch = settled(hyper, load, where, batch_of(hyper, load, flash))
+    batch = replace(batch_of(hyper, load, flash), fused_delta=fused_delta(hyper, load, where, flash))
+    batch = settled(hyper, load, where, batch)
     copies = 1
     if len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host:
         copies = PIPELINE_COPIES
@@ -448,7 +487,7 @@ def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bo
         sizes = _short_plan(hyper, batch, where, copies)
         if sizes is not None:
             return sizes
-    return Planner(graph_of(hyper, batch, where).graph, where.cpu, copies).run()
+    return Planner(graph_of(hyper, batch, where).graph, where.cpu, copies, batch.rules.split_inputs).run()
 
 
 # Architectures with more room for their graph (llama-context.cpp, graph_max_nodes).
@@ -477,6 +516,21 @@ _PRIMES = (1031, 2053, 4099, 8209, 16411, 32771, 65537, 131101)
 _EQUAL_SEQUENCES = frozenset({"kimi-linear", "minimax-01"})
 
 
+def unloadable(architecture: str, hyper: Hyper | None, rules: Rules) -> str | None:
+    """Why this release would not load the model at all, or None. Of a model whose tensors are not known only the
+    architecture counts (src/models/*.cpp, load_arch_hparams and load_arch_tensors)."""
+    if architecture in rules.unknown:
+        return f"the engine's llama.cpp ({rules.release}) does not know the architecture {architecture}"
+    if hyper is None:
+        return None
+    pattern = "attention.sliding_window_pattern"
+    if architecture in rules.stated_windows and hyper.window and hyper.get(pattern) is None:
+        return f"the engine's llama.cpp ({rules.release}) needs {pattern}, which it lacks"
+    if architecture in rules.needed_biases and not hyper.has("blk.0.attn_q.bias"):
+        return f"the engine's llama.cpp ({rules.release}) needs biases of its attention, which it lacks"
+    return None
+
+
 def abort(hyper: Hyper, load: Load) -> str | None:
     """Why the engine would abort while it plans, or None. The graph may have as many tensors as eight times the
     model's, and the scheduler's table must hold them and the leaves (llama-context.cpp, graph_max_nodes; ggml.c)."""
@@ -496,7 +550,7 @@ def abort(hyper: Hyper, load: Load) -> str | None:
     sequences: int = load.sequences > 1
     if hyper.architecture == "minimax-m3":  # each sequence has nodes of its own, but only with flash attention
         sequences, flash = load.sequences, flash_attention(hyper, load, where)
-    key = ("abort", sequences, load.key_type, load.value_type, flash)
+    key = ("abort", sequences, load.key_type, load.value_type, flash, load.rules.release)
     if key not in hyper.memory:
         graph = graph_of(hyper, batch_of(hyper, load, flash), where).graph
         made = len(graph.nodes) + sum(leaf.is_input for leaf in graph.leaves)
@@ -527,7 +581,7 @@ def buffers(hyper: Hyper, load: Load) -> Buffers:
     if found is None:
         flash = flash_attention(hyper, load, where)
         found = Buffers(
-            tuple(weight_bytes(hyper, where)),
+            tuple(weight_bytes(hyper, where, load.rules)),
             tuple(cache_bytes(hyper, load, where)),
             tuple(compute_bytes(hyper, load, where, flash)),
         )

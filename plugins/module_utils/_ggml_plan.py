@@ -213,12 +213,13 @@ class _Pool:
 
 class Planner:
     """The memory of one graph on ``gpus`` GPUs and the CPU. ``copies``: how often inputs are kept (several GPUs
-    that hold all layers)."""
+    that hold all layers). ``split_inputs``: with so many inputs a part ends (0: there is no limit)."""
 
-    def __init__(self, graph: Graph, gpus: int, copies: int = 1) -> None:
+    def __init__(self, graph: Graph, gpus: int, copies: int = 1, split_inputs: int = 0) -> None:
         self.graph = graph
         self.cpu = gpus
         self.copies = copies
+        self.split_inputs = split_inputs
         # Node counts at which the memory's state is to be noted, and the states: free and taken places in order.
         self.marks: list[int] = []
         self.states: list[tuple[object, ...]] = []
@@ -328,18 +329,25 @@ class Planner:
         kept: list[Tensor] = []
         current = -1
         inputs: list[Tensor] = []
+        room = self.split_inputs
         for index, node in enumerate(graph.nodes):
             if node.op in VIEW_OPS:
                 continue
             backend = node.backend
             fresh = backend != current
             if not fresh and inputs:
+                full = 0 < room <= len(inputs)
                 for source in node.src:
-                    if source.weight and source.backend != current and not self._reads(source, current):
+                    if (
+                        (source.weight or (full and current not in _copies(source)))
+                        and source.backend != current
+                        and not self._reads(source, current)
+                    ):
                         fresh = True
                         break
             if fresh:
                 inputs = []
+                room = self.split_inputs
                 splits.append((backend, index if splits else 0, inputs))
                 current = backend
             sources = node.src
@@ -357,6 +365,8 @@ class Planner:
                         source.copies = {}
                     if current not in source.copies:
                         source.copies[current] = [_twin(source, copies > 1) for _index in range(copies)]
+                        if 0 < room <= len(inputs):
+                            room *= 2
                         inputs.append(source)
                     node.src = (*node.src[:position], source.copies[current][0], *node.src[position + 1 :])
         for number, (backend, start, needs) in enumerate(splits):

@@ -21,7 +21,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._text import human_byte
 MIB = 2**20
 
 # How far the bytes on the GPU may be from the account's. The share covers a batch that the engine took smaller than
-# planned, and what builds of llama.cpp differ by (v0.5.0, which the account follows, and b10488: nothing for most
+# planned, and what builds of llama.cpp differ by, of which the account follows two (_llama_cpp.py: nothing for most
 # models, a few per cent for hybrids); the bytes are what small models' rounding and the buffer for the logits, which a
 # build has on the device or beside it, can make. A spill of single layers is seen by their count.
 TOLERANCE_SHARE = 0.12

@@ -11,6 +11,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible_collections.onprem.llm.plugins.module_utils import _gguf
+from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import Rules
 
 # Window layers that no header states: architecture -> (period, the full layer comes first). models/*.cpp,
 # set_swa_pattern; with a period of 0 every layer has the window.
@@ -197,7 +198,7 @@ class Hyper:
     def vocabulary(self) -> int:
         return self.rows("output.weight") or self.rows("token_embd.weight")
 
-    def kept_on_host(self, name: str) -> bool:
+    def kept_on_host(self, name: str, rules: Rules) -> bool:
         """No CUDA kernel takes the layer's tensor, so it stays in host memory (llama-model-loader.cpp,
         weight_buft_supported; ggml-cuda.cu, supports_op of MUL, SSM_CONV and SSM_SCAN)."""
         tensor = self.tensors.get(name)
@@ -208,7 +209,7 @@ class Hyper:
         ne = (*tensor.dimensions, 1)
         if name.endswith(".ssm_conv1d.weight"):
             return ne[1] % 128 != 0
-        if not name.endswith(".ssm_a") or self.architecture not in SCANNED:
+        if not name.endswith(".ssm_a") or self.architecture not in SCANNED | rules.decay_as_scanned:
             return False
         if ne[0] == 1:
             length = self.whole("ssm.inner_size") // ne[1]

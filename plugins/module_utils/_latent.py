@@ -166,7 +166,7 @@ def _latent(b: Builder, layer: int, source: Tensor) -> Tensor:
     step = 4 * (plain + wide)
     keys_plain = ggml.view(expanded, (plain, heads, tokens), (step, step * heads))
     values = ggml.cont(ggml.view(expanded, (wide, heads, tokens), (step, step * heads), 4 * plain))
-    query = b.rope(query)
+    query = b.rope_end(query, rope)
     keys = ggml.concat(keys_plain, ggml.repeat(rotated, rope, heads, tokens, 1), 0)
     return b.attention(layer, query, keys, values)
 
@@ -199,7 +199,7 @@ def _expanded(b: Builder, layer: int, source: Tensor, factors: bool) -> Tensor:
     else:
         query = ggml.mul_mat(b.needed(layer, "attn_q_a"), source)
         query = ggml.mul_mat(b.needed(layer, "attn_q_b"), b.layer_norm(query, layer, "attn_q_a_norm"))
-    query = b.rope(ggml.reshape(query, key, heads, tokens), where)
+    query = b.rope_end(ggml.reshape(query, key, heads, tokens), rope, where)
     both = ggml.mul_mat(b.needed(layer, "attn_kv_a_mqa"), source)
     row = both.nb[1]
     latent = b.layer_norm(ggml.view(both, (rank, tokens), (row,)), layer, "attn_kv_a_norm")

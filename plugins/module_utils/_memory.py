@@ -4,10 +4,10 @@
 """What a model takes in memory: weights, KV cache, compute buffers and what lies outside of them, in bytes.
 
 :func:`place` has the bytes on each device under llama.cpp's own parameters, :func:`engine_run` makes those of an
-instance's setting by Ollama's rules, and :func:`account` is both for one GPU or none. They are those of llama.cpp
-v0.5.0's planner, replayed (_engine.py), where the architecture's graph is written down (_architectures.py); elsewhere
-weights are exact and the rest is an upper bound (_bound.py). Two cases have closed forms still: Ollama's own engine, up
-to 0.29, and catalog entries of architectures whose tensors are not known.
+instance's setting by Ollama's rules, and :func:`account` is both for one GPU or none. They are those of the planner of
+the engine's llama.cpp (_llama_cpp.py), replayed (_engine.py), where the architecture's graph is written down
+(_architectures.py); elsewhere weights are exact and the rest is an upper bound (_bound.py). Two cases have closed forms
+still: Ollama's own engine, up to 0.29, and catalog entries of architectures whose tensors are not known.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _bound, _engine, _gguf, _typical
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Homes
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
+from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import B10488, V0_5_0, Rules
 
 MIB = 2**20
 
@@ -168,6 +169,8 @@ class Setting:
     # Before Ollama 0.30: batches of 512, Ollama's own engine for some architectures, and for the others a llama.cpp
     # that reserves logits for every row of the batch (before its #23861).
     before_0_30: bool = False
+    # Those of the llama.cpp in it.
+    rules: Rules = B10488
 
 
 @dataclass(frozen=True)
@@ -184,8 +187,7 @@ class Run:
     batch: int = 512  # tokens computed at once (ubatch)
     # Rows of logits reserved: None is one a sequence, 0 one for every token of the batch (llama.cpp before #23861).
     logits_rows: int | None = None
-    # Layers that predict further tokens keep a cache (llama.cpp up to b10488, Ollama 0.30 to 0.32).
-    prediction_cache: bool = False
+    rules: Rules = V0_5_0
 
 
 @dataclass(frozen=True)
@@ -544,7 +546,7 @@ def engine_run(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 
         flash_attention=flash,
         batch=ubatch(shape, setting, free, file_bytes),
         logits_rows=0 if shape.embedding or (setting.before_0_30 and not _own_engine(shape, setting)) else None,
-        prediction_cache=not setting.before_0_30,
+        rules=setting.rules,
     )
 
 
@@ -607,7 +609,7 @@ def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
         run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
         run.sequences if run.logits_rows is None else run.logits_rows, tuple(devices.gpus),
         1 << 30 if devices.layers_on_gpu is None else devices.layers_on_gpu, devices.expert_layers_on_host,
-        run.prediction_cache,
+        run.rules,
     )  # fmt: skip
     where = _engine.homes(hyper, load)
     key = ("placed", run, where)
@@ -758,8 +760,11 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
 
     Sources: llama-context.cpp, llama_init_from_model (a quantized V cache needs flash attention, which grok has none
     of; heads must be whole blocks of the cache's type); ggml-cuda's fattn.cu (no kernel for head sizes 160 and 96/64);
-    :func:`_engine.abort`.
+    :func:`_engine.unloadable`; :func:`_engine.abort`.
     """
+    unloadable = _engine.unloadable(shape.architecture, shape.hyper, run.rules)
+    if unloadable:
+        return unloadable
     quantized = run.value_type != "f16"
     if quantized and (run.flash_attention is False or shape.architecture == "grok"):
         return "a quantized KV cache needs flash attention, which is off"
@@ -777,7 +782,7 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
     if shape.exact and shape.hyper is not None:
         load = _engine.Load(
             run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
-            run.sequences, (1.0,) if on_gpu else (), 1 << 30,
+            run.sequences, (1.0,) if on_gpu else (), 1 << 30, rules=run.rules,
         )  # fmt: skip
         try:
             return _engine.abort(shape.hyper, load)

@@ -79,9 +79,10 @@ def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
     query = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, *nb))
     keys = ggml.view(mixed, (state, groups, steps, sequences), (4 * state, *nb), 4 * state * groups)
     values = ggml.view(mixed, (length, heads, steps, sequences), (4 * length, *nb), 8 * state * groups)
-    query, keys = (b.scale(ggml.like("RMS_NORM", part)) for part in (query, keys))
-    if hyper.architecture == "qwen3next" and heads != groups:  # the others leave that to the operation
-        query, keys = (_for_each_head(part, heads // groups) for part in (query, keys))
+    query, keys = _unit(b, query), _unit(b, keys)
+    # Keys for every head of values: the one operation shares them out itself, but not as qwen3next orders its heads.
+    if groups != heads and (hyper.architecture == "qwen3next" or not batch.fused_delta):
+        query, keys = (ggml.repeat(part, state, heads, steps, sequences) for part in (query, keys))
     made = gated_delta_net(b, layer, query, keys, values, gate, beta, recurrent, size)
     z = ggml.reshape(gate_z, length, heads, steps, sequences)
     normed = b.layer_norm(made, layer, "ssm_norm")
@@ -89,6 +90,13 @@ def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
     made = ggml.reshape(made, length * heads, steps, sequences)
     made = b.linear(layer, "ssm_out", made)
     return ggml.reshape(made, hyper.width, steps * sequences)
+
+
+def _unit(b: Builder, source: Tensor) -> Tensor:
+    """Vectors of length 1."""
+    if b.batch.rules.delta_norm_scaled:
+        return b.scale(ggml.like("RMS_NORM", source))
+    return ggml.like("L2_NORM", source)
 
 
 def _mixed(b: Builder, layer: int, source: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,33 +136,114 @@ def conv_state(b: Builder, layer: int, source: Tensor, kernel: int, channels: in
     return joined
 
 
-def _for_each_head(source: Tensor, times: int) -> Tensor:
-    """Each group's query or key once for each of its heads."""
-    length, groups, steps, sequences = source.ne
-    row = ggml.reshape(source, length, 1, groups, steps * sequences)
-    row = ggml.repeat(row, length, times, groups, steps * sequences)
-    return ggml.reshape(row, length, times * groups, steps, sequences)
-
-
 def gated_delta_net(
     b: Builder, layer: int, query: Tensor, keys: Tensor, values: Tensor, gate: Tensor, beta: Tensor, state: Tensor,
     size: int, flat: bool = False,
 ) -> Tensor:  # fmt: skip
+    """The outputs; the new states go into the cache."""
+    make = _fused_delta_net if b.batch.fused_delta else _chunked_delta_net
+    output, new = make(b, layer, query, keys, values, gate, beta, state)
+    store = b.state_cache(layer, "s", size)
+    target = ggml.view(store, (size * values.ne[3],)) if flat else b.state_rows(layer, "s", size)
+    b.graph.expand(ggml.cpy(new, target))
+    return output
+
+
+def _fused_delta_net(
+    b: Builder, layer: int, query: Tensor, keys: Tensor, values: Tensor, gate: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     """One operation gives the outputs and, behind them, the new states (ggml_gated_delta_net)."""
     length, heads, steps, sequences = values.ne
     made = ggml.result(
         "GATED_DELTA_NET", "f32", (length * heads, steps * sequences + length * sequences, 1, 1),
         query, keys, values, gate, beta, state,
     )  # fmt: skip
+    b.delta_nodes.append((made, layer))
     output = ggml.view(made, values.ne, (4 * length, 4 * length * heads, 4 * length * heads * steps))
     new = ggml.view(
         made, (length, length, heads, sequences), (4 * length, 4 * length**2, 4 * length**2 * heads),
         4 * length * heads * steps * sequences,
     )  # fmt: skip
-    store = b.state_cache(layer, "s", size)
-    target = ggml.view(store, (size * sequences,)) if flat else b.state_rows(layer, "s", size)
-    b.graph.expand(ggml.cpy(new, target))
-    return output
+    return output, new
+
+
+def _chunked_delta_net(
+    b: Builder, _layer: int, query: Tensor, keys: Tensor, values: Tensor, gate: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same out of plain operations, chunk by chunk (delta-net-base.cpp, build_delta_net_chunking). A gate by
+    channel takes smaller chunks than one by head."""
+    length, heads, steps, sequences = values.ne
+    by_channel = gate.ne[:2] == keys.ne[:2]
+    size = 16 if by_channel else 64
+    more = -steps % size
+    count = (steps + more) // size
+    key_lines, lines = query.ne[1] * sequences, heads * sequences
+    query, keys, values, gate, beta = (
+        ggml.pad(ggml.permute(part, 0, 2, 1, 3), 0, more) for part in (b.scale(query), keys, values, gate, beta)
+    )
+    values_beta, keys_beta = ggml.like("MUL", values, beta), ggml.like("MUL", keys, beta)
+    query, keys = (ggml.reshape(part, length, size, count, key_lines) for part in (query, keys))
+    keys_beta, values_beta = (ggml.reshape(part, length, size, count, lines) for part in (keys_beta, values_beta))
+    gate = ggml.reshape(gate, gate.ne[0], size, count, lines)
+    summed = ggml.like("CUMSUM", ggml.cont(ggml.transpose(gate)))
+    if by_channel:
+        blocks = count * key_lines
+        decay = _decay(
+            ggml.reshape(summed, size, 1, length, blocks), ggml.reshape(summed, 1, size, length, blocks), size
+        )
+        decay = ggml.cont(ggml.permute(decay, 2, 1, 0, 3), length, size, size, blocks)
+        column = ggml.reshape(keys, length, 1, size, blocks)
+        scores, reads = (
+            ggml.mul_mat(ggml.like("MUL", decay, ggml.reshape(part, length, size, 1, blocks)), column)
+            for part in (keys_beta, query)
+        )
+        scores, reads = (
+            ggml.cont(ggml.transpose(ggml.reshape(part, size, size, count, lines))) for part in (scores, reads)
+        )
+    else:
+        decay = _decay(summed, ggml.reshape(summed, 1, size, count, lines), size)
+        scores, reads = (ggml.like("MUL", ggml.mul_mat(keys, part), decay) for part in (keys_beta, query))
+    reads = ggml.like("TRI", reads)
+    scores = ggml.like("TRI", scores)
+    ones = ggml.like("FILL", ggml.view(scores, (size,)))
+    identity = ggml.result("DIAG", "f32", (size, size, 1, 1), ones)
+    left = ggml.like("ADD", scores, identity)
+    negated = ggml.like("NEG", scores)
+    solved = ggml.like("ADD", ggml.result("SOLVE_TRI", "f32", negated.ne, left, negated), identity)
+    values = ggml.mul_mat(ggml.cont(ggml.transpose(values_beta)), solved)
+    opened = ggml.like("EXP", summed)
+    decayed = ggml.like("MUL", ggml.cont(ggml.transpose(keys_beta)), opened)
+    decayed = ggml.mul_mat(decayed, solved)
+    asked = ggml.like("MUL", query, ggml.cont(ggml.transpose(opened)))
+    last = ggml.cont(ggml.view(summed, (1, *summed.ne[1:]), summed.nb[1:], 4 * (size - 1)))
+    last_opened = ggml.transpose(ggml.like("EXP", last))
+    rest = ggml.like("EXP", ggml.like("NEG", ggml.like("SUB", summed, last)))
+    kept = ggml.like("MUL", keys, ggml.cont(ggml.transpose(rest)))
+    kept = ggml.cont(ggml.transpose(kept))
+    state = ggml.reshape(state, length, length, 1, lines)
+    turned = ggml.cont(ggml.transpose(values))
+    for index in range(count):
+        before = ggml.mul_mat(_chunk(decayed, index), state)
+        fresh = ggml.like("SUB", _chunk(turned, index), before)
+        inside = ggml.mul_mat(fresh, _chunk(reads, index))
+        across = ggml.mul_mat(state, _chunk(asked, index))
+        values = ggml.inplace("SET", values, ggml.like("ADD", across, inside))
+        learned = ggml.mul_mat(_chunk(kept, index), fresh)
+        state = ggml.like("ADD", ggml.like("MUL", state, _chunk(last_opened, index)), learned)
+    row = 4 * length
+    output = ggml.view(values, (length, steps, heads, sequences), (row, row * size * count, row * size * count * heads))
+    return ggml.permute(output, 0, 2, 1, 3), ggml.reshape(state, length, length, heads, sequences)
+
+
+def _decay(rows: Tensor, columns: Tensor, size: int) -> Tensor:
+    """How much of each step is left at each later one of its chunk."""
+    spread = ggml.repeat(columns, size, size, *columns.ne[2:])
+    return ggml.like("EXP", ggml.like("TRI", ggml.like("SUB", spread, rows)))
+
+
+def _chunk(source: Tensor, index: int) -> Tensor:
+    ne, nb = source.ne, source.nb
+    return ggml.view(source, (ne[0], ne[1], 1, ne[3]), nb[1:], index * nb[2])
 
 
 # --- Mamba ------------------------------------------------------------------------------------------------------------
@@ -304,7 +393,7 @@ def mamba_block(b: Builder, layer: int, source: Tensor) -> Tensor:
     names = ("ssm_dt_norm", "ssm_b_norm", "ssm_c_norm")
     if hyper.truth("ssm.dt_b_c_rms") or all(b.weight(layer, name) is not None for name in names):
         step, left, right = (b.norm(part, b.weight(layer, name)) for name, part in zip(names, (step, left, right)))
-    else:
+    elif batch.rules.mamba_step_copied:
         step = ggml.cont(step)
     step = b.linear(layer, "ssm_dt", step)
     shaped = ggml.reshape(x, 1, inner, steps, sequences)
@@ -330,8 +419,11 @@ def mamba2_block(b: Builder, layer: int, source: Tensor) -> Tensor:
     channels = inner + 2 * groups * state
     size = (kernel - 1) * channels
     conv = ggml.reshape(b.state(layer, "r", size), kernel - 1, channels, sequences)
-    both = b.linear(layer, "ssm_in", source)
-    both = ggml.reshape(both, both.ne[0], steps, sequences)
+    if batch.rules.mamba2_flat:
+        both = b.linear(layer, "ssm_in", source)
+        both = ggml.reshape(both, both.ne[0], steps, sequences)
+    else:
+        both = b.linear(layer, "ssm_in", ggml.reshape(source, source.ne[0], steps, sequences))
     nb = both.nb
     z = ggml.view(both, (length, heads, steps, sequences), (4 * length, nb[1], nb[2]))
     mixed = ggml.view(both, (channels, steps, sequences), nb[1:3], 4 * inner)
@@ -356,7 +448,10 @@ def mamba2_block(b: Builder, layer: int, source: Tensor) -> Tensor:
     y = ggml.glu("SWIGLU", ggml.cont(z), y)
     if b.weight(layer, "ssm_norm") is not None:
         y = b.layer_norm(ggml.reshape(y, inner // groups, groups, steps, sequences), layer, "ssm_norm")
-    return b.linear(layer, "ssm_out", ggml.reshape(y, inner, steps * sequences))
+    if batch.rules.mamba2_flat:
+        return b.linear(layer, "ssm_out", ggml.reshape(y, inner, steps * sequences))
+    out = b.linear(layer, "ssm_out", ggml.reshape(y, inner, steps, sequences))
+    return ggml.reshape(out, out.ne[0], steps * sequences)
 
 
 # --- short convolutions -----------------------------------------------------------------------------------------------
@@ -417,10 +512,15 @@ def plamo2(b: Builder) -> None:
             made = _plamo2_block(b, layer, normed)
         else:
             made = b.attention(layer, *project(b, traits, layer, normed))
-        made, residual = b.wanted(layer, made, residual)
+        early = b.batch.rules.early_rows
+        if early:
+            made, residual = b.wanted(layer, made, residual)
         middle = ggml.like("ADD", b.layer_norm(made, layer, "post_attention_norm"), residual)
         fed = b.feed_forward(layer, b.layer_norm(middle, layer, "ffn_norm"))
-        current = ggml.like("ADD", b.layer_norm(fed, layer, "post_ffw_norm"), middle)
+        fed = b.layer_norm(fed, layer, "post_ffw_norm")
+        if not early:
+            fed, middle = b.wanted(layer, fed, middle)
+        current = ggml.like("ADD", fed, middle)
     finish(b, traits, current)
 
 
@@ -563,7 +663,7 @@ def kimi_delta(b: Builder, layer: int, source: Tensor) -> Tensor:
     beta = ggml.like("SIGMOID", ggml.reshape(beta, 1, heads, steps, sequences))
     size = length * length * heads
     state = ggml.reshape(b.state(layer, "s", size), length, length, heads, sequences)
-    query, key = (b.scale(ggml.like("RMS_NORM", part)) for part in (query, key))
+    query, key = _unit(b, query), _unit(b, key)
     made = gated_delta_net(
         b, layer, query, key, value, gate, beta, state, size, flat=hyper.architecture == "kimi-linear"
     )

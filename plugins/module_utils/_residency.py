@@ -15,7 +15,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _measurements, _memory
+from ansible_collections.onprem.llm.plugins.module_utils import _llama_cpp, _measurements, _memory
 from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate
 from ansible_collections.onprem.llm.plugins.module_utils._hardware import HOST, Device
 from ansible_collections.onprem.llm.plugins.module_utils._memory import SCHEDULER_PERCENT
@@ -74,8 +74,12 @@ class Engine:
     def before_0_30(self) -> bool:
         return self.version < (0, 30, 0)
 
+    @property
+    def rules(self) -> _llama_cpp.Rules:
+        return _llama_cpp.of_ollama(self.version)
+
     def setting(self, context: int, slots: int) -> _memory.Setting:
-        return _memory.Setting(context, slots, self.kv_cache_type, self.flash_attention, self.before_0_30)
+        return _memory.Setting(context, slots, self.kv_cache_type, self.flash_attention, self.before_0_30, self.rules)
 
     def run(self, model: Candidate, context: int, slots: int, free: int) -> _memory.Run:
         """What the runner is started with where its GPUs have ``free`` bytes when it loads."""

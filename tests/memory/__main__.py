@@ -8,6 +8,8 @@ import re
 import sys
 from pathlib import Path
 
+from ansible_collections.onprem.llm.plugins.module_utils import _llama_cpp
+
 from tests.memory import bench, data, report
 from tests.memory.estimators import every
 
@@ -22,10 +24,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--truth", default="", help="files of rows, separated by commas or blanks; default: the repository's"
     )
+    parser.add_argument(
+        "--llama-cpp", default="", help="the release whose truth the rows are: " + ", ".join(_llama_cpp.RELEASES)
+    )
     chosen = parser.parse_args(arguments)
+    release = chosen.llama_cpp or _llama_cpp.V0_5_0.release
+    if release not in _llama_cpp.RELEASES:
+        known = ", ".join(_llama_cpp.RELEASES)
+        print(f"bench-memory: LLAMA_CPP is {release!r}; one of {known} is needed", file=sys.stderr)
+        return 2
     files = [Path(name) for name in re.split(r"[,\s]+", chosen.truth) if name]
     try:
-        found = data.read(Path(chosen.headers) if chosen.headers else data.HEADERS, files or data.TRUTH)
+        found = data.read(Path(chosen.headers) if chosen.headers else data.HEADERS, files or data.TRUTH, release)
     except data.DataError as error:
         print(f"bench-memory: {error}", file=sys.stderr)
         return 2
@@ -35,7 +45,7 @@ def main(arguments: list[str]) -> int:
     RESULT.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(report.terminal(results, found))
     print(f"\nwritten to {RESULT.relative_to(ROOT)}")
-    if not chosen.headers and not files:
+    if not chosen.headers and not files and not chosen.llama_cpp:
         PAGE.write_text(report.page(results, found), encoding="utf-8")
     return 0
 

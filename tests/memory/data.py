@@ -12,12 +12,13 @@ import json
 import lzma
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.onprem.llm.plugins.module_utils import _gguf
+from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import V0_5_0
 
 from tests.memory import headers
 
@@ -118,6 +119,8 @@ class Row:
     split: tuple[float, ...]
     expert_layers_on_host: int
     truth: tuple[int, ...]
+    # The release of llama.cpp that it is the truth of.
+    llama_cpp: str = V0_5_0.release
 
     @property
     def cells(self) -> int:
@@ -256,8 +259,9 @@ def _count(counts: dict[str, int], reason: str) -> None:
     counts[reason] = counts.get(reason, 0) + 1
 
 
-def read(directory: Path = HEADERS, truth: Sequence[Path] = TRUTH) -> Data:
-    """Read all headers of a directory (``*.gguf``, or the repository's ``*.txt``) that rows ask for, and the rows.
+def read(directory: Path = HEADERS, truth: Sequence[Path] = TRUTH, llama_cpp: str = V0_5_0.release) -> Data:
+    """Read all headers of a directory (``*.gguf``, or the repository's ``*.txt``) that rows ask for, and the rows, the
+    truth of this release of llama.cpp.
 
     A row whose model has no header is left out and counted.
 
@@ -274,7 +278,7 @@ def read(directory: Path = HEADERS, truth: Sequence[Path] = TRUTH) -> Data:
                 continue
             if item.model not in found.models:
                 found.models[item.model] = read_model(files[item.model])
-            found.rows.append(item)
+            found.rows.append(replace(item, llama_cpp=llama_cpp))
     if not found.rows:
         reasons = "; ".join(found.left_out) or "the files are empty"
         raise DataError(f"{', '.join(map(str, truth))}: no row can be compared: {reasons}")

@@ -125,7 +125,7 @@ PAGE = """\
 What estimators say a model takes, against what llama.cpp v0.5.0 would allocate for it: {rows} rows of {models}
 models, with one, several or no GPUs. `make bench-memory` gives these tables, and `build/bench/memory.json`; `make
 bench-memory HEADERS=<dir of *.gguf> TRUTH=<files>` takes other data, whose form is described in
-`tests/memory/data/README.md`.
+`tests/memory/data/README.md`; `LLAMA_CPP=b10488` says that its rows are those of Ollama 0.32's llama.cpp.
 
 Compared is a device's total: weights, KV cache and compute buffers. Each GPU of a row is one comparison, and the host
 where there is none. The error is |estimate - truth| / truth; "worst under" is the largest (truth - estimate) / truth.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from ansible_collections.onprem.llm.plugins.module_utils import _memory
+from ansible_collections.onprem.llm.plugins.module_utils import _llama_cpp, _memory
 
 from tests.memory.data import Model, Row
 from tests.memory.estimators import Answer, Estimator
@@ -24,6 +24,7 @@ def estimate(model: Model, row: Row) -> Answer:
         flash_attention=row.flash_attention,
         batch=row.ubatch,
         logits_rows=row.logits_rows,
+        rules=_llama_cpp.RELEASES[row.llama_cpp],
     )
     devices = _memory.Devices(
         gpus=row.split or (1.0,) * row.gpus,

@@ -24,7 +24,6 @@ import pytest
 from ansible_collections.onprem.llm.plugins.module_utils import _engine, _gguf, _memory
 
 
-
 def recorded(name: str) -> dict[str, Any]:
     path = Path(__file__).resolve().parents[2] / "data" / f"{name}.json.xz"
     data: dict[str, Any] = json.loads(lzma.decompress(path.read_bytes()))
