@@ -254,7 +254,7 @@ def misfit(work: Workload, entry: _catalog.Entry) -> str | None:
     model that nobody named, and not against one that the operator names."""
     named = bool(work.models)
     for language in work.languages:
-        if language not in entry.languages and (entry.languages_complete or not named):
+        if not _speaks(entry, language) and (entry.languages_complete or not named):
             return (
                 f"its card does not name the language {language}"
                 if entry.languages_complete
@@ -270,11 +270,20 @@ def misfit(work: Workload, entry: _catalog.Entry) -> str | None:
     if lacking and (not named or entry.uses):
         return f"it is not known for {' and '.join(lacking)}"
     floor = _quantization.bits(work.quantization)
-    if entry.quantization and _quantization.bits(entry.quantization) < floor and not (named and _unasked(work)):
+    # gpt-oss was trained in MXFP4, 4.25 bits a weight: no file of it is better, so the default floor is not for it.
+    exempt = _unasked(work) and (named or entry.quantization == "MXFP4")
+    if entry.quantization and _quantization.bits(entry.quantization) < floor and not exempt:
         return f"its quantization {entry.quantization} is below {work.quantization}"
     if not entry.quantization and not named:
         return "its quantization is not established"
     return None
+
+
+def _speaks(entry: _catalog.Entry, language: str) -> bool:
+    """Whether the model's card names the language or, where not all that it names is known, a benchmark of that
+    language has a figure of the model: how well it speaks it, the order says."""
+    measured = any(figure.benchmark.language == language for figure in entry.benchmarks.values())
+    return language in entry.languages or (measured and not entry.languages_complete)
 
 
 def _unasked(work: Workload) -> bool:

@@ -17,6 +17,7 @@ An entry is a mapping::
     variants: {1b-it-q8_0: 1150000000}    # other quantizations of the same model: tag and size in bytes
     header: /headers/gemma3-1b.gguf       # the beginning of the weights' file, for an account without the file itself
     variant_of: gemma3:1b                 # in an entry of one of those quantizations: the entry that names it
+    sources: {licence: "https://..."}     # where a field's value was read
     benchmarks: {jmmlu: {value: 41.0, source: "..."}}   # published figures beside those of the benchmarks' tables
 
 Later entries of the same name replace earlier ones, so an operator's list after the collection's own has the last word.
@@ -48,6 +49,7 @@ _FIELDS = frozenset(
         "shape",
         "size_bytes",
         "source",
+        "sources",
         "uses",
         "variant_of",
         "variants",
@@ -172,6 +174,9 @@ def entry(data: t.Any) -> Entry:
         for tag, bytes_ in variants.items()
     ):
         raise wrong("variants", variants, "tags that end in a quantization, such as 8b-q8_0, with their sizes in bytes")
+    sources = data.get("sources") or {}
+    if not isinstance(sources, dict) or not set(sources) <= set(data):
+        raise wrong("sources", sources, "it must say of fields of the entry where their values were read")
     return Entry(
         name=name,
         source_type=kind,

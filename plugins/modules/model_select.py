@@ -170,7 +170,8 @@ options:
         C(sha256)), C(size_bytes), C(quantization),
         C(parameters), C(released) (V(2025-04)), C(uses), C(licence), C(context_length), C(languages) (codes that its
         card names; all
-        of them with C(languages_complete)), C(note), C(benchmarks) (by name a C(value) and its C(source)),
+        of them with C(languages_complete)), C(note), C(sources) (by field, where its value was read), C(benchmarks) (by
+        name a C(value) and its C(source)),
         C(variants) (other quantizations of the
         same model, tag and bytes) and C(shape), the hyper-parameters under
           GGUF's names.
