@@ -98,7 +98,9 @@ def read(data: t.Any) -> list[Benchmark]:
         if name in {other.name for other in made}:
             raise BenchmarkError(f"benchmark {name}: the name stands twice; each edition needs its own")
         if not isinstance(one.get("source"), str) or not one["source"]:
-            raise BenchmarkError(f"benchmark {name}: source is {one.get('source')!r}; where the figures stand is needed")
+            raise BenchmarkError(
+                f"benchmark {name}: source is {one.get('source')!r}; where the figures stand is needed"
+            )
         uses, figures = one.get("uses") or [], one.get("figures")
         if not isinstance(uses, list) or not all(isinstance(use, str) for use in uses):
             raise BenchmarkError(f"benchmark {name}: uses is {uses!r}; a list such as [chat] is needed")
@@ -150,9 +152,9 @@ def rounded(parameters: int) -> int:
 class Order:
     """The order by one benchmark.
 
-    Models with a figure are ordered by it. One without a figure is held for no better than any measured model that is at
-    least as large, and one larger than all of them for no better than the largest: it stands right behind the worst of
-    those. So each model has a number, its own figure or that one's, and the numbers order all.
+    Models with a figure are ordered by it. One without a figure is held for no better than any measured model that is
+    at least as large, and one larger than all of them for no better than the largest: it stands right behind the worst
+    of those. So each model has a number, its own figure or that one's, and the numbers order all.
     """
 
     def __init__(self, benchmark: Benchmark | None, models: t.Iterable[Rated]) -> None:

@@ -212,14 +212,12 @@ def order_stated(work: Workload, entries: t.Sequence[_catalog.Entry]) -> str:
     if benchmark:
         have = sum(benchmark.name in entry.benchmarks for entry in entries)
         words.append(f"published figures of {benchmark.words} ({have} of {len(entries)} models have one)")
-    why = "as no benchmark orders all" if benchmark else "as the wish is" if work.quality else "as no benchmark suits"
-    words.append(f"parameters, month of release and the library's own quantization, {why}")
+    why = "" if benchmark else ", as the wish is" if work.quality else ", as no benchmark suits"
+    words.append(f"parameters, month of release and the library's own quantization{why}")
     return ", then ".join(words)
 
 
-def compared(
-    work: Workload, better: _catalog.Entry, other: _catalog.Entry, entries: t.Iterable[_catalog.Entry]
-) -> str:
+def compared(work: Workload, better: _catalog.Entry, other: _catalog.Entry, entries: t.Iterable[_catalog.Entry]) -> str:
     """Why ``other`` comes after ``better`` in the order of ``entries``."""
     if work.models:
         return f"it stands after {better.name} in models"
@@ -232,7 +230,9 @@ def compared(
         if second is None:
             return f"{benchmark.words} has no figure of it, and {first:g} of {better.name}"
         if first is None:
-            return f"{benchmark.words}: {second:g}, less than the measured models at least as large as {better.name} have"
+            return (
+                f"{benchmark.words}: {second:g}, less than the measured models at least as large as {better.name} have"
+            )
         return f"{benchmark.words}: {second:g} against {first:g}"
     if _benchmarks.rounded(better.parameters) != _benchmarks.rounded(other.parameters):
         return f"{_billions(other.parameters)} parameters against {_billions(better.parameters)}"

@@ -23,27 +23,28 @@ CATALOG = {
 }
 # Stem of the header, name in the catalog.
 PAIRS = {
-    "bge-m3": "bge-m3:567m", "embeddinggemma": "embeddinggemma:300m", "gemma2-9b": "gemma2:9b", "gemma3-1b": "gemma3:1b",
-    "gemma3-4b": "gemma3:4b", "gemma3-12b": "gemma3:12b", "gemma3-27b": "gemma3:27b", "gpt-oss-20b": "gpt-oss:20b",
-    "gpt-oss-120b": "gpt-oss:120b", "llama3.1-8b": "llama3.1:8b", "llama3.2-1b": "llama3.2:1b",
-    "llama3.2-3b": "llama3.2:3b", "llama3.3-70b": "llama3.3:70b", "llama4-scout": "llama4:scout",
+    "bge-m3": "bge-m3:567m", "embeddinggemma": "embeddinggemma:300m", "gemma2-9b": "gemma2:9b",
+    "gemma3-1b": "gemma3:1b", "gemma3-4b": "gemma3:4b", "gemma3-12b": "gemma3:12b", "gemma3-27b": "gemma3:27b",
+    "gpt-oss-20b": "gpt-oss:20b", "gpt-oss-120b": "gpt-oss:120b", "llama3.1-8b": "llama3.1:8b",
+    "llama3.2-1b": "llama3.2:1b", "llama3.2-3b": "llama3.2:3b", "llama3.3-70b": "llama3.3:70b",
+    "llama4-scout": "llama4:scout",
     "mistral-7b-v0.3": "mistral:7b", "mixtral-8x7b": "mixtral:8x7b", "mxbai-embed-large": "mxbai-embed-large:335m",
     "nomic-embed-text": "nomic-embed-text:latest", "phi4-14b": "phi4:14b", "qwen2.5-0.5b": "qwen2.5:0.5b",
     "qwen2.5-1.5b": "qwen2.5:1.5b", "qwen2.5-3b": "qwen2.5:3b", "qwen2.5-7b": "qwen2.5:7b",
     "qwen2.5-14b": "qwen2.5:14b", "qwen2.5-32b": "qwen2.5:32b", "qwen2.5-72b": "qwen2.5:72b",
-    "qwen3-0.6b": "qwen3:0.6b", "qwen3-1.7b": "qwen3:1.7b", "qwen3-4b": "qwen3:4b", "qwen3-8b": "qwen3:8b",
+    "qwen3-0.6b": "qwen3:0.6b", "qwen3-1.7b": "qwen3:1.7b", "qwen3-4b": "qwen3:4b-q4_K_M", "qwen3-8b": "qwen3:8b",
     "qwen3-14b": "qwen3:14b", "qwen3-32b": "qwen3:32b", "qwen3-30b-a3b": "qwen3:30b-a3b", "qwen3.5-27b": "qwen3.5:27b",
     "qwen3.5-35b-a3b": "qwen3.5:35b-a3b",
 }  # fmt: skip
 # Hyper-parameters that the entry states otherwise than the header, and why that is right.
 STATED = {
-    ("qwen3-4b", "context_length"): "the tag holds the 2507 model, the header is of April 2025",
     ("mixtral-8x7b", "expert_feed_forward_length"): "files of this age leave it out, and it is feed_forward_length",
 }
 # Files of which the library's is larger than the tensors of the header, and why.
 LARGER = {
-    "gemma3-4b": "vision tower", "gemma3-12b": "vision tower", "gemma3-27b": "vision tower", "llama4-scout": "vision tower",
-    "qwen3.5-27b": "vision tower", "qwen3.5-35b-a3b": "vision tower, and Ollama's own choice of types",
+    "gemma3-4b": "vision tower", "gemma3-12b": "vision tower", "gemma3-27b": "vision tower",
+    "llama4-scout": "vision tower", "qwen3.5-27b": "vision tower",
+    "qwen3.5-35b-a3b": "vision tower, and Ollama's own choice of types",
     "qwen3-0.6b": "Ollama's own choice of types, and an output layer that is not tied",
     "qwen3-1.7b": "Ollama's own choice of types, and an output layer that is not tied",
     "qwen3-4b": "Ollama's own choice of types", "qwen3-8b": "Ollama's own choice of types",

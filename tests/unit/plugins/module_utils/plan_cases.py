@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.onprem.llm.plugins.module_utils import _benchmarks, _catalog, _hardware, _search, _select, _workload
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _benchmarks,
+    _catalog,
+    _hardware,
+    _search,
+    _select,
+    _workload,
+)
 
 FILES = Path(__file__).resolve().parents[4] / "roles/models/files"
 CATALOG = yaml.safe_load((FILES / "catalog.yml").read_text(encoding="utf-8"))
