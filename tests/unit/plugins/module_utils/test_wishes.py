@@ -46,7 +46,7 @@ def test_the_plan_says_why_the_second_lost() -> None:
     assert "published figures of swallow-ja of 2026-05-07" in model["order"]
     wishes = chat(languages=["ja"], quality="parameters", quantization="Q4_K_M")
     [by_size] = models(outcome([wishes], ["RTX 4080"]))
-    assert by_size["runner_up"] == {"model": "qwen2.5:14b", "reason": "released 2024-09, qwen3:14b 2025-04"}
+    assert by_size["runner_up"] == {"model": "phi4:14b", "reason": "released 2024-12, qwen3:14b 2025-04"}
     assert by_size["order"].endswith("as the wish is")
     [pinned] = models(outcome([chat(models=["qwen3:8b", "llama3.2:3b"])], ["RTX 4080"]))
     assert pinned["runner_up"] == {"model": "llama3.2:3b", "reason": "it stands after qwen3:8b in models"}
