@@ -47,7 +47,12 @@ def answer(given: dict[str, Any]) -> list[str]:
     defaults = yaml.safe_load((ROOT / "roles/models/defaults/main.yml").read_text(encoding="utf-8"))
     files = {
         option: yaml.safe_load((ROOT / "roles/models/files" / name).read_text(encoding="utf-8"))
-        for option, name in (("catalog", "catalog.yml"), ("library", "library_tags.yml"), ("gpu_table", "gpus.yml"))
+        for option, name in (
+            ("catalog", "catalog.yml"),
+            ("benchmarks", "benchmarks.yml"),
+            ("library", "library_tags.yml"),
+            ("gpu_table", "gpus.yml"),
+        )
     }
     files["catalog"] += given.get("models_catalog", [])
     parameters = {

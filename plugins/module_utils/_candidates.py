@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The models that may serve a workload, the best first, and why others may not.
 
-The order is the operator's where ``models`` or ``preferred`` gives one, then a published benchmark's where ``quality``
-names one, then the number of parameters (to two figures) and the month of release: facts, and no judgement of quality.
+The order is the operator's where ``models`` or ``preferred`` gives one, then a published benchmark's (see
+``_benchmarks``), then the number of parameters (to two figures) and the month of release: facts, and no judgement.
 Of one model the library's own quantization comes first, then smaller ones, then larger ones: those who want more bits a
 weight say so with ``quantization``, and the plan shows what they cost. :func:`order_stated` says which of them decided.
 """
@@ -15,7 +15,7 @@ import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf, _memory, _quantization
+from ansible_collections.onprem.llm.plugins.module_utils import _benchmarks, _catalog, _gguf, _memory, _quantization
 from ansible_collections.onprem.llm.plugins.module_utils._workload import PlanError, Workload
 
 # How far a catalog's parameters or size may be from the file's before it is told.
@@ -172,31 +172,30 @@ def chosen(work: Workload, entries: t.Mapping[str, _catalog.Entry], known: _cata
     if work.models:
         return named
     first = {entry.name for entry in named}
-    rest = [entry for entry in entries.values() if entry.name not in first and _serves(entry, work.use)]
-    return named + sorted(rest, key=lambda entry: _rank(entry, entries, work.quality))
+    serving = [entry for entry in entries.values() if _serves(entry, work.use)]
+    order = _benchmarks.Order(_benchmark(work, serving), serving)
+    rest = [entry for entry in serving if entry.name not in first]
+    return named + sorted(rest, key=lambda entry: (order.key(entry), _rank(entry, entries)))
 
 
 def _serves(entry: _catalog.Entry, use: str) -> bool:
     return use in entry.uses and (use == "embedding" or "embedding" not in entry.uses)
 
 
-def _figures(parameters: int) -> int:
-    """Rounded to two figures: 14,768,307,200 and 14,770,033,664 are both 15 billion."""
-    scale = 10 ** max(0, len(str(parameters)) - 2)
-    return int((parameters + scale // 2) // scale * scale)
+def _benchmark(work: Workload, entries: t.Iterable[_catalog.Entry]) -> _benchmarks.Benchmark | None:
+    """The benchmark that orders the models for a workload."""
+    serving = [entry for entry in entries if _serves(entry, work.use)]
+    return _benchmarks.applying(work.quality, work.use, work.languages, serving)
 
 
 def _rank(
-    entry: _catalog.Entry, entries: t.Mapping[str, _catalog.Entry], benchmark: str
-) -> tuple[bool, float, int, tuple[int, ...], int, float, str]:
-    figure = entry.benchmarks.get(benchmark) if benchmark else None
+    entry: _catalog.Entry, entries: t.Mapping[str, _catalog.Entry]
+) -> tuple[int, tuple[int, ...], int, float, str]:
     month = tuple(-int(part) for part in entry.released.split("-") if part.isdigit()) or (0,)
     own = entries.get(_catalog.canonical_name(entry.variant_of)) if entry.variant_of else None
     ratio = _quantization.bits(entry.quantization) / (_quantization.bits(own.quantization) or 1.0) if own else 0.0
     return (
-        figure is None,
-        -(figure or 0.0),
-        -_figures(entry.parameters),
+        -_benchmarks.rounded(entry.parameters),
         month,
         0 if own is None else 1 if ratio <= 1 else 2,
         -ratio if ratio <= 1 else ratio,
@@ -209,23 +208,33 @@ def order_stated(work: Workload, entries: t.Sequence[_catalog.Entry]) -> str:
     if work.models:
         return "the order of models"
     words = ["the order of preferred"] if work.preferred else []
-    if work.quality:
-        have = sum(work.quality in entry.benchmarks for entry in entries)
-        words.append(f"published figures of {work.quality} ({have} of {len(entries)} models have one)")
-    words.append("parameters, month of release and the library's own quantization, as no quality is published for all")
+    benchmark = _benchmark(work, entries)
+    if benchmark:
+        have = sum(benchmark.name in entry.benchmarks for entry in entries)
+        words.append(f"published figures of {benchmark.words} ({have} of {len(entries)} models have one)")
+    why = "" if benchmark else ", as the wish is" if work.quality else ", as no benchmark suits"
+    words.append(f"parameters, month of release and the library's own quantization{why}")
     return ", then ".join(words)
 
 
-def compared(work: Workload, better: _catalog.Entry, other: _catalog.Entry) -> str:
-    """Why ``other`` comes after ``better`` in the order."""
+def compared(work: Workload, better: _catalog.Entry, other: _catalog.Entry, entries: t.Iterable[_catalog.Entry]) -> str:
+    """Why ``other`` comes after ``better`` in the order of ``entries``."""
     if work.models:
         return f"it stands after {better.name} in models"
     if better.name in work.preferred:
         return f"{better.name} is preferred"
-    figures = [entry.benchmarks.get(work.quality) for entry in (better, other)] if work.quality else [None, None]
-    if figures[0] is not None and figures[0] != figures[1]:
-        return f"{work.quality} {figures[1] if figures[1] is not None else 'without a figure'} against {figures[0]}"
-    if _figures(better.parameters) != _figures(other.parameters):
+    benchmark = _benchmark(work, entries)
+    figures = [entry.benchmarks.get(benchmark.name) if benchmark else None for entry in (better, other)]
+    if benchmark and figures[0] != figures[1]:
+        first, second = (figure.value if figure else None for figure in figures)
+        if second is None:
+            return f"{benchmark.words} has no figure of it, and {first:g} of {better.name}"
+        if first is None:
+            return (
+                f"{benchmark.words}: {second:g}, less than the measured models at least as large as {better.name} have"
+            )
+        return f"{benchmark.words}: {second:g} against {first:g}"
+    if _benchmarks.rounded(better.parameters) != _benchmarks.rounded(other.parameters):
         return f"{_billions(other.parameters)} parameters against {_billions(better.parameters)}"
     if better.released != other.released:
         return f"released {other.released or 'at a time not known'}, {better.name} {better.released}"
@@ -245,7 +254,7 @@ def misfit(work: Workload, entry: _catalog.Entry) -> str | None:
     model that nobody named, and not against one that the operator names."""
     named = bool(work.models)
     for language in work.languages:
-        if language not in entry.languages and (entry.languages_complete or not named):
+        if not _speaks(entry, language) and (entry.languages_complete or not named):
             return (
                 f"its card does not name the language {language}"
                 if entry.languages_complete
@@ -261,11 +270,20 @@ def misfit(work: Workload, entry: _catalog.Entry) -> str | None:
     if lacking and (not named or entry.uses):
         return f"it is not known for {' and '.join(lacking)}"
     floor = _quantization.bits(work.quantization)
-    if entry.quantization and _quantization.bits(entry.quantization) < floor and not (named and _unasked(work)):
+    # gpt-oss was trained in MXFP4, 4.25 bits a weight: no file of it is better, so the default floor is not for it.
+    exempt = _unasked(work) and (named or entry.quantization == "MXFP4")
+    if entry.quantization and _quantization.bits(entry.quantization) < floor and not exempt:
         return f"its quantization {entry.quantization} is below {work.quantization}"
     if not entry.quantization and not named:
         return "its quantization is not established"
     return None
+
+
+def _speaks(entry: _catalog.Entry, language: str) -> bool:
+    """Whether the model's card names the language or, where not all that it names is known, a benchmark of that
+    language has a figure of the model: how well it speaks it, the order says."""
+    measured = any(figure.benchmark.language == language for figure in entry.benchmarks.values())
+    return language in entry.languages or (measured and not entry.languages_complete)
 
 
 def _unasked(work: Workload) -> bool:

@@ -17,7 +17,8 @@ An entry is a mapping::
     variants: {1b-it-q8_0: 1150000000}    # other quantizations of the same model: tag and size in bytes
     header: /headers/gemma3-1b.gguf       # the beginning of the weights' file, for an account without the file itself
     variant_of: gemma3:1b                 # in an entry of one of those quantizations: the entry that names it
-    benchmarks: {jmmlu: {value: 41.0, source: "..."}}
+    sources: {licence: "https://..."}     # where a field's value was read
+    benchmarks: {jmmlu: {value: 41.0, source: "..."}}   # published figures beside those of the benchmarks' tables
 
 Later entries of the same name replace earlier ones, so an operator's list after the collection's own has the last word.
 """
@@ -28,7 +29,7 @@ import re
 import typing as t
 from dataclasses import dataclass, field, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _quantization, _text
+from ansible_collections.onprem.llm.plugins.module_utils import _benchmarks, _quantization, _text
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}$")
 _SHA256 = re.compile(r"^(sha256:)?[0-9a-f]{64}$")
@@ -48,6 +49,7 @@ _FIELDS = frozenset(
         "shape",
         "size_bytes",
         "source",
+        "sources",
         "uses",
         "variant_of",
         "variants",
@@ -78,7 +80,7 @@ class Entry:
     licence: str | None = None
     languages: tuple[str, ...] = ()
     languages_complete: bool = False
-    benchmarks: t.Mapping[str, float] = field(default_factory=dict)
+    benchmarks: t.Mapping[str, _benchmarks.Figure] = field(default_factory=dict)
     variants: t.Mapping[str, int] = field(default_factory=dict)
     # The entry that this one is another quantization of.
     variant_of: str = ""
@@ -172,6 +174,9 @@ def entry(data: t.Any) -> Entry:
         for tag, bytes_ in variants.items()
     ):
         raise wrong("variants", variants, "tags that end in a quantization, such as 8b-q8_0, with their sizes in bytes")
+    sources = data.get("sources") or {}
+    if not isinstance(sources, dict) or not set(sources) <= set(data):
+        raise wrong("sources", sources, "it must say of fields of the entry where their values were read")
     return Entry(
         name=name,
         source_type=kind,
@@ -186,23 +191,23 @@ def entry(data: t.Any) -> Entry:
         licence=data.get("licence"),
         languages=tuple(languages),
         languages_complete=bool(data.get("languages_complete")),
-        benchmarks=_benchmarks(data.get("benchmarks"), wrong),
+        benchmarks=_figures(data.get("benchmarks"), wrong),
         variants=variants,
         variant_of=variant_of,
         header=header,
     )
 
 
-def _benchmarks(data: t.Any, wrong: t.Callable[[str, t.Any, str], CatalogError]) -> dict[str, float]:
+def _figures(data: t.Any, wrong: t.Callable[[str, t.Any, str], CatalogError]) -> dict[str, _benchmarks.Figure]:
     """Published figures by benchmark; one without a source is no figure."""
-    found: dict[str, float] = {}
-    for name, figure in (data or {}).items() if isinstance(data or {}, dict) else [("", data)]:
-        value = figure.get("value") if isinstance(figure, dict) else None
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not figure.get("source"):
+    found: dict[str, _benchmarks.Figure] = {}
+    for name, given in (data or {}).items() if isinstance(data or {}, dict) else [("", data)]:
+        value = _benchmarks.figure(given.get("value")) if isinstance(given, dict) else None
+        if value is None or not given.get("source"):
             raise wrong(
                 "benchmarks", data, "each benchmark needs a value (a number, the higher the better) and a source"
             )
-        found[str(name)] = float(value)
+        found[str(name)] = _benchmarks.Figure(value, _benchmarks.Benchmark(str(name), str(given["source"])))
     return found
 
 
@@ -226,12 +231,19 @@ def _with_variants(entry_: Entry) -> list[Entry]:
     ]
 
 
-def merge(entries: t.Iterable[t.Any]) -> dict[str, Entry]:
-    """All entries by canonical name, the last of a name winning.
+def merge(entries: t.Iterable[t.Any], tables: t.Sequence[_benchmarks.Benchmark] = ()) -> dict[str, Entry]:
+    """All entries by canonical name, the last of a name winning, with what ``tables`` say of each; an entry's own
+    figures have the last word.
 
     :raises CatalogError: see :func:`entry`.
     """
     checked = {canonical_name(one.name): one for one in map(entry, entries)}
+    for table in reversed(tables):
+        for name, value in table.figures.items():
+            one = checked.get(canonical_name(name))
+            if one:
+                rated = {table.name: _benchmarks.Figure(value, table), **one.benchmarks}
+                checked[canonical_name(name)] = replace(one, benchmarks=rated)
     whole: dict[str, Entry] = {}
     for one in checked.values():
         for variant in _with_variants(one):

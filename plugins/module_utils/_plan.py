@@ -146,7 +146,8 @@ def _runner_up(
         if (other.entry.variant_of or other.name) == family:
             continue
         if search.fits(works, [*models[:index], other, *models[index + 1 :]]):
-            return {"model": other.name, "reason": _candidates.compared(choices[index].work, chosen.entry, other.entry)}
+            why = _candidates.compared(choices[index].work, chosen.entry, other.entry, choices[index].asked)
+            return {"model": other.name, "reason": why}
     return None
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.onprem.llm.plugins.module_utils import (
     _advice,
+    _benchmarks,
     _candidates,
     _catalog,
     _hardware,
@@ -24,6 +25,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _residency,
     _search,
     _speed,
+    _text,
     _workload,
 )
 from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate, candidate
@@ -116,12 +118,13 @@ def make_outcome(
     library: t.Any = None,
     advise: bool = False,
     explain: str = "",
+    benchmarks: t.Any = None,
 ) -> Outcome:
     """All of :func:`plan_host`, from data as it comes.
 
     :raises PlanError: see :func:`plan_host`.
     """
-    wanted, entries = read(workloads, catalog, options)
+    wanted, entries = read(workloads, catalog, options, benchmarks)
     here = [work for work in wanted if not work.hosts or options.host_name in work.hosts]
     if not here:
         raise PlanError(f"every workload has hosts, and {options.host_name!r} is in none of them")
@@ -135,18 +138,29 @@ def make_outcome(
 
 
 def read(
-    workloads: t.Sequence[t.Any], catalog: t.Sequence[t.Any], options: Options
+    workloads: t.Sequence[t.Any], catalog: t.Sequence[t.Any], options: Options, benchmarks: t.Any = None
 ) -> tuple[list[Workload], dict[str, _catalog.Entry]]:
-    """Check options, workloads and catalog.
+    """Check options, workloads, catalog and benchmarks.
 
     :raises PlanError: naming what is wrong and what would be right.
     """
     _search.check(options)
     wanted = _workload.workloads(workloads)
     try:
-        return wanted, _catalog.merge(catalog)
-    except _catalog.CatalogError as error:
+        tables = _benchmarks.read(benchmarks)
+        entries = _catalog.merge(catalog, tables)
+    except (_catalog.CatalogError, _benchmarks.BenchmarkError) as error:
         raise PlanError(str(error)) from error
+    known = {table.name for table in tables} | set(_benchmarks.known(entries.values())) | {_benchmarks.PARAMETERS}
+    for work in wanted:
+        if work.quality and work.quality not in known:
+            likely = _text.nearest(work.quality, known)
+            raise PlanError(
+                f"workload {work.name}: quality is {work.quality!r}, and no figures of such a benchmark are given"
+                + (f", did you mean {likely}?" if likely else "")
+                + f"; {', '.join(sorted(known))} would do"
+            )
+    return wanted, entries
 
 
 def _hybrid(

@@ -149,8 +149,12 @@ def _latent(table: _Table, prefix: str) -> None:
         table.add(prefix + "attn_q", width, key * heads)
     table.add(prefix + "attn_kv_a_norm", rank)
     table.add(prefix + "attn_kv_a_mqa", width, rank + rope)
-    table.add(prefix + "attn_k_b", key - rope, rank, heads)
-    table.add(prefix + "attn_v_b", rank, value, heads)
+    if table.get("attention.key_length_mla"):
+        table.add(prefix + "attn_k_b", key - rope, rank, heads)
+        table.add(prefix + "attn_v_b", rank, value, heads)
+    else:
+        # Files of the older form, Ollama's own among them (convert_deepseek2.go), keep full K and V in the cache.
+        table.add(prefix + "attn_kv_b", rank, heads * (key - rope + value))
     table.add(prefix + "attn_output", value * heads, width)
 
 

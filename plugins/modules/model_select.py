@@ -87,10 +87,14 @@ options:
         type: str
       quality:
         description:
-          - A benchmark whose published figures in the catalog (C(benchmarks)) order the models.
-          - Without it, and for models without a figure, the number of parameters to two figures decides, then the
-            month of
-            release, and of one model the library's own quantization.
+          - A benchmark whose published figures order the models, by its name in O(benchmarks) or in an entry of
+            O(catalog). V(parameters) takes none.
+          - Without it, the first of O(benchmarks) for the use and for the first of C(languages), V(en) where none is
+            named.
+          - A model without a figure is held for no better than any measured model that is at least as large, and one
+            larger than all of them for no better than the largest.
+          - Where figures decide nothing, the number of parameters to two figures does, then the month of release,
+            and of one model the library's own quantization.
         type: str
       context_length:
         description:
@@ -166,7 +170,8 @@ options:
         C(sha256)), C(size_bytes), C(quantization),
         C(parameters), C(released) (V(2025-04)), C(uses), C(licence), C(context_length), C(languages) (codes that its
         card names; all
-        of them with C(languages_complete)), C(note), C(benchmarks) (by name a C(value) and its C(source)),
+        of them with C(languages_complete)), C(note), C(sources) (by field, where its value was read), C(benchmarks) (by
+        name a C(value) and its C(source)),
         C(variants) (other quantizations of the
         same model, tag and bytes) and C(shape), the hyper-parameters under
           GGUF's names.
@@ -177,6 +182,16 @@ options:
     type: list
     elements: dict
     required: true
+  benchmarks:
+    description:
+      - Published comparisons of models, one table each, as the collection's C(roles/models/files/benchmarks.yml) has
+        them.
+      - A table has a C(name), the C(source) and C(date) of its figures, C(figures) (a number by model, the higher the
+        better), the C(uses) and the C(language) that it orders for without being named, and a C(title) and C(note).
+      - Figures of different tables are never compared.
+    type: list
+    elements: dict
+    default: []
   library:
     description:
       - Tags that the public library has, C(exist) by model, and models that run at ollama.com alone, C(cloud_only),
@@ -507,13 +522,13 @@ def answer(given: dict) -> dict:
     gpus = _hardware.named(given["gpu_names"], table) if given["gpu_names"] else given["gpus"]
     host = _hardware.host_by_size(given["host_size"]) if given["host_size"] else given["host"]
     if given["purchase"]:
-        wanted, entries = _select.read(given["workloads"], given["catalog"], options)
+        wanted, entries = _select.read(given["workloads"], given["catalog"], options, given["benchmarks"])
         rows = _purchase.gpus_for(wanted, entries, table, host, options, _catalog.library(given["library"]))
         return {"purchases": rows, "report": _plan_text.purchase_lines(rows), "remarks": []}
     told: dict = {}
     workloads = given["workloads"]
     if given["fleet"] and any(work.get("replicas") for work in workloads):
-        wanted, entries = _select.read(workloads, given["catalog"], options)
+        wanted, entries = _select.read(workloads, given["catalog"], options, given["benchmarks"])
         # Every host must come to the same division of the work; what this one measured is its own affair.
         shared = dataclasses.replace(options, measured={})
         hosts = [_fleet.host(data, shared, table) for data in given["fleet"]]
@@ -545,6 +560,7 @@ def answer(given: dict) -> dict:
         given["library"],
         given["advise"],
         given["explain"],
+        given["benchmarks"],
     )
     told.update(plan=outcome.plan, remarks=outcome.remarks)
     if given["advise"]:
@@ -566,6 +582,7 @@ def main() -> None:
             "host": {"type": "dict", "default": {}},
             "host_size": {"type": "dict"},
             "catalog": {"type": "list", "elements": "dict", "required": True},
+            "benchmarks": {"type": "list", "elements": "dict", "default": []},
             "library": {"type": "dict"},
             "gpu_table": {"type": "dict"},
             "engine_version": {"type": "str", "required": True},

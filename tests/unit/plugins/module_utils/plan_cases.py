@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _hardware, _search, _select, _workload
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _benchmarks,
+    _catalog,
+    _hardware,
+    _search,
+    _select,
+    _workload,
+)
 
 FILES = Path(__file__).resolve().parents[4] / "roles/models/files"
 CATALOG = yaml.safe_load((FILES / "catalog.yml").read_text(encoding="utf-8"))
 LIBRARY = yaml.safe_load((FILES / "library_tags.yml").read_text(encoding="utf-8"))
 GPUS = yaml.safe_load((FILES / "gpus.yml").read_text(encoding="utf-8"))
-ENTRIES = _catalog.merge(CATALOG)
+BENCHMARKS = yaml.safe_load((FILES / "benchmarks.yml").read_text(encoding="utf-8"))
+ENTRIES = _catalog.merge(CATALOG, _benchmarks.read(BENCHMARKS))
 TABLE = _hardware.table(GPUS)
 GIB = 2**30
 HOST = {"memory_total_bytes": 128 * GIB, "memory_available_bytes": 120 * GIB}
@@ -50,6 +58,7 @@ def outcome(
     catalog: list[dict[str, Any]] | None = None,
     advise: bool = False,
     explain: str = "",
+    benchmarks: list[dict[str, Any]] | None = None,
     **options: Any,
 ) -> _select.Outcome:
     """The plan for GPUs as data or by name, and what belongs to it."""
@@ -65,6 +74,7 @@ def outcome(
         LIBRARY,
         advise,
         explain,
+        BENCHMARKS if benchmarks is None else benchmarks,
     )
 
 

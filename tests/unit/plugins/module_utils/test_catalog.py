@@ -26,7 +26,8 @@ def test_every_shipped_entry_is_whole(data: dict[str, Any]) -> None:
     assert entry.uses
     assert "licence" in data
     assert data["context_length"] >= 512
-    assert re.search(r":[a-z0-9.-]+$", entry.name), "an entry names its tag"
+    assert re.search(r":[A-Za-z0-9._-]+$", entry.name), "an entry names its tag"
+    assert all(address.startswith("https://") for address in data.get("sources", {}).values())
     if entry.digest is None:
         assert entry.size_bytes % 10**5 == 0, "a size without a digest is a listed one"
     if entry.shape is not None:

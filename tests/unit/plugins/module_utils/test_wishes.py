@@ -26,13 +26,14 @@ def rank(name: str, wishes: dict[str, Any]) -> int:
     return [entry.name for entry in asked].index(name)
 
 
-def test_larger_gpus_get_larger_japanese_models() -> None:
+def test_larger_gpus_get_better_japanese_models() -> None:
     chosen = [models(outcome(JAPANESE, [name])) for name in NAMES]
     ranks = [rank(talk["name"], JAPANESE[0]) for talk, _search in chosen]
     assert ranks == sorted(ranks, reverse=True)
-    assert len(set(ranks)) == len(ranks)
+    # Between two of these sizes there is no better model, and the larger GPU gives context.
+    assert len(set(ranks)) >= 4
     for talk, search in chosen:
-        assert "ja" in ENTRIES[talk["name"]].languages
+        assert _candidates.misfit(work(languages=["ja"]), ENTRIES[talk["name"]]) is None
         assert "ja" in ENTRIES[search["name"]].languages
         assert talk["slots"] >= 2
         assert talk["context_length"] >= 8192
@@ -41,8 +42,12 @@ def test_larger_gpus_get_larger_japanese_models() -> None:
 def test_the_plan_says_why_the_second_lost() -> None:
     [model] = models(outcome([chat(languages=["ja"])], ["RTX 4080"]))
     assert model["name"] == "qwen3:14b"
-    assert model["runner_up"] == {"model": "qwen2.5:14b", "reason": "released 2024-09, qwen3:14b 2025-04"}
-    assert "no quality is published for all" in model["order"]
+    assert model["runner_up"] == {"model": "gpt-oss:20b", "reason": "swallow-ja of 2026-05-07: 0.521 against 0.524"}
+    assert "published figures of swallow-ja of 2026-05-07" in model["order"]
+    wishes = chat(languages=["ja"], quality="parameters", quantization="Q4_K_M")
+    [by_size] = models(outcome([wishes], ["RTX 4080"]))
+    assert by_size["runner_up"] == {"model": "phi4:14b", "reason": "released 2024-12, qwen3:14b 2025-04"}
+    assert by_size["order"].endswith("as the wish is")
     [pinned] = models(outcome([chat(models=["qwen3:8b", "llama3.2:3b"])], ["RTX 4080"]))
     assert pinned["runner_up"] == {"model": "llama3.2:3b", "reason": "it stands after qwen3:8b in models"}
 
@@ -63,9 +68,9 @@ def test_a_floor_of_the_quantization_is_kept() -> None:
 
 def test_a_floor_of_the_speed_turns_down_what_the_memory_is_too_slow_for() -> None:
     host = _hardware.host_by_size({"memory_gib": 64, "channels": 2, "mega_transfers": 5600})
-    [any_speed] = models(outcome([chat(languages=["ja"])], [], host))
-    [quick] = models(outcome([chat(languages=["ja"], tokens_per_second=8)], [], host))
-    assert "slower models out" in outcome([chat(languages=["ja"])], [], host).remarks[0]
+    [any_speed] = models(outcome([chat(languages=["ja"], quality="parameters")], [], host))
+    [quick] = models(outcome([chat(languages=["ja"], quality="parameters", tokens_per_second=8)], [], host))
+    assert "slower models out" in outcome([chat(languages=["ja"], quality="parameters")], [], host).remarks[0]
     assert any_speed["speed"]["tokens_per_second_bound"] < 8 <= quick["speed"]["tokens_per_second_bound"]
     reason = next(
         item["reason"] for item in quick["rejected"] if item["model"] == any_speed["name"].split("-instruct")[0]

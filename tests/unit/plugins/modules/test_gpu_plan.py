@@ -88,7 +88,12 @@ def test_wrong_workloads_are_refused(run: Run, nvidia_smi: Callable[[int], str],
 FILES = Path(__file__).resolve().parents[4] / "roles/models/files"
 SHIPPED = {
     option: yaml.safe_load((FILES / name).read_text(encoding="utf-8"))
-    for option, name in (("catalog", "catalog.yml"), ("library", "library_tags.yml"), ("gpu_table", "gpus.yml"))
+    for option, name in (
+        ("catalog", "catalog.yml"),
+        ("benchmarks", "benchmarks.yml"),
+        ("library", "library_tags.yml"),
+        ("gpu_table", "gpus.yml"),
+    )
 }
 WISHES = [{"name": "chat", "languages": ["ja"], "users": 2, "context_length": {"min": 8192, "max": 32768}}]
 
