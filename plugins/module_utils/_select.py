@@ -18,6 +18,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _advice,
     _candidates,
     _catalog,
+    _choice,
     _hardware,
     _memory,
     _plan,
@@ -64,9 +65,10 @@ def plan_host(
     :raises PlanError: wrong input, or nothing fits; then with the nearest miss in bytes and what would fit.
     """
     search = Search(options, devices, accounts)
+    _hybrid_alone(workloads, search)
     made = {} if made is None else made
     choices = [
-        _search.choice_of(work, asked, search, made)
+        _choice.choice_of(work, asked, search, made)
         for work, asked in [(work, _candidates.chosen(work, entries, known)) for work in workloads]
     ]
     models = _search.first_combination(search, choices)
@@ -122,7 +124,8 @@ def make_outcome(
     :raises PlanError: see :func:`plan_host`.
     """
     wanted, entries = read(workloads, catalog, options)
-    here = [work for work in wanted if not work.hosts or options.host_name in work.hosts]
+    # Hardware that is named is no host of the fleet, and none that hosts leaves out.
+    here = [work for work in wanted if not work.hosts or not options.host_name or options.host_name in work.hosts]
     if not here:
         raise PlanError(f"every workload has hosts, and {options.host_name!r} is in none of them")
     table = _hardware.table(gpu_table)
@@ -149,12 +152,31 @@ def read(
         raise PlanError(str(error)) from error
 
 
+def _hybrid_alone(workloads: t.Sequence[Workload], search: Search) -> None:
+    """A model that lies partly in the host's memory needs a GPU for the other part, and no other model beside it.
+
+    :raises PlanError: a workload wishes it where it cannot be.
+    """
+    for work in workloads:
+        others = ", ".join(other.name for other in workloads if other is not work)
+        if work.hybrid and not search.on_gpu:
+            raise PlanError(
+                f"workload {work.name}: hybrid is true, and the host has no GPU that holds a part of the model; take "
+                "hybrid away, all of it lies in the host's memory"
+            )
+        if work.hybrid and others:
+            raise PlanError(
+                f"workload {work.name}: hybrid is true, and a model that lies partly in the host's memory has the host "
+                f"to itself; take hybrid away, or give {others} another host"
+            )
+
+
 def _hybrid(
     search: Search, choices: t.Sequence[Choice], host: t.Mapping[str, t.Any]
 ) -> tuple[Candidate, Instance] | None:
     """The first model that lies partly in host memory, with the most layers on the GPUs: only for a workload that
     wishes it and has the host to itself."""
-    if len(choices) != 1 or not choices[0].work.hybrid or not search.on_gpu:
+    if not choices[0].work.hybrid:
         return None
     work, total = choices[0].work, host.get("memory_total_bytes")
     available = host.get("memory_available_bytes") or total
