@@ -168,8 +168,8 @@ def entry(data: t.Any) -> Entry:
         raise wrong(
             "size_bytes",
             size,
-            f"with {parameters} parameters that is {8 * size / parameters:.3g} bits each, and {BITS[0]} to {BITS[1]} are "
-            "possible",
+            f"with {parameters} parameters that is {8 * size / parameters:.3g} bits each; "
+            f"{BITS[0]} to {BITS[1]} are possible",
         )
     languages = data.get("languages")
     # Words for people, as catalogs had them before 0.2, name no code.
@@ -243,9 +243,18 @@ def _with_variants(entry_: Entry) -> list[Entry]:
 def merge(entries: t.Iterable[t.Any]) -> dict[str, Entry]:
     """All entries by canonical name, the last of a name winning.
 
-    :raises CatalogError: see :func:`entry`.
+    :raises CatalogError: see :func:`entry`; with all that is wrong.
     """
-    checked = {canonical_name(one.name): one for one in map(entry, entries)}
+    checked: dict[str, Entry] = {}
+    wrong = []
+    for data in entries:
+        try:
+            one = entry(data)
+            checked[canonical_name(one.name)] = one
+        except CatalogError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise CatalogError("; ".join(wrong))
     whole: dict[str, Entry] = {}
     for one in checked.values():
         for variant in _with_variants(one):

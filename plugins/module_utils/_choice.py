@@ -1,14 +1,20 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which models can serve a workload on a host's devices, memory aside; why others cannot, and which wish prevents it."""
+"""Which models can serve a workload on a host's devices, memory aside; why others cannot, and what wish prevents it."""
 
 from __future__ import annotations
 
 import typing as t
 from dataclasses import replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _catalog, _speed, _text
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _candidates,
+    _catalog,
+    _quantization,
+    _speed,
+    _text,
+)
 from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate, candidate
 from ansible_collections.onprem.llm.plugins.module_utils._search import Choice, Search
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
@@ -47,7 +53,7 @@ def _ruled_out(work: Workload, entry: _catalog.Entry, search: Search, made: dict
     """Why a wish or the engine itself rules a model out, or None; then it is in ``made``."""
     reason = _candidates.misfit(work, entry)
     if reason is None and not _candidates.plannable(entry):
-        lacking = "its hyper-parameters are" if entry.shape is None else "its size_bytes is"
+        lacking = "its hyper-parameters are" if entry.shape is None else "the size of its file is"
         reason = f"{lacking} not in the catalog, so its memory cannot be computed"
     if reason is not None:
         return reason
@@ -83,21 +89,21 @@ def _unreadable(work: Workload, model: Candidate, search: Search) -> str | None:
     return _too_slow(model, rate, bandwidth, than) + assumed + "; name it under models or preferred if that will do"
 
 
-# The wishes that can rule a model out, each with what it is where nobody wishes.
-_WISHES: tuple[tuple[str, str, t.Any], ...] = (
-    ("languages", "languages", ()),
-    ("licences", "licences", ()),
-    ("capabilities", "capabilities", ()),
-    ("quantization", "quantization", Workload.quantization),
-    ("tokens_per_second", "tokens_per_second", 0.0),
-    ("context_length", "context", Range(1, 1)),
-    ("slots or users", "slots", Range(1, 1)),
+# The wishes that can rule a model out, by the workload's field, each with what it is where nobody wishes.
+_WISHES: tuple[tuple[str, t.Any], ...] = (
+    ("languages", ()),
+    ("licences", ()),
+    ("capabilities", ()),
+    ("quantization", Workload.quantization),
+    ("tokens_per_second", 0.0),
+    ("context", Range(1, 1)),
+    ("slots", Range(1, 1)),
 )
 
 
 def _why_none(choice: Choice, search: Search, made: dict[str, Candidate]) -> str:
-    """Why no model serves a workload: by model, then the words that no entry knows, and which one wish stands alone
-    in the way."""
+    """Why no model serves a workload: by model, then the words that no entry knows, and which one wish, if it were
+    another, would let some serve it."""
     work = choice.work
     if not choice.asked:
         return f"no entry of the catalog is for {work.use}"
@@ -105,18 +111,34 @@ def _why_none(choice: Choice, search: Search, made: dict[str, Candidate]) -> str
     told = [entry.name for entry in choice.asked if named or not entry.variant_of] or list(choice.refused)
     reasons = "; ".join(f"{name}: {choice.refused[name]}" for name in told[:4])
     more = f"; and {len(told) - 4} more" if len(told) > 4 else ""
-    words = [] if named else _unknown_words(choice)
+    text = "; ".join([reasons + more, *([] if named else _unknown_words(choice))])
     ways = []
-    for name, field_, neutral in _WISHES:
-        if getattr(work, field_) == neutral:
-            continue
-        without = replace(work, **{field_: neutral})
-        freed = [entry.name for entry in choice.asked if _ruled_out(without, entry, search, made) is None]
-        if freed:
-            count = f" and {len(freed) - 1} more" if len(freed) > 1 else ""
-            ways.append(f"without {name}, {freed[0]}{count} would serve it")
-    text = "; ".join([reasons + more, *words])
-    return f"{text}. {'W' + '; or '.join(ways)[1:]}" if ways else text
+    for wish, neutral in _WISHES:
+        if getattr(work, wish) != neutral:
+            without = replace(work, **{wish: neutral})
+            freed = [entry for entry in choice.asked if _ruled_out(without, entry, search, made) is None]
+            if freed:
+                ways.append(_with_another(wish, [made[entry.name] for entry in freed], search))
+    return f"{text}{'' if text.endswith('?') else '.'} It would be served {'; or '.join(ways)}" if ways else text
+
+
+def _with_another(wish: str, models: t.Sequence[Candidate], search: Search) -> str:
+    """How far a wish has to give way, and to which of the models."""
+    best = models[0]
+    if wish == "context":
+        best = max(models, key=lambda model: model.shape.context_length)
+        change = f"with a context_length of at most {best.shape.context_length}"
+    elif wish == "tokens_per_second":
+        best = min(models, key=lambda model: model.active_bytes or float("inf"))
+        rate = _speed.bound([(best.active_bytes, _fastest(search))])
+        change = f"with tokens_per_second of at most {int(rate * 10) / 10:g}"
+    elif wish == "quantization":
+        best = max(models, key=lambda model: _quantization.bits(model.quantization))
+        change = f"with the quantization {best.quantization}"
+    else:
+        more = f" and {len(models) - 1} more" if len(models) > 1 else ""
+        return f"{'with one slot' if wish == 'slots' else 'without ' + wish}, by {best.name}{more}"
+    return f"{change}, by {best.name}"
 
 
 def _unknown_words(choice: Choice) -> list[str]:
@@ -129,7 +151,8 @@ def _unknown_words(choice: Choice) -> list[str]:
             known = {entry.licence for entry in choice.asked if entry.licence}
         for word in getattr(choice.work, name):
             if word not in known:
-                likely = _text.nearest(word, known)
+                # Of codes of two letters, the nearest is another language.
+                likely = _text.nearest(word, known) if name == "licences" else None
                 told.append(
                     f"{name} has {word!r}, which no entry for {choice.work.use} has; "
                     + (f"did you mean {likely!r}?" if likely else f"known are {', '.join(sorted(known))}")

@@ -65,12 +65,16 @@ def plan_host(
     :raises PlanError: wrong input, or nothing fits; then with the nearest miss in bytes and what would fit.
     """
     search = Search(options, devices, accounts)
-    _hybrid_alone(workloads, search)
     made = {} if made is None else made
-    choices = [
-        _choice.choice_of(work, asked, search, made)
-        for work, asked in [(work, _candidates.chosen(work, entries, known)) for work in workloads]
-    ]
+    choices, wrong = [], []
+    for work in workloads:
+        try:
+            _hybrid_alone(work, workloads, search)
+            choices.append(_choice.choice_of(work, _candidates.chosen(work, entries, known), search, made))
+        except PlanError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise PlanError("; ".join(wrong))
     models = _search.first_combination(search, choices)
     instances = search.instances(workloads, models) if models else []
     if not models or any(choice.work.hybrid for choice in choices):
@@ -152,23 +156,22 @@ def read(
         raise PlanError(str(error)) from error
 
 
-def _hybrid_alone(workloads: t.Sequence[Workload], search: Search) -> None:
+def _hybrid_alone(work: Workload, workloads: t.Sequence[Workload], search: Search) -> None:
     """A model that lies partly in the host's memory needs a GPU for the other part, and no other model beside it.
 
-    :raises PlanError: a workload wishes it where it cannot be.
+    :raises PlanError: the workload wishes it where it cannot be.
     """
-    for work in workloads:
-        others = ", ".join(other.name for other in workloads if other is not work)
-        if work.hybrid and not search.on_gpu:
-            raise PlanError(
-                f"workload {work.name}: hybrid is true, and the host has no GPU that holds a part of the model; take "
-                "hybrid away, all of it lies in the host's memory"
-            )
-        if work.hybrid and others:
-            raise PlanError(
-                f"workload {work.name}: hybrid is true, and a model that lies partly in the host's memory has the host "
-                f"to itself; take hybrid away, or give {others} another host"
-            )
+    others = ", ".join(other.name for other in workloads if other is not work)
+    if work.hybrid and not search.on_gpu:
+        raise PlanError(
+            f"workload {work.name}: hybrid is true, and the host has no GPU that holds a part of the model; take "
+            "hybrid away, all of it lies in the host's memory"
+        )
+    if work.hybrid and others:
+        raise PlanError(
+            f"workload {work.name}: hybrid is true, and a model that lies partly in the host's memory has the host to "
+            f"itself; take hybrid away, or give {others} another host"
+        )
 
 
 def _hybrid(

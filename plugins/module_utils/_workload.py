@@ -108,7 +108,8 @@ def _slots(data: t.Mapping[str, t.Any], where: str) -> Range:
         return _range(given, DEFAULT_SLOTS, SLOTS, f"{where}: slots")
     if isinstance(users, bool) or not isinstance(users, int) or not SLOTS[0] <= users <= SLOTS[1]:
         raise PlanError(
-            f"{where}: users is {users!r}; a whole number from {SLOTS[0]} to {SLOTS[1]} is needed, who are served at once"
+            f"{where}: users is {users!r}; a whole number from {SLOTS[0]} to {SLOTS[1]} is needed, of those who are "
+            "served at once"
         )
     slots = _range(given if given is not None else users, DEFAULT_SLOTS, SLOTS, f"{where}: slots")
     if slots.high < users:
@@ -244,9 +245,16 @@ def _contradictions(work: Workload, data: t.Mapping[str, t.Any], where: str) -> 
 def workloads(data: t.Sequence[t.Any]) -> list[Workload]:
     """Check all workloads of a host.
 
-    :raises PlanError: one is wrong, two have one name, or there is none.
+    :raises PlanError: with all that is wrong; or two have one name, or there is none.
     """
-    wanted = [workload(item) for item in data]
+    wanted, wrong = [], []
+    for item in data:
+        try:
+            wanted.append(workload(item))
+        except PlanError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise PlanError("; ".join(wrong))
     names = [work.name for work in wanted]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if not wanted or doubled:

@@ -116,6 +116,13 @@ def test_gpus_to_buy_serve_what_they_are_bought_for() -> None:
     assert all(row["memory_bytes"] > 42 * GIB for row in rows)
 
 
+def test_three_of_four_gpus_are_bought_where_three_serve() -> None:
+    wanted, entries = _select.read([chat(models=["deepseek-r1:671b"], slots=1)], CATALOG, OPTIONS)
+    one = type(TABLE)(tuple(row for row in TABLE.gpus if row.name == "H200"), TABLE.reserved)
+    [row] = _purchase.gpus_for(wanted, entries, one, HOST, OPTIONS)
+    assert (row["count"], row["memory_bytes"]) == (3, 3 * one.gpus[0].memory)
+
+
 def test_what_no_gpu_serves_is_told() -> None:
     wanted, entries = _select.read([chat(models=["qwen3:8b"], tokens_per_second=9000)], CATALOG, OPTIONS)
     # Cards without a known bandwidth cannot be judged, and are no answer to a question of speed.
