@@ -261,6 +261,6 @@ def workloads(data: t.Sequence[t.Any]) -> list[Workload]:
         raise PlanError(
             f"the workload name {doubled[0]} stands twice; each workload needs a name of its own"
             if doubled
-            else "no workload is given, so there is nothing to plan"
+            else "no workload is given, so there is nothing to plan; one is needed, such as {name: chat}"
         )
     return wanted

@@ -185,5 +185,5 @@ def test_languages_in_words_are_no_codes() -> None:
 
 def test_what_is_wrong_with_several_entries_is_told_at_once() -> None:
     wrong = [{"name": "a", "uses": "chat"}, {"name": "b"}, {"name": "c", "size_bytes": -1}]
-    with pytest.raises(_catalog.CatalogError, match="entry a: uses .*; catalog entry c: size_bytes"):
+    with pytest.raises(_catalog.CatalogError, match=r"entry a: uses .*; catalog entry c: size_bytes"):
         _catalog.merge(wrong)

@@ -289,8 +289,8 @@ def test_refuses_absurd_options(options: dict[str, Any], says: str) -> None:
         ),
         pytest.param(
             {"models": ["llama3.3:70b"], "licences": ["MIT"]},
-            "^no model of the workload chat can serve it: llama3.3:70b: its licence is Llama 3.3 Community, allowed are MIT. "
-            "It would be served without licences, by llama3.3:70b$",
+            "^no model of the workload chat can serve it: llama3.3:70b: its licence is Llama 3.3 Community, allowed "
+            "are MIT. It would be served without licences, by llama3.3:70b$",
             id="named model of another licence",
         ),
         pytest.param(
@@ -331,16 +331,16 @@ def test_wishes_that_nothing_meets_say_which_one_is_in_the_way(wishes: dict[str,
 
 def test_what_is_wrong_with_several_workloads_is_told_at_once() -> None:
     wanted = [chat(models=["gemma3:271m"]), {"name": "code", "models": ["qwen3:8b"], "licences": ["MIT"]}]
-    with pytest.raises(PlanError, match="no tag '271m'.*; no model of the workload code can serve it"):
+    with pytest.raises(PlanError, match=r"no tag '271m'.*; no model of the workload code can serve it"):
         outcome(wanted, ["RTX 4090"])
-    with pytest.raises(PlanError, match="workload chat: slots is 0.*; workload code: users is -1"):
+    with pytest.raises(PlanError, match=r"workload chat: slots is 0.*; workload code: users is -1"):
         outcome([chat(slots=0), {"name": "code", "users": -1}], ["RTX 4090"])
 
 
 def test_a_model_partly_in_host_memory_needs_a_gpu_and_the_host_to_itself() -> None:
     with pytest.raises(PlanError, match="workload chat: hybrid is true, and the host has no GPU"):
         outcome([chat(hybrid=True)], [])
-    with pytest.raises(PlanError, match="hybrid is true.* take hybrid away, or give search another host"):
+    with pytest.raises(PlanError, match=r"hybrid is true.* take hybrid away, or give search another host"):
         outcome([chat(hybrid=True), SEARCH], ["RTX 4090"])
 
 
@@ -353,7 +353,7 @@ def test_hardware_by_name_is_none_that_hosts_leaves_out() -> None:
 def test_hardware_that_would_do_is_named() -> None:
     with pytest.raises(PlanError, match=r"deepseek-r1:671b would fit on 4 H200 \(.* each\)"):
         outcome([chat(models=["deepseek-r1:671b"])], ["RTX 4090"])
-    with pytest.raises(PlanError, match="llama3.3:70b would fit on a host with 64 GiB of memory"):
+    with pytest.raises(PlanError, match=r"llama3.3:70b would fit on a host with 64 GiB of memory"):
         outcome([chat(models=["llama3.3:70b"])], [], {"memory_total_bytes": 16 * GIB})
 
 
