@@ -27,22 +27,26 @@ def choice_of(work: Workload, asked: list[_catalog.Entry], search: Search, made:
     :raises PlanError: nothing is left.
     """
     choice = Choice(work, asked)
-    slow: dict[str, str] = {}
     for entry in asked:
         reason = _ruled_out(work, entry, search, made)
         if reason is None:
             choice.suitable.append(made[entry.name])
             why = _unreadable(work, made[entry.name], search)
             if why:
-                slow[entry.name] = why
+                choice.slow[entry.name] = why
         else:
             choice.refused[entry.name] = reason
     if not choice.suitable:
         raise PlanError(f"no model of the workload {work.name} can serve it: {_why_none(choice, search, made)}")
-    if len(slow) < len(choice.suitable):
-        choice.suitable = [model for model in choice.suitable if model.name not in slow]
-        choice.refused.update(slow)
+    choice.suitable.sort(key=lambda model: model.name in choice.slow)
     return choice
+
+
+def settle(choice: Choice, chosen: Candidate) -> None:
+    """Turn down the slow ones where another serves."""
+    if chosen.name not in choice.slow:
+        choice.suitable = [model for model in choice.suitable if model.name not in choice.slow]
+        choice.refused.update(choice.slow)
 
 
 def _fastest(search: Search) -> float:

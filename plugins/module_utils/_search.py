@@ -360,12 +360,14 @@ def steps(context: Range) -> list[int]:
 
 @dataclass
 class Choice:
-    """The candidates of one workload in order, and why others of the list are none."""
+    """The candidates of one workload in order, and why others of the list are none. ``slow`` says of which nobody would
+    wait for the answers; they come last."""
 
     work: Workload
     asked: list[_catalog.Entry]
     suitable: list[Candidate] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
+    slow: dict[str, str] = field(default_factory=dict)
 
 
 def first_combination(search: Search, choices: t.Sequence[Choice]) -> tuple[Candidate, ...] | None:

@@ -83,6 +83,8 @@ def plan_host(
             models, instances = (partly[0],), [partly[1]]
     if not models:
         raise PlanError(_advice.nothing_fits(search, choices, entries, table))
+    for choice, model in zip(choices, models):
+        _choice.settle(choice, model)
     remarks = [remark for remark in dict.fromkeys(model.remark for model in models) if remark]
     remarks += _remarks(search, choices, models, host)
     plan = _plan.written(search, choices, models, instances, host)
@@ -131,7 +133,10 @@ def make_outcome(
     # Hardware that is named is no host of the fleet, and none that hosts leaves out.
     here = [work for work in wanted if not work.hosts or not options.host_name or options.host_name in work.hosts]
     if not here:
-        raise PlanError(f"every workload has hosts, and {options.host_name!r} is in none of them")
+        raise PlanError(
+            f"every workload has hosts, and {options.host_name!r} is in none of them; give it one, or take it out of "
+            "llm_nodes"
+        )
     table = _hardware.table(gpu_table)
     found, remarks = _hardware.devices(gpus, host, _search.keep(options), current_plan, table)
     if not found:

@@ -100,6 +100,14 @@ def test_an_absurd_number_that_no_plan_needs_is_a_fault(given: dict[str, Any]) -
     assert fault.startswith(f"{name} is {value}; needed are ")
 
 
+def test_a_workload_for_a_host_that_there_is_none_of_would_run_nowhere() -> None:
+    wanted = [{"name": "chat", "hosts": ["gpu1"]}, {"name": "code", "hosts": ["gpu1", "gpu9"]}]
+    [fault] = faults(models_workloads=wanted, groups={"llm_nodes": ["gpu1", "gpu2"], "all": ["gpu1", "gpu2", "gw"]})
+    assert fault == "models_workloads: code has the host gpu9, which is not in llm_nodes; these are: gpu1, gpu2."
+    assert faults(models_workloads=wanted) == []
+    assert faults(models_workloads=[{"name": "chat", "hosts": None}], groups={"all": ["gpu1"]}) == []
+
+
 def test_a_wish_or_an_entry_is_told_by_the_variable_that_has_it() -> None:
     [wish] = faults(refused(workloads=[{"name": "chat", "slots": 0}]))
     assert wish.startswith("models_workloads cannot be served: workload chat: slots is 0; ")

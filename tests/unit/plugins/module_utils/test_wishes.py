@@ -85,6 +85,13 @@ def test_nobody_waits_for_a_model_that_nobody_named() -> None:
         assert 89.6e9 / model["speed"]["active_bytes"] > 4
     [preferred] = models(outcome([chat(preferred=["qwen2.5:72b"])], [], host))
     assert preferred["name"] == "qwen2.5:72b"
+    # A slow one serves where the quick one, a mixture, does not fit.
+    two = [{**ENTRY[name], "variants": {}} for name in ("qwen3:30b-a3b", "gemma3:12b")]
+    for gib, name, refused in ((64, "qwen3:30b-a3b", "gemma3:12b"), (16, "gemma3:12b", "qwen3:30b-a3b")):
+        size = {"memory_total_bytes": gib * GIB, "memory_bandwidth": 20e9}
+        [model] = models(outcome([chat()], [], size, two))
+        assert model["name"] == name
+        assert [item["model"] for item in model["rejected"]] == [refused]
     # Where all are slow, the order decides.
     slow = {**host, "memory_bandwidth": 1e9}
     assert models(outcome([chat(languages=["ja"])], [], slow))[0]["name"].startswith("qwen2.5:72b")
