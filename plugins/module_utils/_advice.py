@@ -31,6 +31,10 @@ from ansible_collections.onprem.llm.plugins.module_utils._search import (
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
 from ansible_collections.onprem.llm.plugins.module_utils._workload import Workload
 
+# What a host without a GPU is sold with (GiB), and how many GPUs one has.
+MEMORY_SIZES = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+COUNTS = (1, 2, 4, 8)
+
 
 def nothing_fits(
     search: Search,
@@ -75,7 +79,7 @@ def _ways_out(
 ) -> list[str]:
     """What could be changed so that it fits, the cheapest first: a setting, a smaller file, another model, hardware."""
     works = [choice.work for choice in choices]
-    names = " and ".join(model.name for model in models)
+    names = " and ".join(dict.fromkeys(model.name for model in models))
     context, slots = search.bounds(works, models)
     ways: list[str] = []
     for power in range(context.low.bit_length(), 8, -1):
@@ -107,22 +111,34 @@ def _ways_out(
             if search.fits([works[number] for number in rest], [models[number] for number in rest]):
                 ways.append(f"the others would fit without the workload {works[gone].name}, on another host")
                 break
-    card = _card(search, works, models, table)
-    if card:
-        ways.append(f"{names} would fit on one {card.name} ({human_bytes(card.memory)})")
+    hardware = _hardware_for(search, works, models, table)
+    if hardware:
+        ways.append(f"{names} would fit {hardware}")
     return ways
 
 
-def _card(
+def _hardware_for(
     search: Search, works: t.Sequence[Workload], models: tuple[Candidate, ...], table: _hardware.Table
-) -> _hardware.Gpu | None:
-    """The smallest card of the table that alone would hold these models."""
-    for gpu in sorted(table.gpus, key=lambda row: (row.memory, row.name)):
-        named = _hardware.named([gpu.name], table)
+) -> str:
+    """The smallest card of the table that alone would hold these models, else the smallest of several like ones; of a
+    host without a GPU, how much memory would. Nothing where none would."""
+    context, slots = search.bounds(works, models)
+    least = search.least_of(models, context.low, slots.low)
+    if not search.on_gpu:
+        for gib in MEMORY_SIZES:
+            devices, _remarks = _hardware.devices([], {"memory_total_bytes": gib << 30}, keep(search.options))
+            if Search(search.options, devices).fits(works, models):
+                return f"on a host with {gib} GiB of memory"
+        return ""
+    rows = sorted((row for row in table.gpus if not row.alias), key=lambda row: (row.memory, row.name))
+    for count, gpu in itertools.product(COUNTS, rows):
+        if gpu.memory * count < least:
+            continue
+        named = _hardware.named([f"{count}x {gpu.name}"], table)
         devices, _remarks = _hardware.devices(named, {}, keep(search.options), None, table)
-        if search.on_gpu and Search(search.options, devices).fits(works, models):
-            return gpu
-    return None
+        if Search(search.options, devices).fits(works, models):
+            return f"on {'one' if count == 1 else count} {gpu.name} ({human_bytes(gpu.memory)}{' each' * (count > 1)})"
+    return ""
 
 
 def _smaller(
@@ -181,7 +197,7 @@ def tradeoffs(
             told.append(
                 {
                     "change": change,
-                    "models": [model.name for model in names],
+                    "models": list(dict.fromkeys(model.name for model in names)),
                     "context_length": found.context,
                     "slots": found.slots,
                     "gpus": len(found.devices) if search.on_gpu else 0,

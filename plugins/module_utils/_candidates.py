@@ -158,7 +158,7 @@ def _active_of_entry(entry: _catalog.Entry, shape: _memory.Shape) -> int:
 def chosen(work: Workload, entries: t.Mapping[str, _catalog.Entry], known: _catalog.Library) -> list[_catalog.Entry]:
     """The entries to try for a workload, in order: those it names, else all that serve its use, the best first.
 
-    :raises PlanError: naming every model that is not in the catalog.
+    :raises PlanError: naming every model that is not in the catalog, or a benchmark that no model has a figure of.
     """
     absent: list[str] = []
     named: list[_catalog.Entry] = []
@@ -270,9 +270,9 @@ def misfit(work: Workload, entry: _catalog.Entry) -> str | None:
     if lacking and (not named or entry.uses):
         return f"it is not known for {' and '.join(lacking)}"
     floor = _quantization.bits(work.quantization)
-    # gpt-oss was trained in MXFP4, 4.25 bits a weight: no file of it is better, so the default floor is not for it.
-    exempt = _unasked(work) and (named or entry.quantization == "MXFP4")
-    if entry.quantization and _quantization.bits(entry.quantization) < floor and not exempt:
+    native = entry.quantization in _quantization.NATIVE and not entry.variant_of
+    below = bool(entry.quantization) and _quantization.bits(entry.quantization) < floor
+    if below and not ((native or named) and _unasked(work)):
         return f"its quantization {entry.quantization} is below {work.quantization}"
     if not entry.quantization and not named:
         return "its quantization is not established"
@@ -298,8 +298,12 @@ def unsuitable(work: Workload, model: Candidate, setting: _memory.Setting, on_gp
         return "it is no embedding model"
     if work.use != "embedding" and shape.embedding:
         return f"it is an embedding model and cannot serve {work.use}"
-    if shape.context_length < work.context.low and (not shape.embedding or (work.context_asked and not work.models)):
-        return f"it was trained for {shape.context_length} tokens, fewer than the {work.context.low} asked for"
+    asked, named = work.context_asked, bool(work.models)
+    held = asked and not named if shape.embedding else asked or not named
+    if shape.context_length < work.context.low and held:
+        return f"it was trained for {shape.context_length} tokens, fewer than the {work.context.low} " + (
+            "asked for" if asked else "that a context has at least where context_length does not say"
+        )
     if shape.one_slot and not shape.embedding and work.slots.low > 1:
         return f"Ollama gives the architecture {shape.architecture} one slot, {work.slots.low} are asked for"
     return _memory.refusal(shape, setting, on_gpu)

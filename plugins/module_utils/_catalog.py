@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.onprem.llm.plugins.module_utils import _benchmarks, _quantization, _text
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}$")
+_CODE = re.compile(r"^[a-z]{2,3}$")
 _SHA256 = re.compile(r"^(sha256:)?[0-9a-f]{64}$")
 _FIELDS = frozenset(
     {
@@ -57,6 +58,8 @@ _FIELDS = frozenset(
 )
 # Words in the tags of files that llama.cpp does not load.
 _OTHER_ENGINES = re.compile(r"(^|-)(mlx|nvfp4|mxfp8|int4|int8)(-|$)")
+# Bits of a file for each parameter: fewer than the smallest quantization has (1.6) no weights have, and F32 has 32.
+BITS = (1, 40)
 
 
 class CatalogError(Exception):
@@ -144,6 +147,9 @@ def entry(data: t.Any) -> Entry:
     header = data.get("header")
     if header is not None and not (isinstance(header, str) and header):
         raise wrong("header", header, "it must be the path of a file with the beginning of the GGUF file")
+    for word in ("quantization", "licence"):
+        if data.get(word) is not None and not (isinstance(data[word], str) and data[word]):
+            raise wrong(word, data[word], "it must be a word such as " + {"licence": "MIT"}.get(word, "Q4_K_M"))
     size = data.get("size_bytes", 0)
     if header and not size:
         raise wrong("size_bytes", size, "an entry with a header needs the size of the whole file")
@@ -160,9 +166,17 @@ def entry(data: t.Any) -> Entry:
     parameters = data.get("parameters") or 0
     if isinstance(parameters, bool) or not isinstance(parameters, int) or parameters < 0:
         raise wrong("parameters", parameters, "it must be a whole number of parameters")
+    if size and parameters and not BITS[0] <= 8 * size / parameters <= BITS[1]:
+        raise wrong(
+            "size_bytes",
+            size,
+            f"with {parameters} parameters that is {8 * size / parameters:.3g} bits each; "
+            f"{BITS[0]} to {BITS[1]} are possible",
+        )
     languages = data.get("languages")
-    # Words for people, as catalogs had them before 0.2.
-    languages = [] if languages is None or isinstance(languages, str) else languages
+    # Words for people, as catalogs had them before 0.2, name no code.
+    if languages is None or isinstance(languages, str):
+        languages = [languages] if languages and _CODE.match(languages) else []
     if not isinstance(languages, list) or not all(isinstance(code, str) and code for code in languages):
         raise wrong("languages", languages, "it must be a list of codes such as en, ja")
     variant_of = data.get("variant_of") or ""
@@ -235,15 +249,24 @@ def merge(entries: t.Iterable[t.Any], tables: t.Sequence[_benchmarks.Benchmark] 
     """All entries by canonical name, the last of a name winning, with what ``tables`` say of each; an entry's own
     figures have the last word.
 
-    :raises CatalogError: see :func:`entry`.
+    :raises CatalogError: see :func:`entry`; with all that is wrong.
     """
-    checked = {canonical_name(one.name): one for one in map(entry, entries)}
+    checked: dict[str, Entry] = {}
+    wrong = []
+    for data in entries:
+        try:
+            one = entry(data)
+            checked[canonical_name(one.name)] = one
+        except CatalogError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise CatalogError("; ".join(wrong))
     for table in reversed(tables):
         for name, value in table.figures.items():
-            one = checked.get(canonical_name(name))
-            if one:
-                rated = {table.name: _benchmarks.Figure(value, table), **one.benchmarks}
-                checked[canonical_name(name)] = replace(one, benchmarks=rated)
+            rated = checked.get(canonical_name(name))
+            if rated:
+                figures = {table.name: _benchmarks.Figure(value, table), **rated.benchmarks}
+                checked[canonical_name(name)] = replace(rated, benchmarks=figures)
     whole: dict[str, Entry] = {}
     for one in checked.values():
         for variant in _with_variants(one):

@@ -138,7 +138,9 @@ def named(names: t.Sequence[t.Any], gpus: Table) -> list[dict[str, t.Any]]:
         gpu = None if size else known_gpu(parts.group(2), gpus)
         if size:
             memory = int(float(size.group(1)) * (_memory.MIB if size.group(2) == "MiB" else 1024 * _memory.MIB))
-            gpu = Gpu(text, "", memory, 0.0, memory, memory, {})
+            if not 1 << 30 <= memory <= 1 << 40:
+                raise PlanError(f"the GPU {text!r}: a size from '1 GiB' to '1024 GiB' is needed")
+            gpu = Gpu(parts.group(2), "", memory, 0.0, memory, memory, {})
         if gpu is None:
             plain = {_plain(other.name): other.name for other in gpus.gpus}
             likely = _text.nearest(_plain(parts.group(2)), plain)

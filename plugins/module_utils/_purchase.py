@@ -22,7 +22,8 @@ def gpus_for(
     options: _search.Options,
     known: _catalog.Library = _catalog.NO_LIBRARY,
 ) -> list[dict[str, t.Any]]:
-    """For each GPU of the table the fewest of 1, 2, 4 or 8 that serve the workloads, and what they run; by memory.
+    """For each GPU of the table the first of 1, 2, 4 or 8 that serve the workloads, or as many of them as
+    are used, and what they run; by memory.
 
     :raises PlanError: no GPU of the table serves them.
     """
@@ -40,8 +41,8 @@ def gpus_for(
                 last = str(error)
                 continue
             models = [model for instance in plan["instances"] for model in instance["models"]]
-            if sum(len(instance["gpus"]) for instance in plan["instances"]) < count:
-                break
+            # Four may be the first that serve, and three of them enough.
+            count = len({used for instance in plan["instances"] for used in instance["gpus"]})
             key = (gpu.memory * count, count, gpu.name)
             found.append(
                 (

@@ -31,6 +31,9 @@ BITS_A_WEIGHT = {
     "F16": 16.0,
     "F32": 32.0,
 }
+# In these, publishers release weights that they trained for them (gpt-oss's model card, arXiv 2508.10925, section 2.1):
+# such a model was not reduced to its quantization, and the floor that nobody asked for is not meant for it.
+NATIVE = frozenset({"MXFP4"})
 _SUFFIX = re.compile(r"[-_.](i?q\d\w*|mxfp4|bf16|fp?16|fp?32)$", re.IGNORECASE)
 
 

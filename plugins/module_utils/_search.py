@@ -15,7 +15,6 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.onprem.llm.plugins.module_utils import (
-    _candidates,
     _catalog,
     _hardware,
     _measurements,
@@ -23,7 +22,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _residency,
     _speed,
 )
-from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate, candidate
+from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate
 from ansible_collections.onprem.llm.plugins.module_utils._hardware import HOST, Device
 from ansible_collections.onprem.llm.plugins.module_utils._residency import Residence
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
@@ -361,54 +360,14 @@ def steps(context: Range) -> list[int]:
 
 @dataclass
 class Choice:
-    """The candidates of one workload in order, and why others of the list are none."""
+    """The candidates of one workload in order, and why others of the list are none. ``slow`` says of which nobody would
+    wait for the answers; they come last."""
 
     work: Workload
     asked: list[_catalog.Entry]
     suitable: list[Candidate] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
-
-
-def choice_of(work: Workload, asked: list[_catalog.Entry], search: Search, made: dict[str, Candidate]) -> Choice:
-    """Sort out what a wish or the engine itself rules out.
-
-    :raises PlanError: nothing is left.
-    """
-    choice = Choice(work, asked)
-    fastest = max((device.bandwidth for device in search.devices), default=0.0)
-    for entry in asked:
-        reason = _candidates.misfit(work, entry)
-        if reason is None and not _candidates.plannable(entry):
-            reason = "its hyper-parameters are not in the catalog, so its memory cannot be computed"
-        if reason is None:
-            if entry.name not in made:
-                made[entry.name] = candidate(entry)
-            model = made[entry.name]
-            setting = search.engine.setting(work.context.low, work.slots.low)
-            reason = _candidates.unsuitable(work, model, setting, search.on_gpu)
-            rate = _speed.bound([(model.active_bytes, fastest)])
-            if reason is None and work.tokens_per_second and 0 < rate < work.tokens_per_second:
-                reason = (
-                    f"it gives one user at most {rate:.1f} tokens a second, less than {work.tokens_per_second:g}: "
-                    f"each reads {human_bytes(model.active_bytes)} ({model.active_bytes} bytes) at "
-                    f"{fastest / 1e9:g} GB/s"
-                )
-        if reason is None:
-            choice.suitable.append(made[entry.name])
-        else:
-            choice.refused[entry.name] = reason
-    if not choice.suitable:
-        reasons = list(choice.refused.items())
-        more = f"; and {len(reasons) - 8} more" if len(reasons) > 8 else ""
-        raise PlanError(
-            f"no model of the workload {work.name} can serve it: "
-            + (
-                "; ".join(f"{name}: {why}" for name, why in reasons[:8]) + more
-                if reasons
-                else f"no entry of the catalog is for {work.use}"
-            )
-        )
-    return choice
+    slow: dict[str, str] = field(default_factory=dict)
 
 
 def first_combination(search: Search, choices: t.Sequence[Choice]) -> tuple[Candidate, ...] | None:

@@ -19,6 +19,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _benchmarks,
     _candidates,
     _catalog,
+    _choice,
     _hardware,
     _memory,
     _plan,
@@ -67,10 +68,15 @@ def plan_host(
     """
     search = Search(options, devices, accounts)
     made = {} if made is None else made
-    choices = [
-        _search.choice_of(work, asked, search, made)
-        for work, asked in [(work, _candidates.chosen(work, entries, known)) for work in workloads]
-    ]
+    choices, wrong = [], []
+    for work in workloads:
+        try:
+            _hybrid_alone(work, workloads, search)
+            choices.append(_choice.choice_of(work, _candidates.chosen(work, entries, known), search, made))
+        except PlanError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise PlanError("; ".join(wrong))
     models = _search.first_combination(search, choices)
     instances = search.instances(workloads, models) if models else []
     if not models or any(choice.work.hybrid for choice in choices):
@@ -79,6 +85,8 @@ def plan_host(
             models, instances = (partly[0],), [partly[1]]
     if not models:
         raise PlanError(_advice.nothing_fits(search, choices, entries, table))
+    for choice, model in zip(choices, models):
+        _choice.settle(choice, model)
     remarks = [remark for remark in dict.fromkeys(model.remark for model in models) if remark]
     remarks += _remarks(search, choices, models, host)
     plan = _plan.written(search, choices, models, instances, host)
@@ -125,9 +133,13 @@ def make_outcome(
     :raises PlanError: see :func:`plan_host`.
     """
     wanted, entries = read(workloads, catalog, options, benchmarks)
-    here = [work for work in wanted if not work.hosts or options.host_name in work.hosts]
+    # Hardware that is named is no host of the fleet, and none that hosts leaves out.
+    here = [work for work in wanted if not work.hosts or not options.host_name or options.host_name in work.hosts]
     if not here:
-        raise PlanError(f"every workload has hosts, and {options.host_name!r} is in none of them")
+        raise PlanError(
+            f"every workload has hosts, and {options.host_name!r} is in none of them; give it one, or take it out of "
+            "llm_nodes"
+        )
     table = _hardware.table(gpu_table)
     found, remarks = _hardware.devices(gpus, host, _search.keep(options), current_plan, table)
     if not found:
@@ -163,12 +175,30 @@ def read(
     return wanted, entries
 
 
+def _hybrid_alone(work: Workload, workloads: t.Sequence[Workload], search: Search) -> None:
+    """A model that lies partly in the host's memory needs a GPU for the other part, and no other model beside it.
+
+    :raises PlanError: the workload wishes it where it cannot be.
+    """
+    others = ", ".join(other.name for other in workloads if other is not work)
+    if work.hybrid and not search.on_gpu:
+        raise PlanError(
+            f"workload {work.name}: hybrid is true, and the host has no GPU that holds a part of the model; take "
+            "hybrid away, all of it lies in the host's memory"
+        )
+    if work.hybrid and others:
+        raise PlanError(
+            f"workload {work.name}: hybrid is true, and a model that lies partly in the host's memory has the host to "
+            f"itself; take hybrid away, or give {others} another host"
+        )
+
+
 def _hybrid(
     search: Search, choices: t.Sequence[Choice], host: t.Mapping[str, t.Any]
 ) -> tuple[Candidate, Instance] | None:
     """The first model that lies partly in host memory, with the most layers on the GPUs: only for a workload that
     wishes it and has the host to itself."""
-    if len(choices) != 1 or not choices[0].work.hybrid or not search.on_gpu:
+    if not choices[0].work.hybrid:
         return None
     work, total = choices[0].work, host.get("memory_total_bytes")
     available = host.get("memory_available_bytes") or total

@@ -15,6 +15,8 @@ import typing as t
 # Words a second that adults read, 238 a minute (Brysbaert, "How many words do we read per minute?", Journal of Memory
 # and Language 109, 2019). A token is a word at most, so fewer tokens a second come slower than they are read.
 READING = 238 / 60
+# Bytes a second of a desktop's memory: two channels of DDR5-5600, 8 bytes a transfer (JEDEC JESD79-5).
+DESKTOP = 2 * 5600e6 * 8
 
 
 def bound(parts: t.Iterable[tuple[int, float]]) -> float:

@@ -10,8 +10,14 @@ from dataclasses import dataclass
 
 from ansible_collections.onprem.llm.plugins.module_utils import _quantization, _text
 
-DEFAULT_CONTEXT = {"min": 4096, "max": 32768}
+# Tokens a slot. Where the catalog is chosen from, a larger model is not worth a context that a document and its answer
+# do not fit into; where models are named, less will do.
+DEFAULT_CONTEXT = {"min": 8192, "max": 32768}
+NAMED_CONTEXT = {"min": 4096, "max": 32768}
 DEFAULT_SLOTS = {"min": 1, "max": 4}
+# llama.cpp rounds every context up to a multiple of 256 tokens (src/llama-context.cpp, b10488).
+CONTEXTS = (256, 2**31)
+SLOTS = (1, 1024)
 # What a model may be wanted for, or have to be able to do.
 USES = ("chat", "code", "embedding", "rag", "reasoning", "thinking", "tools", "vision")
 # Below four bits a weight a model is chosen only where somebody asks for it.
@@ -72,7 +78,7 @@ class Workload:
     replicas: int = 0
 
 
-def _range(value: t.Any, default: dict[str, int], what: str) -> Range:
+def _range(value: t.Any, default: dict[str, int], limits: tuple[int, int], what: str) -> Range:
     if value is None:
         value = default
     if isinstance(value, dict) and set(value) <= {"min", "max"} and value:
@@ -86,9 +92,12 @@ def _range(value: t.Any, default: dict[str, int], what: str) -> Range:
         or isinstance(high, bool)
         or not isinstance(low, int)
         or not isinstance(high, int)
-        or not 1 <= low <= high <= 2**31
+        or not limits[0] <= low <= high <= limits[1]
     ):
-        raise PlanError(f"{what} is {value!r}; a whole number, or min and max with min <= max, is needed")
+        raise PlanError(
+            f"{what} is {value!r}; a whole number from {limits[0]} to {limits[1]}, or min and max with min <= max, "
+            "is needed"
+        )
     return Range(low, high)
 
 
@@ -96,10 +105,13 @@ def _slots(data: t.Mapping[str, t.Any], where: str) -> Range:
     """``slots``, or ``users`` who are served at once and each need a slot."""
     given, users = data.get("slots"), data.get("users")
     if users is None:
-        return _range(given, DEFAULT_SLOTS, f"{where}: slots")
-    if isinstance(users, bool) or not isinstance(users, int) or not 1 <= users <= 1024:
-        raise PlanError(f"{where}: users is {users!r}; a whole number from 1 to 1024 is needed, who are served at once")
-    slots = _range(given if given is not None else users, DEFAULT_SLOTS, f"{where}: slots")
+        return _range(given, DEFAULT_SLOTS, SLOTS, f"{where}: slots")
+    if isinstance(users, bool) or not isinstance(users, int) or not SLOTS[0] <= users <= SLOTS[1]:
+        raise PlanError(
+            f"{where}: users is {users!r}; a whole number from {SLOTS[0]} to {SLOTS[1]} is needed, of those who are "
+            "served at once"
+        )
+    slots = _range(given if given is not None else users, DEFAULT_SLOTS, SLOTS, f"{where}: slots")
     if slots.high < users:
         raise PlanError(f"{where}: users is {users} and slots at most {slots.high}; each user needs a slot")
     return Range(max(slots.low, users), slots.high)
@@ -142,9 +154,9 @@ def _copies(value: t.Any, hosts: tuple[str, ...], where: str) -> int:
         return 0
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 100000:
         raise PlanError(f"{where}: replicas is {value!r}; the number of hosts that serve it is needed, 1 or more")
-    if hosts and value > len(hosts):
+    if hosts and value > len(set(hosts)):
         raise PlanError(
-            f"{where}: replicas is {value} and hosts names {len(hosts)}; name as many, or take replicas away"
+            f"{where}: replicas is {value} and hosts names {len(set(hosts))}; name as many, or take replicas away"
         )
     return value
 
@@ -154,10 +166,10 @@ def workload(data: t.Any) -> Workload:
 
     :raises PlanError: naming the workload, the field and what would be right.
     """
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str) or not data["name"]:
-        raise PlanError(f"workload {data!r}: a mapping with a name is needed")
+    name = data.get("name") if isinstance(data, dict) else None
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise PlanError(f"workload {data!r}: a mapping with a name is needed, such as {{name: chat}}")
     data = {field: value for field, value in data.items() if value is not None}
-    name = data["name"]
     where = f"workload {name}"
     unknown = sorted(set(data) - set(_FIELDS))
     if unknown:
@@ -175,16 +187,21 @@ def workload(data: t.Any) -> Workload:
     capabilities = _names(data, "capabilities", where, "[tools]")
     for field, word in [*(("capabilities", word) for word in capabilities), *([] if models else [("use", use)])]:
         if word not in USES:
-            raise PlanError(f"{where}: {field} has {word!r}; {', '.join(USES[:-1])} and {USES[-1]} are known")
+            likely = _text.nearest(word, USES)
+            raise PlanError(
+                f"{where}: {field} has {word!r}{f', did you mean {likely}?' if likely else ''}; "
+                f"{', '.join(USES[:-1])} and {USES[-1]} are known"
+            )
     hosts = _names(data, "hosts", where, "[gpu1, gpu2]")
     hybrid = data.get("hybrid", False)
+    usual = DEFAULT_CONTEXT if not models and use != "embedding" else NAMED_CONTEXT
     if not isinstance(hybrid, bool):
         raise PlanError(f"{where}: hybrid is {hybrid!r}; true or false is needed")
     made = Workload(
         name=name,
         use=use,
         models=tuple(models or ()),
-        context=_range(data.get("context_length"), DEFAULT_CONTEXT, f"{where}: context_length"),
+        context=_range(data.get("context_length"), usual, CONTEXTS, f"{where}: context_length"),
         slots=_slots(data, where),
         context_asked="context_length" in data,
         preferred=_names(data, "preferred", where, "['qwen3:32b']"),
@@ -228,15 +245,22 @@ def _contradictions(work: Workload, data: t.Mapping[str, t.Any], where: str) -> 
 def workloads(data: t.Sequence[t.Any]) -> list[Workload]:
     """Check all workloads of a host.
 
-    :raises PlanError: one is wrong, two have one name, or there is none.
+    :raises PlanError: with all that is wrong; or two have one name, or there is none.
     """
-    wanted = [workload(item) for item in data]
+    wanted, wrong = [], []
+    for item in data:
+        try:
+            wanted.append(workload(item))
+        except PlanError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise PlanError("; ".join(wrong))
     names = [work.name for work in wanted]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if not wanted or doubled:
         raise PlanError(
-            f"the workload name {doubled[0]} stands twice"
+            f"the workload name {doubled[0]} stands twice; each workload needs a name of its own"
             if doubled
-            else "no workload is given, so there is nothing to plan"
+            else "no workload is given, so there is nothing to plan; one is needed, such as {name: chat}"
         )
     return wanted

@@ -100,7 +100,8 @@ options:
         description:
           - Tokens a slot, a number, or a mapping of C(min) and C(max).
           - Both ends and the powers of two between them are tried.
-          - Without it, V(4096) to V(32768).
+          - Without it, V(8192) to V(32768), and from V(4096) where models are named or embed. At least V(256), to which
+            the engine rounds up.
         type: raw
       slots:
         description:

@@ -77,6 +77,11 @@ def test_registry_name(name: str, origin: str) -> None:
         pytest.param({"name": "a", "size_bytes": -1}, "whole number of bytes", id="negative size"),
         pytest.param({"name": "a", "shape": [1]}, "hyper-parameters", id="shape is a list"),
         pytest.param({"name": "a", "uses": "chat"}, "list of words", id="uses is a word"),
+        pytest.param({"name": "a", "quantization": 4}, "quantization is 4; it must be a word", id="number of bits"),
+        pytest.param({"name": "a", "licence": ["MIT"]}, "it must be a word such as MIT", id="list of licences"),
+        pytest.param(
+            {"name": "a", "size_bytes": 4, "parameters": 8 * 10**9}, "4e-09 bits each; 1 to 40", id="size in GB"
+        ),
     ],
 )
 def test_refuses_wrong_entries(data: Any, says: str) -> None:
@@ -176,3 +181,10 @@ def test_refuses_wrong_facts(data: Any, says: str) -> None:
 
 def test_languages_in_words_are_no_codes() -> None:
     assert _catalog.entry({"name": "a", "languages": "29+ languages"}).languages == ()
+    assert _catalog.entry({"name": "a", "languages": "ja"}).languages == ("ja",)
+
+
+def test_what_is_wrong_with_several_entries_is_told_at_once() -> None:
+    wrong = [{"name": "a", "uses": "chat"}, {"name": "b"}, {"name": "c", "size_bytes": -1}]
+    with pytest.raises(_catalog.CatalogError, match=r"entry a: uses .*; catalog entry c: size_bytes"):
+        _catalog.merge(wrong)

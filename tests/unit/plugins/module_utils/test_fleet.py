@@ -116,6 +116,14 @@ def test_gpus_to_buy_serve_what_they_are_bought_for() -> None:
     assert all(row["memory_bytes"] > 42 * GIB for row in rows)
 
 
+def test_three_of_four_gpus_are_bought_where_three_serve() -> None:
+    wishes = chat(models=["qwen2.5:72b"], context_length=32768, slots=1)
+    wanted, entries = _select.read([wishes], CATALOG, OPTIONS)
+    one = type(TABLE)(tuple(row for row in TABLE.gpus if row.name == "GeForce RTX 4090"), TABLE.reserved)
+    [row] = _purchase.gpus_for(wanted, entries, one, HOST, OPTIONS)
+    assert (row["count"], row["memory_bytes"]) == (3, 3 * one.gpus[0].memory)
+
+
 def test_what_no_gpu_serves_is_told() -> None:
     wanted, entries = _select.read([chat(models=["qwen3:8b"], tokens_per_second=9000)], CATALOG, OPTIONS)
     # Cards without a known bandwidth cannot be judged, and are no answer to a question of speed.

@@ -46,6 +46,10 @@ def test_gpus_by_name(name: str, mebibytes: int, count: int) -> None:
     assert all(item["memory_free_bytes"] <= item["memory_total_bytes"] for item in found)
 
 
+def test_a_gpu_by_its_size_is_called_by_it() -> None:
+    assert [gpu["name"] for gpu in _hardware.named(["2x 24 GiB"], TABLE)] == ["24 GiB", "24 GiB"]
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -55,6 +59,8 @@ def test_gpus_by_name(name: str, mebibytes: int, count: int) -> None:
         ("1000x RTX 4090", "1 to 64"),
         ("L40S MIG 1g.5gb", "in the table of GPUs are none"),
         ("", "is needed"),
+        ("0 GiB", "'1 GiB' to '1024 GiB'"),
+        ("9999999 GiB", "'1 GiB' to '1024 GiB'"),
     ],
 )
 def test_a_name_that_nobody_knows(name: str, says: str) -> None:

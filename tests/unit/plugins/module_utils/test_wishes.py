@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_cases import CATALOG, ENTRIES, GIB, HOST, JAPANESE, LIBRARY, chat, gpu, models, outcome, work
 
+SEARCH = {"name": "search", "use": "embedding", "languages": ["ja"]}
 ENTRY = {entry["name"]: entry for entry in CATALOG}
 NAMES = ["RTX 4060", "RTX 4070", "RTX 4080", "RTX 4090", "RTX A6000", "H100 80GB HBM3"]
 
@@ -68,14 +69,64 @@ def test_a_floor_of_the_quantization_is_kept() -> None:
 
 def test_a_floor_of_the_speed_turns_down_what_the_memory_is_too_slow_for() -> None:
     host = _hardware.host_by_size({"memory_gib": 64, "channels": 2, "mega_transfers": 5600})
-    [any_speed] = models(outcome([chat(languages=["ja"], quality="parameters")], [], host))
+    named = outcome([chat(models=["qwen2.5:72b"])], [], host)
+    assert "slower models out" in named.remarks[0]
+    [any_speed] = models(named)
     [quick] = models(outcome([chat(languages=["ja"], quality="parameters", tokens_per_second=8)], [], host))
-    assert "slower models out" in outcome([chat(languages=["ja"], quality="parameters")], [], host).remarks[0]
     assert any_speed["speed"]["tokens_per_second_bound"] < 8 <= quick["speed"]["tokens_per_second_bound"]
     reason = next(
         item["reason"] for item in quick["rejected"] if item["model"] == any_speed["name"].split("-instruct")[0]
     )
     assert re.search(r"at most \d+\.\d tokens a second, less than 8: each reads .* \(\d+ bytes\) at 89.6 GB/s", reason)
+
+
+def test_nobody_waits_for_a_model_that_nobody_named() -> None:
+    host = _hardware.host_by_size({"memory_gib": 64, "channels": 2, "mega_transfers": 5600})
+    for size, told in ((host, "89.6 GB/s; name it"), ({"memory_total_bytes": 64 * GIB}, "which is not known; name it")):
+        [model] = models(outcome([chat(languages=["ja"], quality="parameters")], [], size))
+        [reason] = [item["reason"] for item in model["rejected"] if item["model"] == "qwen2.5:72b"]
+        assert "at most 1.9 tokens a second, fewer than the 4.0 words a second that people read" in reason
+        assert told in reason
+        assert 89.6e9 / model["speed"]["active_bytes"] > 4
+    [preferred] = models(outcome([chat(preferred=["qwen2.5:72b"])], [], host))
+    assert preferred["name"] == "qwen2.5:72b"
+    # A slow one serves where the quick one, a mixture, does not fit.
+    two = [{**ENTRY[name], "variants": {}} for name in ("qwen3:30b-a3b", "gemma3:12b")]
+    for gib, name, refused in ((64, "qwen3:30b-a3b", "gemma3:12b"), (16, "gemma3:12b", "qwen3:30b-a3b")):
+        size = {"memory_total_bytes": gib * GIB, "memory_bandwidth": 20e9}
+        [model] = models(outcome([chat()], [], size, two))
+        assert model["name"] == name
+        assert [item["model"] for item in model["rejected"]] == [refused]
+    # Where all are slow, the order decides.
+    slow = {**host, "memory_bandwidth": 1e9}
+    [model] = models(outcome([chat(languages=["ja"], quality="parameters")], [], slow))
+    assert model["name"].startswith("qwen2.5:72b")
+
+
+def test_weights_that_are_published_in_four_bits_pass_the_floor_that_nobody_asked_for() -> None:
+    wishes = {"use": "reasoning", "context_length": {"min": 32768, "max": 131072}}
+    [model] = models(outcome([chat(**wishes)], ["RTX 4060 Ti 16GB"]))
+    assert (model["name"], model["quantization"]) == ("gpt-oss:20b", "MXFP4")
+    [asked] = models(outcome([chat(quantization="Q8_0", **wishes)], ["RTX 4090"]))
+    assert asked["quantization"] == "Q8_0"
+
+
+def test_a_model_that_nobody_named_has_room_for_a_document() -> None:
+    [model] = models(outcome([chat(languages=["ja"])], ["12 GiB"]))
+    assert model["context_length"] >= 8192
+    [named] = models(outcome([chat(models=["llama3.3:70b"], slots=1)], [gpu(0, 43.5)]))
+    assert named["context_length"] == 4096
+    assert models(outcome([chat(context_length={"max": 2048})], ["12 GiB"]))[0]["context_length"] == 2048
+
+
+def test_a_named_model_of_few_tokens_is_taken_as_it_is() -> None:
+    short = {**ENTRY["qwen2.5:0.5b"], "name": "short:1b", "context_length": 2048, "variants": {}}
+    [model] = models(outcome([chat(models=["short:1b"])], ["12 GiB"], catalog=[short]))
+    assert model["context_length"] == 2048
+    with pytest.raises(PlanError, match="2048 tokens, fewer than the 4096 asked for"):
+        outcome([chat(models=["short:1b"], context_length=4096)], ["12 GiB"], catalog=[short])
+    with pytest.raises(PlanError, match="that a context has at least where context_length does not say"):
+        outcome([chat()], ["12 GiB"], catalog=[short])
 
 
 def test_a_speed_that_cannot_be_judged_is_told() -> None:
@@ -238,9 +289,85 @@ def test_refuses_absurd_options(options: dict[str, Any], says: str) -> None:
         outcome([chat()], [gpu(0, 24)], **options)
 
 
-def test_nobody_serves_a_use_that_the_catalog_does_not_have() -> None:
-    with pytest.raises(PlanError, match="no model of the workload chat can serve it"):
-        outcome([chat(languages=["tlh"])], [gpu(0, 24)])
+@pytest.mark.parametrize(
+    ("wishes", "says"),
+    [
+        pytest.param(
+            {"languages": ["tlh"]}, r"languages has 'tlh', which no entry for chat has; known are ar, ", id="Klingon"
+        ),
+        pytest.param(
+            {"licences": ["Apache 2"]},
+            r"did you mean 'Apache-2.0'\? It would be served without licences, by \S+ and \d+ more$",
+            id="misspelt licence",
+        ),
+        pytest.param(
+            {"models": ["llama3.3:70b"], "licences": ["MIT"]},
+            "^no model of the workload chat can serve it: llama3.3:70b: its licence is Llama 3.3 Community, allowed "
+            "are MIT. It would be served without licences, by llama3.3:70b$",
+            id="named model of another licence",
+        ),
+        pytest.param(
+            {"models": ["qwen2.5:7b"], "context_length": 65536},
+            "fewer than the 65536 asked for. It would be served with a context_length of at most 32768, by qwen2.5:7b$",
+            id="context above the model's",
+        ),
+        pytest.param(
+            {"quantization": "F32"},
+            "It would be served with the quantization BF16, by ",
+            id="floor above all quantizations",
+        ),
+        pytest.param(
+            {"models": ["qwen3:8b"], "quantization": "Q8_0"},
+            "is below Q8_0. It would be served with the quantization Q4_K_M, by qwen3:8b$",
+            id="named model below the floor",
+        ),
+        pytest.param(
+            {"models": ["qwen3:8b"], "tokens_per_second": 5000},
+            r"It would be served with tokens_per_second of at most \d+(\.\d)?, by qwen3:8b$",
+            id="speed of no GPU",
+        ),
+        pytest.param(
+            {"models": ["gemma3:4b"], "capabilities": ["tools"]}, "without capabilities, by gemma3:4b$", id="tools"
+        ),
+        pytest.param(
+            {"quality": "jmmlu"}, "quality is 'jmmlu', and no figures of such a benchmark are given", id="no such figures"
+        ),
+        pytest.param(
+            {"models": ["llama3.3:70b"], "licences": ["MIT"], "languages": ["ja"]}, "the language ja$", id="two wishes"
+        ),
+    ],
+)
+def test_wishes_that_nothing_meets_say_which_one_is_in_the_way(wishes: dict[str, Any], says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        outcome([chat(**wishes)], ["RTX 4090"])
+
+
+def test_what_is_wrong_with_several_workloads_is_told_at_once() -> None:
+    wanted = [chat(models=["gemma3:271m"]), {"name": "code", "models": ["qwen3:8b"], "licences": ["MIT"]}]
+    with pytest.raises(PlanError, match=r"no tag '271m'.*; no model of the workload code can serve it"):
+        outcome(wanted, ["RTX 4090"])
+    with pytest.raises(PlanError, match=r"workload chat: slots is 0.*; workload code: users is -1"):
+        outcome([chat(slots=0), {"name": "code", "users": -1}], ["RTX 4090"])
+
+
+def test_a_model_partly_in_host_memory_needs_a_gpu_and_the_host_to_itself() -> None:
+    with pytest.raises(PlanError, match="workload chat: hybrid is true, and the host has no GPU"):
+        outcome([chat(hybrid=True)], [])
+    with pytest.raises(PlanError, match=r"hybrid is true.* take hybrid away, or give search another host"):
+        outcome([chat(hybrid=True), SEARCH], ["RTX 4090"])
+
+
+def test_hardware_by_name_is_none_that_hosts_leaves_out() -> None:
+    assert models(outcome([chat(hosts=["a"])], ["RTX 4090"], host_name=""))
+    with pytest.raises(PlanError, match="'b' is in none of them"):
+        outcome([chat(hosts=["a"])], ["RTX 4090"], host_name="b")
+
+
+def test_hardware_that_would_do_is_named() -> None:
+    with pytest.raises(PlanError, match=r"deepseek-r1:671b would fit on 4 H200 \(.* each\)"):
+        outcome([chat(models=["deepseek-r1:671b"])], ["RTX 4090"])
+    with pytest.raises(PlanError, match=r"llama3.3:70b would fit on a host with 64 GiB of memory"):
+        outcome([chat(models=["llama3.3:70b"])], [], {"memory_total_bytes": 16 * GIB})
 
 
 def placed(wanted: list[dict[str, Any]], gpus: list[dict[str, Any]], **options: Any) -> _select.Outcome | None:
@@ -261,7 +388,6 @@ WISHES = st.builds(
     st.integers(1, 4),
     st.sampled_from(["Q4_0", "Q8_0"]),
 )
-SEARCH = {"name": "search", "use": "embedding", "languages": ["ja"]}
 
 
 @settings(max_examples=40, deadline=None)
