@@ -44,7 +44,10 @@ def written(
         }
         if instance.residence.spread:
             environment["OLLAMA_SCHED_SPREAD"] = "1"
-        if options.fit_target_bytes != _memory.FIT_TARGET_BYTES and not search.engine.before_0_30:
+        if search.engine.before_0_30 and used:
+            # What the operator wants free beyond the engine's own minimum.
+            environment["OLLAMA_GPU_OVERHEAD"] = str(max(0, options.fit_target_bytes - _memory.MINIMUM_BYTES))
+        elif options.fit_target_bytes != _memory.FIT_TARGET_BYTES and not search.engine.before_0_30:
             environment["LLAMA_ARG_FIT_TARGET"] = str(options.fit_target_bytes // _memory.MIB)
         made.append(
             {

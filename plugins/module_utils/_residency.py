@@ -7,7 +7,8 @@ Ollama 0.30 and newer predict a model's memory as its file plus an f16 cache of 
 has most free where that is at most 80 % of it, on all GPUs otherwise (or always, with OLLAMA_SCHED_SPREAD), and load
 it beside others only where it is at most 80 % of what is free there; else everything else is unloaded first. Sources:
 Ollama v0.32.15, server/sched.go (load, selectLlamaServerPlacement, automaticGenerationBatch) and llm/llama_server.go
-(PredictServerVRAM). Before 0.30 it measured by allocation, and nothing of this holds.
+(PredictServerVRAM). Before 0.30 it counted layer by layer, and took the fewest GPUs that hold them beside 457 MiB and
+OLLAMA_GPU_OVERHEAD on each (v0.17.7, llm/server.go, buildLayout); nothing else of this holds for it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from ansible_collections.onprem.llm.plugins.module_utils._candidates import Cand
 from ansible_collections.onprem.llm.plugins.module_utils._hardware import HOST, Device
 from ansible_collections.onprem.llm.plugins.module_utils._memory import SCHEDULER_PERCENT
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
+
+# The first version that runs every GGUF file in llama.cpp's own server.
+LLAMA_SERVER = (0, 30, 0)
 
 
 def _tokens(model: Candidate, context: int, slots: int) -> int:
@@ -72,7 +76,7 @@ class Engine:
 
     @property
     def before_0_30(self) -> bool:
-        return self.version < (0, 30, 0)
+        return self.version < LLAMA_SERVER
 
     def setting(self, context: int, slots: int) -> _memory.Setting:
         return _memory.Setting(context, slots, self.kv_cache_type, self.flash_attention, self.before_0_30)
@@ -98,7 +102,8 @@ class Accounts:
     ) -> _memory.Placed:
         """One model on devices that others leave ``free``. ``empty`` is what they have free with nothing loaded: the
         engine takes its batch by what is free when it loads, which after a restart may be all of it."""
-        gpus = () if devices[0].id == HOST else tuple(float(max(1, device.free)) for device in devices)
+        room = [device.budget if self.engine.before_0_30 else device.free for device in devices]
+        gpus = () if devices[0].id == HOST else tuple(float(max(1, size)) for size in room)
         shares = gpus if len(gpus) != 1 else (1.0,)
         free = sum(device.free for device in devices) if empty is None else empty
         run = self.engine.run(model, context, slots, free if gpus else _memory.UNBOUNDED)
@@ -203,11 +208,16 @@ class Accounts:
         """The GPUs that the engine takes of an instance's."""
         if len(devices) == 1:
             return devices
+        if self.engine.before_0_30:
+            by_room = sorted(devices, key=lambda device: -device.free)
+            for count in range(1, len(devices)):
+                fewest = [device for device in devices if device in by_room[:count]]
+                share = self.bytes_on(self.placed(model, context, slots, fewest), fewest)
+                if all(share.get(device.id, 0) <= device.budget for device in fewest):
+                    return fewest
+            return devices
         expected = prediction(model, context, slots)
         emptiest = max(devices, key=lambda device: device.free)
-        if self.engine.before_0_30:
-            alone = self.bytes_on(self.placed(model, context, slots, [emptiest]), [emptiest])
-            return [emptiest] if alone.get(emptiest.id, 0) <= emptiest.budget else devices
         return [emptiest] if expected <= emptiest.free * SCHEDULER_PERCENT // 100 else devices
 
     def _put_out(

@@ -97,9 +97,10 @@ def check(options: Options) -> None:
 
 def keep(options: Options) -> _hardware.Budgeting:
     """What the options keep free of models."""
-    return _hardware.Budgeting(
-        options.headroom_bytes, options.fit_target_bytes, options.display_bytes, options.host_memory_fraction
-    )
+    fit_target = options.fit_target_bytes
+    if version(options.engine_version) < _residency.LLAMA_SERVER:
+        fit_target = max(fit_target, _memory.MINIMUM_BYTES)
+    return _hardware.Budgeting(options.headroom_bytes, fit_target, options.display_bytes, options.host_memory_fraction)
 
 
 # --- devices ---------------------------------------------------------------------------------------------------------

@@ -102,6 +102,15 @@ def test_a_model_that_the_engine_would_make_room_for_is_no_neighbour() -> None:
     assert reside(["gpt-oss:20b", "qwen3:14b"], [24.85], engine=replace(ENGINE, version=(0, 17, 7))).fits
 
 
+def test_before_0_30_the_fewest_gpus_are_taken_that_hold_the_layers() -> None:
+    """Of three GPUs two, by what is free on them; newer engines would take all three."""
+    old = replace(ENGINE, version=(0, 17, 7))
+    found = reside(["qwen3:32b"], [14, 16, 15], engine=old)
+    assert set(found.bytes_on[0]) == {"GPU-1", "GPU-2"}
+    assert set(reside(["qwen3:32b"], [14, 16, 15]).bytes_on[0]) == {"GPU-0", "GPU-1", "GPU-2"}
+    assert set(reside(["qwen3:32b"], [14, 16, 15], spread=True, engine=old).bytes_on[0]) == {"GPU-0", "GPU-1", "GPU-2"}
+
+
 def test_the_largest_may_take_all_but_what_the_others_need() -> None:
     assert reside(["qwen3:14b", "bge-m3:567m"], [14.5]).fits
 

@@ -220,6 +220,17 @@ def test_the_engine_gets_the_operators_margin() -> None:
     assert "LLAMA_ARG_FIT_TARGET" not in plain.plan["instances"][0]["environment"]
 
 
+@pytest.mark.parametrize(("wanted", "kept", "overhead"), [(1024, 1024, 567), (457, 457, 0), (0, 457, 0)])
+def test_before_0_30_the_margin_is_457_mib_and_an_overhead(wanted: int, kept: int, overhead: int) -> None:
+    made = outcome([chat(models=["qwen3:8b"])], [gpu(0, 24)], fit_target_bytes=wanted * 2**20, engine_version="0.17.7")
+    [instance] = made.plan["instances"]
+    assert made.plan["devices"][0]["budget_bytes"] == 24 * GIB - kept * 2**20
+    assert instance["environment"]["OLLAMA_GPU_OVERHEAD"] == str(overhead * 2**20)
+    assert "LLAMA_ARG_FIT_TARGET" not in instance["environment"]
+    # qwen3 runs in Ollama's own engine.
+    assert [model["account"]["confidence"] for model in instance["models"]] == ["low"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
