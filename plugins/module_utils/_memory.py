@@ -24,15 +24,6 @@ from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
 
 MIB = 2**20
 
-# What a CUDA context takes, once a model and GPU. It grows with the GPU's multiprocessors, and no GPU has more of them
-# than the largest one measured, whose figure stands for all others. Sources: llama.cpp, pull request 23604
-# (cudaMemGetInfo against NVML); InvokeAI, issue 9413 (an idle process, driver 610).
-CUDA_CONTEXTS = {
-    "RTX PRO 6000 Blackwell Workstation Edition": 555 * MIB,
-    "RTX 4060 Ti": 107 * MIB,
-    "RTX 3090": 256 * MIB,
-}
-CUDA_CONTEXT_BYTES = max(CUDA_CONTEXTS.values())
 # llama.cpp's own fit keeps this free on each device, else layers go to the CPU (LLAMA_ARG_FIT_TARGET, common/arg.cpp).
 FIT_TARGET_BYTES = 1024 * MIB
 # Ollama before 0.30 keeps so much free on each GPU, and OLLAMA_GPU_OVERHEAD besides (v0.17.7, ml/device.go,
@@ -814,12 +805,6 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
         except _CONTRADICTIONS:
             return None
     return None
-
-
-def cuda_context_bytes(gpu: str | None = None) -> int:
-    """What a CUDA context takes on a GPU of this name (nvidia-smi's); the upper value where none was measured."""
-    name = (gpu or "").replace("NVIDIA ", "").replace("GeForce ", "").strip()
-    return CUDA_CONTEXTS.get(name, CUDA_CONTEXT_BYTES)
 
 
 # --- the vision projector ---------------------------------------------------------------------------------------------

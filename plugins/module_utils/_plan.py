@@ -92,7 +92,7 @@ def _model(
     budgets = {device.id: device.budget for device in search.devices}
     on_gpu = [device.id for device in search.devices if device.id in share and device.id != HOST]
     parts = placed.gpus if search.on_gpu else (placed.host,)
-    overhead = search.engine.cuda_context * len(share)
+    overhead = sum(device.cuda_context for device in search.devices if device.id in share)
     total = sum(share.values())
     rate = (
         search.rate(model, placed, share)
@@ -257,8 +257,9 @@ def _terms(
                 "model": model.name,
                 "device": device.id,
                 "term": "cuda_context",
-                "bytes": search.engine.cuda_context,
-                "rule": "what the driver takes for each model on each GPU: the upper value measured, or the operator's",
+                "bytes": device.cuda_context,
+                "rule": "what the driver takes for each model on each GPU, by the GPU's name (gpus.yml); the most "
+                "measured on any where its own is not known",
             }
             for device, part in zip(devices, placed.gpus)
             if part.total

@@ -67,12 +67,11 @@ class Residence:
 
 @dataclass(frozen=True)
 class Engine:
-    """How an instance is set up, and what lies outside the engine's buffers on each GPU of each model (bytes)."""
+    """How an instance is set up."""
 
     version: tuple[int, ...]
     kv_cache_type: str
     flash_attention: bool
-    cuda_context: int
 
     @property
     def before_0_30(self) -> bool:
@@ -153,9 +152,7 @@ class Accounts:
         if devices[0].id == HOST:
             return {HOST: placed.host.total}
         return {
-            device.id: part.total + self.engine.cuda_context
-            for device, part in zip(devices, placed.gpus)
-            if part.total > 0
+            device.id: part.total + device.cuda_context for device, part in zip(devices, placed.gpus) if part.total > 0
         }
 
     def reside(

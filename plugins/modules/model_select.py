@@ -218,10 +218,10 @@ options:
     default: 0
   cuda_context_bytes:
     description:
-      - Bytes that the driver takes for each model on each GPU. The default of 555 MiB is the upper value of those
-        measured.
+      - Bytes that the driver takes for each model on each GPU.
+      - Without it, what was measured on a GPU of that name (O(gpu_table)), and where that is not known, 555 MiB, the
+        most that was measured on any.
     type: int
-    default: 581959680
   fit_target_bytes:
     description:
       - Bytes that the engine keeps free on each GPU, its C(LLAMA_ARG_FIT_TARGET). The default is its own.
@@ -573,7 +573,7 @@ def main() -> None:
             "kv_cache_type": {"type": "str", "choices": list(_memory.KV_CACHE_TYPES), "default": "f16"},
             "flash_attention": {"type": "bool", "default": True},
             "headroom_bytes": {"type": "int", "default": 0},
-            "cuda_context_bytes": {"type": "int", "default": _memory.CUDA_CONTEXT_BYTES},
+            "cuda_context_bytes": {"type": "int"},
             "host_memory_fraction": {"type": "float", "default": 0.75},
             "fit_target_bytes": {"type": "int", "default": _memory.FIT_TARGET_BYTES},
             "display_bytes": {"type": "int", "default": 0},

@@ -303,8 +303,3 @@ def test_a_projector_counts_with_its_file_and_an_upper_value_of_its_work() -> No
 def test_impossible_shares_are_refused(shares: tuple[float, ...]) -> None:
     with pytest.raises(_memory.ShapeError, match="shares of the GPUs"):
         _memory.place(shape(), _memory.Run(4096), _memory.Devices(shares))
-
-
-def test_a_cuda_context_is_the_gpus_own_or_the_largest_known() -> None:
-    assert _memory.cuda_context_bytes("NVIDIA GeForce RTX 4060 Ti") == 107 * MIB
-    assert {_memory.cuda_context_bytes(name) for name in (None, "NVIDIA H100 PCIe")} == {555 * MIB}

@@ -12,7 +12,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _ha
 from plan_cases import ENTRIES, GIB
 
 MIB = 2**20
-ENGINE = _residency.Engine((0, 32, 15), "f16", True, 555 * MIB)
+ENGINE = _residency.Engine((0, 32, 15), "f16", True)
 
 
 def model(name: str, file_bytes: int | None = None) -> _candidates.Candidate:

@@ -220,6 +220,25 @@ def test_the_engine_gets_the_operators_margin() -> None:
     assert "LLAMA_ARG_FIT_TARGET" not in plain.plan["instances"][0]["environment"]
 
 
+def test_each_gpu_counts_with_its_own_cuda_context() -> None:
+    wanted = [chat(models=["qwen3:4b"])]
+    [small] = models(outcome(wanted, ["RTX 4060 Ti 16GB"]))
+    [other] = models(outcome(wanted, ["RTX 4080"]))
+    [given] = models(outcome(wanted, ["RTX 4080"], cuda_context_bytes=3))
+    overheads = [made["account"]["overhead_bytes"] for made in (small, other, given)]
+    assert overheads == [107 << 20, 555 << 20, 3]
+    for made in (small, other, given):
+        account = made["account"]
+        parts = ("weights_bytes", "kv_cache_bytes", "compute_bytes", "overhead_bytes")
+        assert sum(account[part] for part in parts) == account["total_bytes"]
+    told = {
+        row["device"]: row["bytes"]
+        for row in outcome(wanted, ["RTX 4060 Ti"], explain="qwen3:4b").explained
+        if row["term"] == "cuda_context"
+    }
+    assert told == {"gpu0": 107 << 20}
+
+
 @pytest.mark.parametrize(("wanted", "kept", "overhead"), [(1024, 1024, 567), (457, 457, 0), (0, 457, 0)])
 def test_before_0_30_the_margin_is_457_mib_and_an_overhead(wanted: int, kept: int, overhead: int) -> None:
     made = outcome([chat(models=["qwen3:8b"])], [gpu(0, 24)], fit_target_bytes=wanted * 2**20, engine_version="0.17.7")
