@@ -29,6 +29,12 @@ FIT_TARGET_BYTES = 1024 * MIB
 # Ollama before 0.30 keeps so much free on each GPU, and OLLAMA_GPU_OVERHEAD besides (v0.17.7, ml/device.go,
 # MinimumMemory; llm/server.go, buildLayout).
 MINIMUM_BYTES = 457 * MIB
+# A vision projector's graph is not replayed: what Ollama itself expects it to take at most beside its weights
+# (v0.32.15, llm/llama_server.go, mmprojOffloadHeadroom).
+PROJECTOR_COMPUTE_BYTES = 1024 * MIB
+# Tensors of a projector within the model's own file (v0.32.15, llm/llama_server.go, mmprojMemoryRequirement;
+# deepseekocr's first encoder besides).
+_PROJECTOR_TENSORS = ("v.", "mm.", "a.", "s.")
 
 # Bytes a cache element (ggml block sizes): f16, and blocks of 32 elements in 34 and 18 bytes.
 KV_CACHE_TYPES = {"f16": (1, 2), "q8_0": (32, 34), "q4_0": (32, 18)}
@@ -130,6 +136,8 @@ class Shape:
     gated: bool = True
     embedding: bool = False
     patterns_known: bool = True
+    # Bytes of its vision projector, compute buffer included; 0 where it has none.
+    projector: int = 0
     # Of a model whose tensors are known: then its graph can be replayed.
     hyper: Hyper | None = field(default=None, compare=False, repr=False)
 
@@ -235,6 +243,8 @@ class Placed:
     exact: bool
     # The rows of logits and embeddings that the caller reads, in host memory beside the buffers above.
     output_buffer: int = 0
+    # The vision projector's bytes beside all of them, on the first GPU, or in host memory where there is none.
+    projector: int = 0
 
 
 def _pad(value: int, unit: int) -> int:
@@ -306,14 +316,26 @@ def _weights_from_size(size: int, layers: int) -> Weights:
     return Weights(size, size, (part,) * layers, size - part * layers, False)
 
 
-def shape_from_header(header: _gguf.Header) -> Shape:
-    """The shape of the model in a GGUF file, its weights exact.
+def of_projector(name: str) -> bool:
+    """Whether a tensor of this name belongs to a vision projector that lies in the model's own file."""
+    return name.startswith(_PROJECTOR_TENSORS)
+
+
+def shape_from_header(header: _gguf.Header, projector_bytes: int | None = None) -> Shape:
+    """The shape of the model in a GGUF file, its weights exact. ``projector_bytes`` is the size of its vision projector
+    in a file of its own; that in the model's own file is known from the header.
 
     :raises ShapeError: a value that every model has is missing or impossible.
     """
     if not header.architecture:
         raise ShapeError("the header names no architecture (general.architecture)")
     layers = _layer_count(header.get("block_count"))
+    within = sum(
+        _pad(tensor.bytes + tensor.row_padding_bytes, 128) for tensor in header.tensors if of_projector(tensor.name)
+    )
+    if within:
+        # Another graph than the model's loads them.
+        header = replace(header, tensors=tuple(one for one in header.tensors if not of_projector(one.name)))
     tensors = header.tensors
     names = {tensor.name: tensor for tensor in tensors}
     values = {
@@ -339,6 +361,7 @@ def shape_from_header(header: _gguf.Header) -> Shape:
         feed_forward_length=max(down) if down else (0 if shape.experts_used else shape.feed_forward_length),
         gated=any(".ffn_gate" in name for name in names) or _fused_gate(names),
         embedding=shape.embedding or f"{header.architecture}.pooling_type" in header.metadata,
+        projector=_projector(projector_bytes or within or None),
         hyper=hyper,
     )
 
@@ -349,24 +372,37 @@ def _fused_gate(names: t.Mapping[str, _gguf.Tensor]) -> bool:
     return bool(up and down and up.dimensions[-1] == 2 * down.dimensions[0])
 
 
-def shape_from_entry(values: t.Mapping[str, t.Any], size_bytes: int, embedding: bool) -> Shape:
+def _projector(weights: int | None) -> int:
+    """Bytes of a projector with so many in its tensors; None where there is none."""
+    return 0 if weights is None else weights + PROJECTOR_COMPUTE_BYTES
+
+
+def shape_from_entry(
+    values: t.Mapping[str, t.Any], size_bytes: int, embedding: bool, projector_bytes: int | None = None
+) -> Shape:
     """The shape of a catalog entry: ``values`` are its hyper-parameters under GGUF's names without the architecture's
-    prefix, ``architecture`` and ``vocabulary`` beside them; the weights are the file's size.
+    prefix, ``architecture`` and ``vocabulary`` beside them; the weights are the file's size. ``projector_bytes`` are
+    those of a vision projector's file, 0 where the size has them already, None where it has no projector.
 
     :raises ShapeError: see :func:`shape_from_header`.
     """
-    return _entry(json.dumps(values, sort_keys=True, default=str), size_bytes, embedding)
+    return _entry(json.dumps(values, sort_keys=True, default=str), size_bytes, embedding, projector_bytes)
 
 
 @functools.lru_cache(maxsize=256)
-def _entry(text: str, size_bytes: int, embedding: bool) -> Shape:
+def _entry(text: str, size_bytes: int, embedding: bool, projector_bytes: int | None) -> Shape:
     """One object for equal entries, so that what was worked out of one serves the others."""
     values = json.loads(text)
     layers = _layer_count(values.get("block_count"))
     architecture = str(values.get("architecture", ""))
     shape = _shape(architecture, values, values.get("vocabulary", 0), _weights_from_size(size_bytes, layers))
     header = _typical.header(architecture, values, shape.vocabulary)
-    return replace(shape, embedding=shape.embedding or embedding, hyper=None if header is None else Hyper(header))
+    return replace(
+        shape,
+        embedding=shape.embedding or embedding,
+        projector=_projector(projector_bytes),
+        hyper=None if header is None else Hyper(header),
+    )
 
 
 def _shape(architecture: str, values: t.Mapping[str, t.Any], vocabulary: t.Any, weights: Weights) -> Shape:
@@ -504,8 +540,13 @@ def place(shape: Shape, run: Run, devices: Devices = Devices()) -> Placed:
     if any(not math.isfinite(share) or share < 0 for share in shares) or (shares and not math.fsum(shares)):
         raise ShapeError(f"the shares of the GPUs are {shares!r}; numbers above 0 are needed")
     if run.before_0_30 and len(shares) > 1 and devices.layers_on_gpu is None:
-        return _laid_out(shape, run, shares)
-    return _by_shares(shape, run, devices)
+        placed = _laid_out(shape, run, shares)
+    else:
+        placed = _by_shares(shape, run, devices)
+    if not shape.projector:
+        return placed
+    term = Term("gpu0" if shares else "host", "projector", shape.projector, RULES["projector"])
+    return replace(placed, projector=shape.projector, terms=(*placed.terms, term))
 
 
 def _by_shares(shape: Shape, run: Run, devices: Devices) -> Placed:
@@ -669,6 +710,8 @@ def _shared_out(shape: Shape, where: Homes) -> list[int]:
 
 
 RULES = {
+    "projector": "the vision projector's tensors, on the first GPU (tools/mtmd/clip.cpp), and the most that Ollama "
+    "expects its compute buffer to take (mmprojOffloadHeadroom), for its graph is not replayed",
     "output_buffer": "a row of logits, or of embeddings, for each sequence (llama-context.cpp, output_reserve)",
     "weights": "each tensor's bytes, on a GPU padded to 128 (ggml-cuda.cu, get_alloc_size); input embeddings stay with "
     "the host (llama-model.cpp, dev_input), tied ones are held on both sides",
@@ -805,19 +848,3 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
         except _CONTRADICTIONS:
             return None
     return None
-
-
-# --- the vision projector ---------------------------------------------------------------------------------------------
-
-# A projector's graph is not replayed: the most that those of Ollama's library take beside their weights.
-PROJECTOR_COMPUTE_BYTES = 1024 * MIB
-
-
-def projector_bytes(header: _gguf.Header | None, file_bytes: int = 0) -> int:
-    """A vision projector (mmproj file) on a GPU: its tensors, or the file where they are not known, and the upper value
-    of its compute buffer."""
-    if header is None:
-        return file_bytes + PROJECTOR_COMPUTE_BYTES
-    return (
-        sum(_pad(tensor.bytes + tensor.row_padding_bytes, 128) for tensor in header.tensors) + PROJECTOR_COMPUTE_BYTES
-    )

@@ -47,7 +47,12 @@ def written(
         if search.engine.before_0_30 and used:
             # What the operator wants free beyond the engine's own minimum.
             environment["OLLAMA_GPU_OVERHEAD"] = str(max(0, options.fit_target_bytes - _memory.MINIMUM_BYTES))
-        elif options.fit_target_bytes != _memory.FIT_TARGET_BYTES and not search.engine.before_0_30:
+        elif not search.engine.before_0_30 and (
+            options.fit_target_bytes != _memory.FIT_TARGET_BYTES
+            or (used and any(models[number].shape.projector for number in instance.members))
+        ):
+            # Where it is not set, Ollama adds a projector to it, which llama-server adds by itself, too (v0.32.15,
+            # llm/llama_server.go, extraEnvsForStart; b10488, server-context.cpp): layers would go to the CPU.
             environment["LLAMA_ARG_FIT_TARGET"] = str(options.fit_target_bytes // _memory.MIB)
         made.append(
             {
@@ -92,7 +97,7 @@ def _model(
     budgets = {device.id: device.budget for device in search.devices}
     on_gpu = [device.id for device in search.devices if device.id in share and device.id != HOST]
     parts = placed.gpus if search.on_gpu else (placed.host,)
-    overhead = sum(device.cuda_context for device in search.devices if device.id in share)
+    overhead = placed.projector + sum(device.cuda_context for device in search.devices if device.id in share)
     total = sum(share.values())
     rate = (
         search.rate(model, placed, share)
@@ -133,6 +138,8 @@ def _model(
         "runner_up": _runner_up(search, choices, models, index),
         "rejected": _rejected(search, choices, models, index),
     }
+    if placed.projector:
+        told["account"]["projector_bytes"] = placed.projector
     if instance.layers_on_gpu is not None:
         told["hybrid"] = {"layers_on_gpu": instance.layers_on_gpu, "host_bytes": placed.host.total}
     return told

@@ -148,12 +148,12 @@ class Accounts:
         )
 
     def bytes_on(self, placed: _memory.Placed, devices: t.Sequence[Device]) -> dict[str, int]:
-        """What each device holds, the CUDA context included; of a GPU's model, what it holds on the GPUs."""
+        """What each device holds, projector and CUDA context included; of a GPU's model, what it holds on the GPUs."""
         if devices[0].id == HOST:
-            return {HOST: placed.host.total}
-        return {
-            device.id: part.total + device.cuda_context for device, part in zip(devices, placed.gpus) if part.total > 0
-        }
+            return {HOST: placed.host.total + placed.projector}
+        parts = [part.total for part in placed.gpus]
+        parts[0] += placed.projector
+        return {device.id: part + device.cuda_context for device, part in zip(devices, parts) if part > 0}
 
     def reside(
         self, models: t.Sequence[Candidate], context: int, slots: int, devices: t.Sequence[Device], spread: bool = False

@@ -174,6 +174,8 @@ options:
         exact for the weights. C(header), a file with the beginning of the weights' file, does the same for a model
         of a
         registry. What the entry says otherwise is told.
+      - C(projector_bytes) is the size of a vision projector in a file of its own, which counts on the first GPU with
+        what it takes to compute.
     type: list
     elements: dict
     required: true
@@ -344,7 +346,7 @@ plan:
     - C(devices) records, for each GPU or the host, its total memory, what was free when it was first planned for,
       the budget and what is planned.
     - Each model's C(account) has C(weights_bytes), C(kv_cache_bytes), C(compute_bytes), C(overhead_bytes) (what
-      the driver takes), their sum C(total_bytes), the
+      the driver takes, and of a vision model C(projector_bytes)), their sum C(total_bytes), the
       C(budget_bytes) of its devices and C(confidence), V(low) or V(medium). A model that serves two workloads is
         in memory once.
   returned: success

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -294,9 +295,33 @@ def test_the_output_buffer_is_a_row_of_logits_a_sequence() -> None:
 def test_a_projector_counts_with_its_file_and_an_upper_value_of_its_work() -> None:
     data = llama(layers=1)
     header = _gguf.read_header(io.BytesIO(data), len(data))
-    weights = _memory.projector_bytes(header) - _memory.PROJECTOR_COMPUTE_BYTES
-    assert weights >= sum(tensor.bytes for tensor in header.tensors)
-    assert _memory.projector_bytes(None, 5) == 5 + _memory.PROJECTOR_COMPUTE_BYTES
+    seeing = _memory.shape_from_header(header, 7_000_000)
+    assert seeing.projector == 7_000_000 + _memory.PROJECTOR_COMPUTE_BYTES
+    assert not _memory.shape_from_header(header, 0).projector
+    blind = _memory.place(_memory.shape_from_header(header), _memory.Run(4096), _memory.Devices((1.0, 1.0)))
+    placed = _memory.place(seeing, _memory.Run(4096), _memory.Devices((1.0, 1.0)))
+    assert (placed.gpus, placed.host, blind.projector) == (blind.gpus, blind.host, 0)
+    [term] = [term for term in placed.terms if term.name == "projector"]
+    assert (term.device, term.bytes, placed.projector) == ("gpu0", seeing.projector, seeing.projector)
+    [term] = [
+        term for term in _memory.place(seeing, _memory.Run(4096), _memory.Devices(())).terms if term.name == "projector"
+    ]
+    assert term.device == "host"
+
+
+def test_a_projector_in_the_models_own_file_is_none_of_the_models_tensors() -> None:
+    data = llama(layers=2)
+    header = _gguf.read_header(io.BytesIO(data), len(data))
+    more = tuple(
+        _gguf.Tensor(name, (512, 512), F16)
+        for name in ("v.blk.0.ffn_down.weight", "v.blk.1.attn_q.weight", "mm.input_projection.weight")
+    )
+    plain = _memory.shape_from_header(header)
+    seeing = _memory.shape_from_header(replace(header, tensors=header.tensors + more))
+    assert seeing.projector == 3 * 512 * 512 * 2 + _memory.PROJECTOR_COMPUTE_BYTES
+    assert replace(seeing, projector=0) == plain
+    run = _memory.Run(4096)
+    assert _memory.place(seeing, run).gpus == _memory.place(plain, run).gpus
 
 
 @pytest.mark.parametrize("shares", [(0.0,), (-1.0, 2.0), (float("nan"),)])
