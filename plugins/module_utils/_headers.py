@@ -11,7 +11,6 @@ directory has a header as ``sha256-<hex>-<size of the blob>.gguf``, and what a t
 from __future__ import annotations
 
 import glob
-import io
 import os
 import re
 import struct
@@ -75,7 +74,7 @@ def shortened(header: _gguf.Header, data: bytes) -> bytes:
     short = b"".join(parts)
     with suppress(_gguf.GgufError):
         # Where anything reads otherwise, such as a number that is none, the original is kept.
-        if _gguf.read_header(io.BytesIO(short), len(short)) == header:
+        if _gguf.read_bytes(short) == header:
             return short
     return data
 
