@@ -207,14 +207,21 @@ class Devices:
     expert_layers_on_host: int = 0
 
 
+class Rule(t.NamedTuple):
+    """What a term follows: a short name, and what it says with its source."""
+
+    name: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Term:
-    """One named part of the account: bytes on a device (``gpu0`` …, ``host``), and the rule with its source."""
+    """One named part of the account: bytes on a device (``gpu0`` …, ``host``), and their rule."""
 
     device: str
     name: str  # weights, kv_cache, recurrent_state, compute, …
     bytes: int
-    rule: str
+    rule: Rule
 
 
 @dataclass(frozen=True)
@@ -710,31 +717,53 @@ def _shared_out(shape: Shape, where: Homes) -> list[int]:
 
 
 RULES = {
-    "projector": "the vision projector's tensors, on the first GPU (tools/mtmd/clip.cpp), and the most that Ollama "
-    "expects its compute buffer to take (mmprojOffloadHeadroom), for its graph is not replayed",
-    "output_buffer": "a row of logits, or of embeddings, for each sequence (llama-context.cpp, output_reserve)",
-    "weights": "each tensor's bytes, on a GPU padded to 128 (ggml-cuda.cu, get_alloc_size); input embeddings stay with "
-    "the host (llama-model.cpp, dev_input), tied ones are held on both sides",
-    "kv_cache": "K and V rows of every cell of every layer that keeps them, of a layer with a window no more than the "
-    "window and a batch, padded to 256 cells (llama-kv-cache.cpp, llama-kv-cache-iswa.cpp)",
-    "recurrent_state": "convolution and state of every recurrent layer for each sequence, in float32 "
-    "(llama-memory-recurrent.cpp)",
-    "compute": "the graph of a full batch over full caches, its tensors placed as ggml-alloc.c and ggml-backend.cpp do "
-    "(llama-context.cpp, sched_reserve)",
+    "weights": Rule(
+        "tensors",
+        "each tensor's bytes, on a GPU padded to 128 (ggml-cuda.cu, get_alloc_size); input embeddings stay with the "
+        "host (llama-model.cpp, dev_input), tied ones are held on both sides",
+    ),
+    "kv_cache": Rule(
+        "cells",
+        "K and V rows of every cell of every layer that keeps them, of a layer with a window no more than the window "
+        "and a batch, padded to 256 cells (llama-kv-cache.cpp, llama-kv-cache-iswa.cpp)",
+    ),
+    "recurrent_state": Rule(
+        "states",
+        "convolution and state of every recurrent layer for each sequence, in float32 (llama-memory-recurrent.cpp)",
+    ),
+    "compute": Rule(
+        "planner",
+        "the graph of a full batch over full caches, its tensors placed as ggml-alloc.c and ggml-backend.cpp do "
+        "(llama-context.cpp, sched_reserve)",
+    ),
+    "output_buffer": Rule(
+        "rows", "a row of logits, or of embeddings, for each sequence (llama-context.cpp, output_reserve)"
+    ),
+    "projector": Rule(
+        "projector",
+        "the vision projector's tensors, on the first GPU (tools/mtmd/clip.cpp), and the most that Ollama expects its "
+        "compute buffer to take (mmprojOffloadHeadroom), for its graph is not replayed",
+    ),
 }
-
 CLOSED_RULES = {
     "weights": RULES["weights"],
     "kv_cache": RULES["kv_cache"],
-    "compute": "the largest phase of the graph, out of the hyper-parameters: the graph itself is not replayed",
+    "compute": Rule(
+        "phase", "the largest phase of the graph, out of the hyper-parameters: the graph itself is not replayed"
+    ),
 }
-
 BOUND_RULES = {
     "weights": RULES["weights"],
-    "kv_cache": "upper bound: the architecture is not known, so every layer counts with K and V of every cell, an "
-    "index key and a recurrent state",
-    "compute": "upper bound: the architecture is not known, so all results of the widest layer count at once, with "
-    "the attention scores in every stage",
+    "kv_cache": Rule(
+        "every layer",
+        "upper bound: the architecture is not known, so every layer counts with K and V of every cell, an index key "
+        "and a recurrent state",
+    ),
+    "compute": Rule(
+        "all at once",
+        "upper bound: the architecture is not known, so all results of the widest layer count at once, with the "
+        "attention scores in every stage",
+    ),
 }
 
 

@@ -247,46 +247,36 @@ def _terms(
     instance: Instance,
 ) -> list[dict[str, t.Any]]:
     names = {f"gpu{number}": device.id for number, device in enumerate(devices)} if search.on_gpu else {}
-    rows = [
-        {
-            "model": model.name,
-            "device": names.get(term.device, term.device),
-            "term": term.name,
-            "bytes": term.bytes,
-            "rule": term.rule,
-        }
-        for term in placed.terms
-        if term.bytes
-    ]
+    terms = [(names.get(term.device, term.device), term.name, term.bytes, term.rule) for term in placed.terms]
     if search.on_gpu:
-        rows += [
-            {
-                "model": model.name,
-                "device": device.id,
-                "term": "cuda_context",
-                "bytes": device.cuda_context,
-                "rule": "what the driver takes for each model on each GPU, by the GPU's name (gpus.yml); the most "
-                "measured on any where its own is not known",
-            }
+        terms += [
+            (device.id, "cuda_context", device.cuda_context, CUDA_CONTEXT)
             for device, part in zip(devices, placed.gpus)
             if part.total
         ]
-        rows.append(
-            {
-                "model": model.name,
-                "device": "scheduler",
-                "term": "prediction",
-                "bytes": _residency.prediction(model, instance.context, instance.slots),
-                "rule": "Ollama's own prediction, file and f16 cache of every layer, by which it places and unloads",
-            }
-        )
-    rows.append(
+        predicted = _residency.prediction(model, instance.context, instance.slots)
+        terms.append(("scheduler", "prediction", predicted, PREDICTION))
+    terms.append(("token", "active_bytes", model.active_bytes, ACTIVE))
+    return [
         {
             "model": model.name,
-            "device": "token",
-            "term": "active_bytes",
-            "bytes": model.active_bytes,
-            "rule": "weights that one token reads at least: the experts that are used, no input embeddings",
+            "device": device,
+            "term": term,
+            "bytes": size,
+            "rule": rule.text,
+            "rule_name": rule.name,
         }
-    )
-    return rows
+        for device, term, size, rule in terms
+        if size
+    ]
+
+
+CUDA_CONTEXT = _memory.Rule(
+    "context",
+    "what the driver takes for each model on each GPU, by the GPU's name (gpus.yml); the most measured on any where "
+    "its own is not known",
+)
+PREDICTION = _memory.Rule(
+    "scheduler", "Ollama's own prediction, file and f16 cache of every layer, by which it places and unloads"
+)
+ACTIVE = _memory.Rule("active", "weights that one token reads at least: the experts that are used, no input embeddings")

@@ -22,6 +22,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._hardware import HOST, 
 from ansible_collections.onprem.llm.plugins.module_utils._memory import SCHEDULER_PERCENT
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
 
+MEASURED = _memory.Rule("measured", "what the same load took on this host beyond the account")
 # The first version that runs every GGUF file in llama.cpp's own server.
 LLAMA_SERVER = (0, 30, 0)
 
@@ -135,7 +136,7 @@ class Accounts:
 
         names = [*(f"gpu{number}" for number in range(len(placed.gpus))), "host"]
         terms = tuple(
-            _memory.Term(name, "measured", more[id(part)], "what the same load took on this host beyond the account")
+            _memory.Term(name, "measured", more[id(part)], MEASURED)
             for name, part in zip(names, [*placed.gpus, placed.host])
             if id(part) in more
         )

@@ -419,7 +419,9 @@ report:
   elements: str
   sample: ["ollama on RTX 4090"]
 explained:
-  description: Every term of the account of O(explain) with its rule, C(bytes) on C(device).
+  description:
+    - Every term of the account of O(explain) with its rule, C(bytes) on C(device). C(rule_name) is the short name that
+      RV(report) has in its table.
   returned: with O(explain)
   type: list
   elements: dict
@@ -428,7 +430,8 @@ explained:
       device: gpu0
       term: kv_cache
       bytes: 1207959552
-      rule: kv_cache
+      rule: K and V rows of every cell of every layer that keeps them
+      rule_name: cells
 purchases:
   description: GPUs that serve the workloads, in how many, and what they would run, by memory.
   returned: with O(purchase)
