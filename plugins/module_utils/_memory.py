@@ -253,6 +253,11 @@ class Placed:
     # The vision projector's bytes beside all of them, on the first GPU, or in host memory where there is none.
     projector: int = 0
 
+    @property
+    def host_bytes(self) -> int:
+        """All buffers in host memory."""
+        return self.host.total + self.output_buffer
+
 
 def _pad(value: int, unit: int) -> int:
     return -(-value // unit) * unit
@@ -703,8 +708,8 @@ def _made(shape: Shape, hyper: Hyper, run: Run, load: _engine.Load, where: Homes
 
 
 def _output_buffer(shape: Shape, run: Run) -> int:
-    """Rows of logits, or of embeddings, that the caller reads."""
-    return 4 * run.sequences * (shape.embedding_length if shape.embedding else max(shape.vocabulary, 1))
+    """Rows of logits, and of embeddings where they are asked for, that the caller reads."""
+    return 4 * run.sequences * (shape.vocabulary + (shape.embedding_length if shape.embedding else 0))
 
 
 def _shared_out(shape: Shape, where: Homes) -> list[int]:
@@ -737,7 +742,9 @@ RULES = {
         "(llama-context.cpp, sched_reserve)",
     ),
     "output_buffer": Rule(
-        "rows", "a row of logits, or of embeddings, for each sequence (llama-context.cpp, output_reserve)"
+        "rows",
+        "a row of logits for each sequence, and of an embedding model one of embeddings, in host memory, pinned where "
+        "the output layer is on a GPU (llama-context.cpp, output_reserve)",
     ),
     "projector": Rule(
         "projector",

@@ -123,7 +123,7 @@ def _model(
             "weights_bytes": sum(part.weights for part in parts),
             "kv_cache_bytes": sum(part.kv_cache for part in parts),
             # What several GPUs hold twice (graph, pipeline copies) is compute, too.
-            "compute_bytes": sum(part.compute for part in parts),
+            "compute_bytes": sum(part.compute for part in parts) + (0 if search.on_gpu else placed.output_buffer),
             "overhead_bytes": overhead,
             "total_bytes": total,
             "budget_bytes": sum(budgets[device] for device in share),
@@ -141,7 +141,7 @@ def _model(
     if placed.projector:
         told["account"]["projector_bytes"] = placed.projector
     if instance.layers_on_gpu is not None:
-        told["hybrid"] = {"layers_on_gpu": instance.layers_on_gpu, "host_bytes": placed.host.total}
+        told["hybrid"] = {"layers_on_gpu": instance.layers_on_gpu, "host_bytes": placed.host_bytes}
     return told
 
 

@@ -117,7 +117,7 @@ class Accounts:
         """The account, with what it falls short of a measurement of the same load added to its compute buffers, the
         one part that is not a sum of tensors; on each GPU by its part of the whole."""
         parts = [part for part in placed.gpus if part.total] or [placed.host]
-        total = sum(part.total for part in parts)
+        total = sum(part.total for part in parts) if placed.gpus else placed.host_bytes
         load = _measurements.Load(
             _measurements.digest_of(model.entry.source),
             run.context_length,
@@ -127,9 +127,10 @@ class Accounts:
             sum(1 for part in placed.gpus if part.total),
         )
         short = _measurements.raised(total, self._measured.get(load)) - total
+        share = sum(part.total for part in parts)
         if not short:
             return placed
-        more = {id(part): -(-short * part.total // total) for part in parts}
+        more = {id(part): -(-short * part.total // share) for part in parts}
 
         def raised(part: _memory.DeviceBytes) -> _memory.DeviceBytes:
             return replace(part, compute=part.compute + more.get(id(part), 0))
@@ -151,7 +152,7 @@ class Accounts:
     def bytes_on(self, placed: _memory.Placed, devices: t.Sequence[Device]) -> dict[str, int]:
         """What each device holds, projector and CUDA context included; of a GPU's model, what it holds on the GPUs."""
         if devices[0].id == HOST:
-            return {HOST: placed.host.total + placed.projector}
+            return {HOST: placed.host_bytes + placed.projector}
         parts = [part.total for part in placed.gpus]
         parts[0] += placed.projector
         return {device.id: part + device.cuda_context for device, part in zip(devices, parts) if part > 0}

@@ -211,7 +211,7 @@ class Search:
             if not model.shape.embedding:
                 run = replace(run, batch=min(run.batch, 512))
             placed = _memory.place(model.shape, run, _memory.Devices(gpus=(1.0,) if self.on_gpu else ()))
-            part = placed.gpus[0].total + self.least_context if self.on_gpu else placed.host.total
+            part = placed.gpus[0].total + self.least_context if self.on_gpu else placed.host_bytes
             self._least[key] = part + placed.projector
         return self._least[key]
 

@@ -285,6 +285,11 @@ options:
     elements: dict
     default: []
 attributes:
+  diff_mode:
+    support: full
+    details:
+      - What O(current_plan) runs, and what RV(plan) would run. Nothing is changed by this module, and Ansible's default
+        callback shows the difference of a task that changed something alone; RV(changes) says the same in sentences.
   idempotent:
     details:
       - This action does not modify state. Hand it O(current_plan), so that the plan of a host with loaded models
@@ -401,6 +406,16 @@ plan:
             order: the order of models
             runner_up:
             rejected: []
+changes:
+  description:
+    - What RV(plan) changes of what runs by O(current_plan), models, contexts, slots, cache types, GPUs, the engine's
+      version and environment. Empty where it is the same, and where there is no O(current_plan).
+  returned: success, without O(purchase) and RV(fleet)
+  type: list
+  elements: str
+  sample:
+    - "chat: qwen3:8b Q4_K_M: 8192 -> 16384 tokens a slot, 4 -> 2 slots"
+    - "ollama: OLLAMA_CONTEXT_LENGTH 8192 -> 16384, OLLAMA_NUM_PARALLEL 4 -> 2"
 tradeoffs:
   description: What the same host would run with one thing changed (C(change)).
   returned: with O(advise)
@@ -463,6 +478,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _hardware,
     _measurements,
     _memory,
+    _plan_diff,
     _plan_text,
     _purchase,
     _select,
@@ -551,11 +567,14 @@ def answer(given: dict) -> dict:
         given["advise"],
         given["explain"],
     )
-    told.update(plan=outcome.plan, remarks=outcome.remarks)
+    told.update(
+        plan=outcome.plan, remarks=outcome.remarks, changes=_plan_diff.changes(given["current_plan"], outcome.plan)
+    )
     if given["advise"]:
         names = {str(gpu.get("uuid")): "{} ({})".format(gpu.get("name"), gpu.get("uuid")) for gpu in gpus}
         told["tradeoffs"] = outcome.tradeoffs
         told["report"] = _plan_text.plan_lines(outcome.plan, outcome.remarks, outcome.tradeoffs, names)
+        told["report"] += [f"against the plan in force: {change}" for change in told["changes"]]
     if given["explain"]:
         told["explained"] = outcome.explained
         told["report"] = told.get("report", []) + _plan_text.explained_lines(outcome.explained)
@@ -598,6 +617,14 @@ def main() -> None:
         module.fail_json(msg=str(error))
     for remark in told["remarks"]:
         module.warn(remark)
+    if module._diff and told.get("changes"):
+        before, after = (_plan_diff.stated(plan) for plan in (module.params["current_plan"], told["plan"]))
+        told["diff"] = {
+            "before_header": "the plan in force",
+            "after_header": "the plan",
+            "before": "\n".join(before) + "\n",
+            "after": "\n".join(after) + "\n",
+        }
     module.exit_json(changed=False, **told)
 
 

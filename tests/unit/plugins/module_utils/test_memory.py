@@ -287,9 +287,33 @@ def test_the_batch_is_ollamas(context: int, slots: int, free: int, size: int, ba
     assert _memory.ubatch(shape(), _memory.Setting(context, slots, before_0_30=True), free, size) == 512
 
 
-def test_the_output_buffer_is_a_row_of_logits_a_sequence() -> None:
-    placed = _memory.place(shape(vocabulary=1000), _memory.Run(4096, 3))
-    assert placed.output_buffer == 3 * 4 * 1000
+@pytest.mark.parametrize("gpus", [(), (1.0,)])
+@pytest.mark.parametrize(
+    ("architecture", "vocabulary", "width", "sequences", "printed"),
+    [
+        # llama-server's "output buffer size" in MiB: gemma3 270M for two slots, the same with --embedding for one,
+        # and a BERT of two layers.
+        ("gemma3", 262144, 640, 2, "2.00"),
+        ("gemma-embedding", 262144, 640, 1, "1.00"),
+        ("bert", 1024, 128, 1, "0.00"),
+    ],
+)
+def test_the_output_buffer_is_what_the_engines_log_told(
+    architecture: str, vocabulary: int, width: int, sequences: int, printed: str, gpus: tuple[float, ...]
+) -> None:
+    values = {
+        "architecture": architecture, "block_count": 2, "embedding_length": width, "attention.head_count": 4,
+        "attention.head_count_kv": 1, "feed_forward_length": 512, "vocabulary": vocabulary, "context_length": 512,
+        "attention.sliding_window": 512,
+    }  # fmt: skip
+    model = _memory.shape_from_entry(values, 10_000_000, embedding=architecture != "gemma3")
+    placed = _memory.place(model, _memory.Run(512, sequences), _memory.Devices(gpus))
+    rows = vocabulary + (0 if architecture == "gemma3" else width)
+    assert placed.output_buffer == 4 * sequences * rows
+    assert f"{placed.output_buffer / MIB:.2f}" == printed
+    # It is host memory on every host.
+    assert placed.host_bytes == placed.host.total + placed.output_buffer
+    assert [term.device for term in placed.terms if term.name == "output_buffer"] == ["host"]
 
 
 def test_a_projector_counts_with_its_file_and_an_upper_value_of_its_work() -> None:

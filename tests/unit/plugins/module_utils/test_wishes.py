@@ -220,6 +220,18 @@ def test_the_engine_gets_the_operators_margin() -> None:
     assert "LLAMA_ARG_FIT_TARGET" not in plain.plan["instances"][0]["environment"]
 
 
+def test_without_a_gpu_the_output_buffer_is_one_of_the_buffers() -> None:
+    """A runner's log names it among them: 458.2 MiB where the others are 456.2."""
+    made = outcome([chat(models=["qwen3:8b"], context_length=4096, slots=2)], [], explain="qwen3:8b")
+    account = models(made)[0]["account"]
+    sizes = {row["term"]: row["bytes"] for row in made.explained if row["device"] == "host"}
+    assert sizes["output_buffer"] == 2 * 4 * 151936
+    assert account["total_bytes"] == sum(sizes.values()) == made.plan["devices"][0]["planned_bytes"]
+    assert account["compute_bytes"] == sizes["compute"] + sizes["output_buffer"]
+    parts = ("weights_bytes", "kv_cache_bytes", "compute_bytes", "overhead_bytes")
+    assert sum(account[part] for part in parts) == account["total_bytes"]
+
+
 def test_each_gpu_counts_with_its_own_cuda_context() -> None:
     wanted = [chat(models=["qwen3:4b"])]
     [small] = models(outcome(wanted, ["RTX 4060 Ti 16GB"]))
