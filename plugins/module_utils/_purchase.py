@@ -40,8 +40,6 @@ def gpus_for(
                 last = str(error)
                 continue
             models = [model for instance in plan["instances"] for model in instance["models"]]
-            if sum(len(instance["gpus"]) for instance in plan["instances"]) < count:
-                break
             key = (gpu.memory * count, count, gpu.name)
             found.append(
                 (
