@@ -252,7 +252,7 @@ def _terms(
         terms += [
             (device.id, "cuda_context", device.cuda_context, CUDA_CONTEXT)
             for device, part in zip(devices, placed.gpus)
-            if part.total
+            if part.total or (device is devices[0] and placed.projector)
         ]
         predicted = _residency.prediction(model, instance.context, instance.slots)
         terms.append(("scheduler", "prediction", predicted, PREDICTION))
