@@ -67,7 +67,7 @@ def answer(given: dict[str, Any]) -> list[str]:
         "kv_cache_type": given.get("models_kv_cache_type", defaults["models_kv_cache_type"]),
         "flash_attention": defaults["models_flash_attention"],
         "headroom_bytes": 0,
-        "cuda_context_bytes": model_select._memory.CUDA_CONTEXT_BYTES,
+        "cuda_context_bytes": None,
         "host_memory_fraction": 0.75,
         "fit_target_bytes": defaults["models_fit_target_mib"] << 20,
         "display_bytes": 0,

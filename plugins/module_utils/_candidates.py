@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ansible_collections.onprem.llm.plugins.module_utils import _benchmarks, _catalog, _gguf, _memory, _quantization
 from ansible_collections.onprem.llm.plugins.module_utils._workload import PlanError, Workload
@@ -74,25 +74,32 @@ def candidate(entry: _catalog.Entry) -> Candidate:
     try:
         if beginning is not None:
             header = _header(beginning)
-            shape = _memory.shape_from_header(header)
+            shape = _memory.shape_from_header(header, entry.projector_bytes)
             if embedding and not shape.embedding:
                 raise PlanError(
                     f"{entry.name}: the catalog calls it an embedding model, the file {beginning} has no pooling type"
                 )
+            remark = _disagreement(entry, header)
+            if entry.header and entry.projector_bytes is None and "vision" in entry.uses and not shape.projector:
+                shape = replace(shape, projector=_memory.PROJECTOR_COMPUTE_BYTES)
+                told = f"{entry.name}: the size of its vision projector was not read, so its weights are not counted"
+                remark = f"{remark}. {told}" if remark else told
             return Candidate(
                 entry,
                 shape,
                 header.quantization or entry.quantization,
                 os.path.getsize(entry.path) if entry.path else entry.size_bytes,
                 _active_of_tensors(header, shape),
-                _disagreement(entry, header),
+                remark,
             )
         if entry.shape is None or not entry.size_bytes:
             raise PlanError(
                 f"{entry.name}: its hyper-parameters are not in the catalog, so its memory cannot be computed; "
                 "give its shape and size_bytes, or a GGUF file"
             )
-        shape = _memory.shape_from_entry(entry.shape, entry.size_bytes, embedding)
+        # Where the catalog calls it a vision model and knows no more, its size is that of all its parts.
+        projector = entry.projector_bytes or (0 if "vision" in entry.uses else None)
+        shape = _memory.shape_from_entry(entry.shape, entry.size_bytes, embedding, projector)
         return Candidate(entry, shape, entry.quantization, entry.size_bytes, _active_of_entry(entry, shape))
     except OSError as error:
         raise PlanError(
@@ -126,7 +133,7 @@ def _active_of_tensors(header: _gguf.Header, shape: _memory.Shape) -> int:
     tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
     active = 0
     for tensor in header.tensors:
-        if tensor.name.startswith("token_embd.") and not tied:
+        if (tensor.name.startswith("token_embd.") and not tied) or _memory.of_projector(tensor.name):
             continue
         if "_exps." in tensor.name and experts > 0:
             active += tensor.bytes * min(shape.experts_used, experts) // experts

@@ -45,6 +45,7 @@ _FIELDS = frozenset(
         "name",
         "note",
         "parameters",
+        "projector_bytes",
         "quantization",
         "released",
         "shape",
@@ -89,6 +90,8 @@ class Entry:
     variant_of: str = ""
     # A file with the beginning of the weights', header and tensor table.
     header: str | None = None
+    # Bytes of the vision projector in a file of its own; None: not known.
+    projector_bytes: int | None = None
 
     @property
     def source(self) -> dict[str, t.Any]:
@@ -155,6 +158,9 @@ def entry(data: t.Any) -> Entry:
         raise wrong("size_bytes", size, "an entry with a header needs the size of the whole file")
     if isinstance(size, bool) or not isinstance(size, int) or size < 0:
         raise wrong("size_bytes", size, "it must be a whole number of bytes")
+    projector = data.get("projector_bytes")
+    if isinstance(projector, bool) or not (projector is None or isinstance(projector, int)) or (projector or 0) < 0:
+        raise wrong("projector_bytes", projector, "it must be a whole number of bytes")
     shape = data.get("shape")
     if shape is not None and not isinstance(shape, dict):
         raise wrong("shape", shape, "it must be a mapping of the model's hyper-parameters")
@@ -209,6 +215,7 @@ def entry(data: t.Any) -> Entry:
         variants=variants,
         variant_of=variant_of,
         header=header,
+        projector_bytes=projector,
     )
 
 

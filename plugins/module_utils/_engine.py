@@ -85,11 +85,12 @@ def _single(value: float) -> float:
 def homes(hyper: Hyper, load: Load) -> Homes:
     """Layers go to the GPUs by cumulated shares, the output as one layer more; those that do not fit stay in front,
     with the CPU."""
-    return _homes(hyper.all_layers + 1, load.gpus, load.layers_on_gpu, load.expert_layers_on_host)
+    return layer_homes(hyper.all_layers + 1, load.gpus, load.layers_on_gpu, load.expert_layers_on_host)
 
 
 @functools.lru_cache(maxsize=4096)
-def _homes(count: int, gpus: tuple[float, ...], layers_on_gpu: int, expert_layers: int) -> Homes:
+def layer_homes(count: int, gpus: tuple[float, ...], layers_on_gpu: int, expert_layers: int) -> Homes:
+    """Where ``count`` layers lie, the output counted as the last; see :func:`homes`."""
     cpu = len(gpus)
     on_gpu = min(layers_on_gpu, count) if cpu else 0
     start = count - on_gpu

@@ -30,8 +30,6 @@ MAX_KEPT_ARRAY = 4096
 # Elements kept of all arrays together, and strings read, kept or not.
 MAX_KEPT = 1 << 20
 MAX_STRINGS = 1 << 23
-# What a range of a file is read in at first, and at most: a small model's header takes one request.
-FIRST_RANGE, LARGEST_RANGE = 2**20, 16 * 2**20
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -80,9 +78,6 @@ _FILE_TYPES = {
     21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
     29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4", 39: "NVFP4",
 }  # fmt: skip
-
-
-Fetch = t.Callable[[int, int], bytes]
 
 
 class GgufError(Exception):
@@ -143,48 +138,10 @@ class Header:
         return self.metadata.get(f"{self.architecture}.{key}", default)
 
 
-class _Ranges:
-    """A stream over a function that reads a range: 1 MiB at first, twice as much each time. Nothing that was passed is
-    kept, and what is skipped is not asked for."""
-
-    def __init__(self, fetch: Fetch, size: int) -> None:
-        self._fetch, self._size = fetch, size
-        self._data, self._at, self._end = b"", 0, 0  # bytes not yet taken, their start in the file, and their end
-        self._step = FIRST_RANGE
-
-    def read(self, count: int) -> bytes:
-        parts = []
-        while count > 0:
-            if self._at == self._end and not self._more(count):
-                break
-            start = len(self._data) - (self._end - self._at)
-            part = self._data[start : start + count]
-            self._at += len(part)
-            count -= len(part)
-            parts.append(part)
-        return b"".join(parts)
-
-    def _more(self, count: int) -> bool:
-        wanted = min(max(self._step, count), self._size - self._at)
-        if wanted <= 0:
-            return False
-        self._data = self._fetch(self._at, wanted)
-        if not 0 < len(self._data) <= wanted:
-            raise GgufError(f"{len(self._data)} bytes came instead of {wanted}")
-        self._end = self._at + len(self._data)
-        self._step = min(2 * self._step, LARGEST_RANGE)
-        return True
-
-    def seek(self, count: int, _whence: int) -> None:
-        self._at += count
-        if self._at >= self._end:
-            self._data, self._end = b"", self._at
-
-
 class _Cursor:
     """A bounded reader over a stream."""
 
-    def __init__(self, stream: t.BinaryIO | _Ranges, size: int) -> None:
+    def __init__(self, stream: t.BinaryIO, size: int) -> None:
         self._stream = stream
         self._kept = self._strings = 0
         self._left = min(size, MAX_HEADER_BYTES)
@@ -280,7 +237,7 @@ def _tensor(cursor: _Cursor) -> Tensor:
     return Tensor(name, dimensions, type_id)
 
 
-def read_header(stream: t.BinaryIO | _Ranges, size: int) -> Header:
+def read_header(stream: t.BinaryIO, size: int) -> Header:
     """Read the header at the start of a seekable ``stream`` of ``size`` bytes.
 
     :raises GgufError: no GGUF, a version or byte order that is not read here, cut short, or beyond a bound.
@@ -320,15 +277,6 @@ def read_bytes(data: bytes) -> Header:
     :raises GgufError: as :func:`read_header`.
     """
     return read_header(io.BytesIO(data), len(data))
-
-
-def read_ranges(fetch: Fetch, size: int) -> Header:
-    """Read the header of a file of ``size`` bytes that is read by ranges, as over HTTP: ``fetch(start, count)``
-    returns up to ``count`` bytes from ``start`` on, and at least one. No more is asked for than a header may have.
-
-    :raises GgufError: as :func:`read_header`; what ``fetch`` raises goes through.
-    """
-    return read_header(_Ranges(fetch, min(size, MAX_HEADER_BYTES)), size)
 
 
 def read_file(path: str) -> Header:

@@ -39,6 +39,8 @@ _BUFFER = re.compile(r"(\S+) +(model|KV|RS|compute|output) buffer size *= *([\d.
 # Ollama's engine (ml/device.go): msg="kv cache" device=CUDA0 size="24.0 MiB".
 _MEMORY = re.compile(r'msg="(model weights|kv cache|compute graph)" device=(\S+) size="([\d.]+) ([KMGT]iB|B)"')
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": MIB, "GiB": 2**30, "TiB": 2**40}
+# A vision projector's compute buffer (clip.cpp), whose line reads like the model's; the plan has it apart.
+_PROJECTOR = "_compute_meta:"
 # A context that is reserved anew prints these once more; a sliding window's second cache is a buffer of its own.
 _REPEATED = ("compute", "output", "model weights", "kv cache", "compute graph")
 
@@ -84,6 +86,8 @@ def loads(log: str) -> tuple[dict[str, Load], bool]:
             load = found[start.group(1)] = Load()
         elif load is not None:
             count, buffer, memory = _OFFLOADED.search(line), _BUFFER.search(line), _MEMORY.search(line)
+            if _PROJECTOR in line:
+                continue
             if count:
                 load.on_gpu, load.layers = int(count.group(1)), int(count.group(2))
             elif buffer:
@@ -180,6 +184,8 @@ def _bytes_problem(finding: t.Mapping[str, t.Any], account: t.Mapping[str, t.Any
     least, most = planned - slack, planned + slack
     if finding["evidence"] == "process":
         most += PROCESS_BYTES
+        # That is an upper value.
+        least -= account.get("projector_bytes", 0)
     if account.get("confidence") == "low":
         # Of an architecture that the account does not know, it has exact weights, and upper bounds for the rest.
         least = min(least, int(account.get("weights_bytes", 0) * (1 - TOLERANCE_SHARE)))

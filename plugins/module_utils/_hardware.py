@@ -15,22 +15,28 @@ from ansible_collections.onprem.llm.plugins.module_utils._workload import PlanEr
 
 HOST = "host"
 
+# What a CUDA context takes where the table of GPUs says nothing: the most that was measured on any GPU.
+CUDA_CONTEXT_BYTES = 555 * _memory.MIB
+
 
 @dataclass(frozen=True)
 class Budgeting:
     """What is kept free of models. Bytes; ``fit_target`` is what the engine itself keeps free on a GPU, ``display``
-    what is kept on one that a screen hangs on, ``host_fraction`` the part of the host's memory that models may take."""
+    what is kept on one that a screen hangs on, ``host_fraction`` the part of the host's memory that models may take.
+    ``cuda_context`` stands for what a CUDA context takes on each GPU; None: what is known of it by name."""
 
     headroom: int = 0
     fit_target: int = _memory.FIT_TARGET_BYTES
     display: int = 0
     host_fraction: float = 0.75
+    cuda_context: int | None = None
 
 
 @dataclass(frozen=True)
 class Device:
     """A GPU, a MIG instance, or the host's memory. ``free`` is what was free before our engine held any of it;
-    ``bandwidth`` bytes a second, 0 where it is not known. ``alone``: it computes with no other device together."""
+    ``bandwidth`` bytes a second, 0 where it is not known. ``alone``: it computes with no other device together.
+    ``cuda_context`` is what each model takes of it besides; nvidia-smi's free memory is from before there was any."""
 
     id: str
     total: int
@@ -39,11 +45,12 @@ class Device:
     name: str = ""
     bandwidth: float = 0.0
     alone: bool = False
+    cuda_context: int = CUDA_CONTEXT_BYTES
 
     @property
-    def kind(self) -> tuple[int, int, int, float, bool]:
+    def kind(self) -> tuple[int, int, int, float, bool, int]:
         """Devices of one kind are as good as each other."""
-        return (self.total, self.free, self.budget, self.bandwidth, self.alone)
+        return (self.total, self.free, self.budget, self.bandwidth, self.alone, self.cuda_context)
 
 
 @dataclass(frozen=True)
@@ -59,14 +66,17 @@ class Gpu:
     mig: t.Mapping[str, int]
     # Another name of the row before, which nobody buys apart.
     alias: bool = False
+    cuda_context: int | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """The GPUs that are known by name, and what the driver keeps of each for itself."""
+    """The GPUs that are known by name, what the driver keeps of each for itself, and what a CUDA context takes on one
+    of which that was not measured."""
 
     gpus: tuple[Gpu, ...] = ()
     reserved: int = 640 * _memory.MIB
+    cuda_context: int = CUDA_CONTEXT_BYTES
 
 
 NO_TABLE = Table()
@@ -93,9 +103,14 @@ def table(data: t.Any) -> Table:
                 memory_no_ecc=(row.get("memory_mib_no_ecc") or row["memory_mib"]) * _memory.MIB,
                 mig={str(name): size * _memory.MIB for name, size in (row.get("mig") or {}).items()},
                 alias=bool(row.get("alias")),
+                cuda_context=row["cuda_context_mib"] * _memory.MIB if row.get("cuda_context_mib") else None,
             )
         )
-    return Table(tuple(rows), int(data.get("driver_reserved_mib", 640)) * _memory.MIB)
+    return Table(
+        tuple(rows),
+        int(data.get("driver_reserved_mib", 640)) * _memory.MIB,
+        int(data.get("cuda_context_mib", CUDA_CONTEXT_BYTES // _memory.MIB)) * _memory.MIB,
+    )
 
 
 def _plain(name: str) -> str:
@@ -119,6 +134,13 @@ def bandwidth_of(name: str, gpus: Table) -> float:
     """Peak bytes a second of the memory of a GPU with this name, 0 where it is not known."""
     found = known_gpu(name, gpus)
     return found.bandwidth if found else 0.0
+
+
+def cuda_context_bytes(name: str, gpus: Table) -> int:
+    """What a CUDA context takes on a GPU with this name, or on a MIG instance of it; the upper value where that was not
+    measured."""
+    found = known_gpu(re.split(r"\s+mig\s", name, maxsplit=1, flags=re.IGNORECASE)[0], gpus)
+    return gpus.cuda_context if found is None or found.cuda_context is None else found.cuda_context
 
 
 def named(names: t.Sequence[t.Any], gpus: Table) -> list[dict[str, t.Any]]:
@@ -211,7 +233,9 @@ def _measured(gpu: t.Mapping[str, t.Any], gpus: Table, keep: Budgeting) -> tuple
     it, and remarks."""
     who = str(gpu.get("uuid") or gpu.get("name") or "a GPU without a name")
     total, free = gpu.get("memory_total_bytes"), gpu.get("memory_free_bytes")
-    bandwidth = float(gpu.get("memory_bandwidth") or bandwidth_of(str(gpu.get("name") or ""), gpus))
+    name = str(gpu.get("name") or "")
+    bandwidth = float(gpu.get("memory_bandwidth") or bandwidth_of(name, gpus))
+    context = cuda_context_bytes(name, gpus) if keep.cuda_context is None else keep.cuda_context
     now, then = gpu.get("mig_mode"), gpu.get("mig_mode_pending")
     if then in ("Enabled", "Disabled") and then != (now or "Disabled"):
         remark = (
@@ -231,7 +255,8 @@ def _measured(gpu: t.Mapping[str, t.Any], gpus: Table, keep: Budgeting) -> tuple
         found: list[tuple[Device, int]] = []
         for instance in instances:
             usable, told = _measured({**instance, "mig_mode": None, "mig_instance": True}, gpus, keep)
-            found += [(replace(device, bandwidth=0.0), kept) for device, kept in usable]
+            # Its context is counted as on the whole card: an instance has fewer multiprocessors, not more.
+            found += [(replace(device, bandwidth=0.0, cuda_context=context), kept) for device, kept in usable]
             remarks += told
         return found, remarks
     if not gpu.get("uuid"):
@@ -246,7 +271,7 @@ def _measured(gpu: t.Mapping[str, t.Any], gpus: Table, keep: Budgeting) -> tuple
     remarks = []
     if display:
         remarks.append(f"{who} has a display: {human_bytes(display)} are kept free for it")
-    return [(Device(str(gpu["uuid"]), total, free, 0, str(gpu.get("name") or ""), bandwidth, alone), kept)], remarks
+    return [(Device(str(gpu["uuid"]), total, free, 0, name, bandwidth, alone, context), kept)], remarks
 
 
 def devices(
@@ -298,7 +323,8 @@ def _host_device(host: t.Mapping[str, t.Any]) -> Device:
     if not isinstance(total, int):
         raise PlanError("neither a GPU nor the memory of the host is known")
     bandwidth = host.get("memory_bandwidth") or 0.0
-    return Device(HOST, total, available if isinstance(available, int) else total, 0, HOST, float(bandwidth))
+    free = available if isinstance(available, int) else total
+    return Device(HOST, total, free, 0, HOST, float(bandwidth), cuda_context=0)
 
 
 def host_by_size(data: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

@@ -11,7 +11,6 @@ directory has a header as ``sha256-<hex>-<size of the blob>.gguf``, and what a t
 from __future__ import annotations
 
 import glob
-import io
 import os
 import re
 import struct
@@ -75,7 +74,7 @@ def shortened(header: _gguf.Header, data: bytes) -> bytes:
     short = b"".join(parts)
     with suppress(_gguf.GgufError):
         # Where anything reads otherwise, such as a number that is none, the original is kept.
-        if _gguf.read_header(io.BytesIO(short), len(short)) == header:
+        if _gguf.read_bytes(short) == header:
             return short
     return data
 
@@ -215,7 +214,7 @@ class Reader:
                 without.setdefault(reason, []).append(shown)
                 continue
             if os.path.exists(kept.path):
-                outcome.entries.append(_filled(shown, entry, raw, kept))
+                outcome.entries.append(_filled(shown, entry, raw, kept, projectors))
             outcome.headers.append(
                 {
                     "name": shown,
@@ -224,7 +223,7 @@ class Reader:
                     "path": kept.path,
                     "architecture": kept.header.architecture,
                     "quantization": kept.header.quantization,
-                    "projectors": [{"digest": layer.digest, "size_bytes": layer.size} for layer in projectors],
+                    "projectors": [{"digest": layer.digest, "size_bytes": layer.size} for layer in projectors or ()],
                 }
             )
         outcome.told += [
@@ -235,9 +234,9 @@ class Reader:
 
     def _header(
         self, full: _registry.Name, shown: str, entry: _catalog.Entry | None, meant: str, told: list[str]
-    ) -> tuple[Kept, tuple[_registry.Layer, ...]]:
-        """The header of one model, from the cache or the registry, and its projectors: that of the pinned weights,
-        whatever the tag names by now."""
+    ) -> tuple[Kept, tuple[_registry.Layer, ...] | None]:
+        """The header of one model, from the cache or the registry: that of the pinned weights, whatever the tag names
+        by now. Its projectors beside it, None where no manifest with these weights is known."""
         if re.search(r"(^|-)cloud$", full.tag) or (entry is None and shown.split(":")[0] in self.known.cloud_only):
             raise _registry.Refused(f"the model {shown!r} runs at ollama.com and has no weights to load{meant}")
         pinned = entry.digest if entry else None
@@ -273,7 +272,7 @@ class Reader:
             told.append(
                 f"{shown}: the catalog says {entry.size_bytes} bytes, the file has {kept.size}. The file counts"
             )
-        return kept, current.projectors if current else ()
+        return kept, current.projectors if current else None
 
     def _fetch(self, full: _registry.Name, digest: str, size: int | None) -> Kept:
         try:
@@ -301,9 +300,18 @@ def _nearest(name: str, entries: t.Iterable[str], known: _catalog.Library) -> st
     return f"; did you mean {meant!r}?" if meant else ""
 
 
-def _filled(shown: str, entry: _catalog.Entry | None, raw: t.Mapping[str, t.Any], kept: Kept) -> dict[str, t.Any]:
-    """The catalog's entry with header and size; of a model that is not in the catalog, what the header tells."""
-    known = {"header": kept.path, "size_bytes": kept.size}
+def _filled(
+    shown: str,
+    entry: _catalog.Entry | None,
+    raw: t.Mapping[str, t.Any],
+    kept: Kept,
+    projectors: tuple[_registry.Layer, ...] | None,
+) -> dict[str, t.Any]:
+    """The catalog's entry with header and sizes; of a model that is not in the catalog, what the header tells."""
+    known: dict[str, t.Any] = {"header": kept.path, "size_bytes": kept.size}
+    if projectors is not None:
+        # Ollama loads the first (llm/llama_server.go, appendMMProjArgs).
+        known["projector_bytes"] = projectors[0].size if projectors else 0
     if entry is None:
         embedding = f"{kept.header.architecture}.pooling_type" in kept.header.metadata
         return {

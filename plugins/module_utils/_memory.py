@@ -3,11 +3,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a model takes in memory: weights, KV cache, compute buffers and what lies outside of them, in bytes.
 
-:func:`place` has the bytes on each device under llama.cpp's own parameters, :func:`engine_run` makes those of an
-instance's setting by Ollama's rules, and :func:`account` is both for one GPU or none. They are those of the planner of
-the engine's llama.cpp (_llama_cpp.py), replayed (_engine.py), where the architecture's graph is written down
-(_architectures.py); elsewhere weights are exact and the rest is an upper bound (_bound.py). Two cases have closed forms
-still: Ollama's own engine, up to 0.29, and catalog entries of architectures whose tensors are not known.
+:func:`place` has the bytes on each device under llama.cpp's own parameters, and :func:`engine_run` makes those of an
+instance's setting by Ollama's rules. They are those of the planner of the engine's llama.cpp (_llama_cpp.py), replayed
+(_engine.py), where the architecture's graph is written down (_architectures.py); elsewhere weights are exact and the
+rest is an upper bound (_bound.py). Two cases have closed forms still: Ollama's own engine, up to 0.29, and catalog
+entries of architectures whose tensors are not known.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import B1048
 
 MIB = 2**20
 
-# What a CUDA context takes, once a model and GPU. It grows with the GPU's multiprocessors, and no GPU has more of them
-# than the largest one measured, whose figure stands for all others. Sources: llama.cpp, pull request 23604
-# (cudaMemGetInfo against NVML); InvokeAI, issue 9413 (an idle process, driver 610).
-CUDA_CONTEXTS = {
-    "RTX PRO 6000 Blackwell Workstation Edition": 555 * MIB,
-    "RTX 4060 Ti": 107 * MIB,
-    "RTX 3090": 256 * MIB,
-}
-CUDA_CONTEXT_BYTES = max(CUDA_CONTEXTS.values())
 # llama.cpp's own fit keeps this free on each device, else layers go to the CPU (LLAMA_ARG_FIT_TARGET, common/arg.cpp).
 FIT_TARGET_BYTES = 1024 * MIB
+# Ollama before 0.30 keeps so much free on each GPU, and OLLAMA_GPU_OVERHEAD besides (v0.17.7, ml/device.go,
+# MinimumMemory; llm/server.go, buildLayout).
+MINIMUM_BYTES = 457 * MIB
+# A vision projector's graph is not replayed: what Ollama itself expects it to take at most beside its weights
+# (v0.32.15, llm/llama_server.go, mmprojOffloadHeadroom).
+PROJECTOR_COMPUTE_BYTES = 1024 * MIB
+# Tensors of a projector within the model's own file (v0.32.15, llm/llama_server.go, mmprojMemoryRequirement;
+# deepseekocr's first encoder besides).
+_PROJECTOR_TENSORS = ("v.", "mm.", "a.", "s.")
 
 # Bytes a cache element (ggml block sizes): f16, and blocks of 32 elements in 34 and 18 bytes.
 KV_CACHE_TYPES = {"f16": (1, 2), "q8_0": (32, 34), "q4_0": (32, 18)}
@@ -72,8 +72,9 @@ _ONE_SLOT = frozenset(
     }
 )
 # Ollama 0.17.7, fs/ggml/ggml.go, OllamaEngineRequired: its own engine runs these (not from 0.30 on). It reserves one
-# row of logits a slot (runner/ollamarunner/runner.go); what it keeps beside the largest phase was read off a CPU build:
-# gemma3 270M at 4096, 8192 and 32768 tokens took 23.5, 27.5 and 51.5 MiB.
+# row of logits a slot (runner/ollamarunner/runner.go), and one mask for all slots together (kvcache/causal.go); what it
+# keeps beside the largest phase was read off a CPU build: gemma3 270M at 4096, 8192 and 32768 tokens took 23.5, 27.5
+# and 51.5 MiB.
 _OWN_ENGINE = frozenset(
     [
         "bert", "deepseek2", "deepseekocr", "gemma3", "gemma3n", "glm4moelite", "glmocr", "gpt-oss", "gptoss", "lfm2",
@@ -81,7 +82,9 @@ _OWN_ENGINE = frozenset(
         "qwen3", "qwen35", "qwen35moe", "qwen3moe", "qwen3next", "qwen3vl", "qwen3vlmoe",
     ]
 )  # fmt: skip
-
+# Architectures of which Ollama up to 0.29 says that they have flash attention whatever their heads, and the one that it
+# denies it (fs/ggml/ggml.go, SupportsFlashAttention).
+_FLASH_ALWAYS, _FLASH_NEVER = frozenset({"qwen35", "qwen35moe", "qwen3next"}), frozenset({"gemma2"})
 
 # More layers no model has; a header that announces them is damaged or hostile.
 MOST_LAYERS = 4096
@@ -134,6 +137,8 @@ class Shape:
     gated: bool = True
     embedding: bool = False
     patterns_known: bool = True
+    # Bytes of its vision projector, compute buffer included; 0 where it has none.
+    projector: int = 0
     # Of a model whose tensors are known: then its graph can be replayed.
     hyper: Hyper | None = field(default=None, compare=False, repr=False)
 
@@ -188,27 +193,37 @@ class Run:
     # Rows of logits reserved: None is one a sequence, 0 one for every token of the batch (llama.cpp before #23861).
     logits_rows: int | None = None
     rules: Rules = V0_5_0
+    # Ollama before 0.30: it divides the layers among several GPUs itself, and its own engine runs some architectures.
+    before_0_30: bool = False
 
 
 @dataclass(frozen=True)
 class Devices:
-    """Where the engine puts a model. ``gpus`` are the shares of the GPUs in order (free bytes, or any tensor_split);
-    none means the CPU alone. ``layers_on_gpu`` counts from the last layer down, the output layer first (None: all).
-    ``expert_layers_on_host``: the experts of the first so many layers stay in host memory."""
+    """Where the engine puts a model. ``gpus`` are the shares of the GPUs in order (free bytes, or any tensor_split;
+    for Ollama before 0.30 the bytes that it would fill); none means the CPU alone. ``layers_on_gpu`` counts from the
+    last layer down, the output layer first (None: all). ``expert_layers_on_host``: the experts of the first so many
+    layers stay in host memory."""
 
     gpus: tuple[float, ...] = (1.0,)
     layers_on_gpu: int | None = None
     expert_layers_on_host: int = 0
 
 
+class Rule(t.NamedTuple):
+    """What a term follows: a short name, and what it says with its source."""
+
+    name: str
+    text: str
+
+
 @dataclass(frozen=True)
 class Term:
-    """One named part of the account: bytes on a device (``gpu0`` …, ``host``), and the rule with its source."""
+    """One named part of the account: bytes on a device (``gpu0`` …, ``host``), and their rule."""
 
     device: str
     name: str  # weights, kv_cache, recurrent_state, compute, …
     bytes: int
-    rule: str
+    rule: Rule
 
 
 @dataclass(frozen=True)
@@ -237,23 +252,13 @@ class Placed:
     exact: bool
     # The rows of logits and embeddings that the caller reads, in host memory beside the buffers above.
     output_buffer: int = 0
+    # The vision projector's bytes beside all of them, on the first GPU, or in host memory where there is none.
+    projector: int = 0
 
-
-@dataclass(frozen=True)
-class Account:
-    """One model's bytes. ``layer_bytes`` (weights and cache) and ``output_bytes`` serve the split over several GPUs,
-    as do ``mask`` (attention mask) and ``hidden`` (one activation of the batch)."""
-
-    weights: int
-    kv_cache: int
-    compute: int
-    mask: int
-    hidden: int
-    layer_bytes: tuple[int, ...]
-    output_bytes: int
-    confidence: str
-    # What it was made from, where the engine's steps can be replayed for other devices.
-    source: tuple[Shape, Run] | None = field(default=None, compare=False, repr=False)
+    @property
+    def host_bytes(self) -> int:
+        """All buffers in host memory."""
+        return self.host.total + self.output_buffer
 
 
 def _pad(value: int, unit: int) -> int:
@@ -325,14 +330,26 @@ def _weights_from_size(size: int, layers: int) -> Weights:
     return Weights(size, size, (part,) * layers, size - part * layers, False)
 
 
-def shape_from_header(header: _gguf.Header) -> Shape:
-    """The shape of the model in a GGUF file, its weights exact.
+def of_projector(name: str) -> bool:
+    """Whether a tensor of this name belongs to a vision projector that lies in the model's own file."""
+    return name.startswith(_PROJECTOR_TENSORS)
+
+
+def shape_from_header(header: _gguf.Header, projector_bytes: int | None = None) -> Shape:
+    """The shape of the model in a GGUF file, its weights exact. ``projector_bytes`` is the size of its vision projector
+    in a file of its own; that in the model's own file is known from the header.
 
     :raises ShapeError: a value that every model has is missing or impossible.
     """
     if not header.architecture:
         raise ShapeError("the header names no architecture (general.architecture)")
     layers = _layer_count(header.get("block_count"))
+    within = sum(
+        _pad(tensor.bytes + tensor.row_padding_bytes, 128) for tensor in header.tensors if of_projector(tensor.name)
+    )
+    if within:
+        # Another graph than the model's loads them.
+        header = replace(header, tensors=tuple(one for one in header.tensors if not of_projector(one.name)))
     tensors = header.tensors
     names = {tensor.name: tensor for tensor in tensors}
     values = {
@@ -358,6 +375,7 @@ def shape_from_header(header: _gguf.Header) -> Shape:
         feed_forward_length=max(down) if down else (0 if shape.experts_used else shape.feed_forward_length),
         gated=any(".ffn_gate" in name for name in names) or _fused_gate(names),
         embedding=shape.embedding or f"{header.architecture}.pooling_type" in header.metadata,
+        projector=_projector(projector_bytes or within or None),
         hyper=hyper,
     )
 
@@ -368,24 +386,37 @@ def _fused_gate(names: t.Mapping[str, _gguf.Tensor]) -> bool:
     return bool(up and down and up.dimensions[-1] == 2 * down.dimensions[0])
 
 
-def shape_from_entry(values: t.Mapping[str, t.Any], size_bytes: int, embedding: bool) -> Shape:
+def _projector(weights: int | None) -> int:
+    """Bytes of a projector with so many in its tensors; None where there is none."""
+    return 0 if weights is None else weights + PROJECTOR_COMPUTE_BYTES
+
+
+def shape_from_entry(
+    values: t.Mapping[str, t.Any], size_bytes: int, embedding: bool, projector_bytes: int | None = None
+) -> Shape:
     """The shape of a catalog entry: ``values`` are its hyper-parameters under GGUF's names without the architecture's
-    prefix, ``architecture`` and ``vocabulary`` beside them; the weights are the file's size.
+    prefix, ``architecture`` and ``vocabulary`` beside them; the weights are the file's size. ``projector_bytes`` are
+    those of a vision projector's file, 0 where the size has them already, None where it has no projector.
 
     :raises ShapeError: see :func:`shape_from_header`.
     """
-    return _entry(json.dumps(values, sort_keys=True, default=str), size_bytes, embedding)
+    return _entry(json.dumps(values, sort_keys=True, default=str), size_bytes, embedding, projector_bytes)
 
 
 @functools.lru_cache(maxsize=256)
-def _entry(text: str, size_bytes: int, embedding: bool) -> Shape:
+def _entry(text: str, size_bytes: int, embedding: bool, projector_bytes: int | None) -> Shape:
     """One object for equal entries, so that what was worked out of one serves the others."""
     values = json.loads(text)
     layers = _layer_count(values.get("block_count"))
     architecture = str(values.get("architecture", ""))
     shape = _shape(architecture, values, values.get("vocabulary", 0), _weights_from_size(size_bytes, layers))
     header = _typical.header(architecture, values, shape.vocabulary)
-    return replace(shape, embedding=shape.embedding or embedding, hyper=None if header is None else Hyper(header))
+    return replace(
+        shape,
+        embedding=shape.embedding or embedding,
+        projector=_projector(projector_bytes),
+        hyper=None if header is None else Hyper(header),
+    )
 
 
 def _shape(architecture: str, values: t.Mapping[str, t.Any], vocabulary: t.Any, weights: Weights) -> Shape:
@@ -466,11 +497,12 @@ def generation_batch(tokens: int, predicted: int, free: int) -> tuple[int, int]:
 
 
 def ubatch(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 0) -> int:
-    """Tokens computed at once. Before Ollama 0.30, and without flash attention: 512; embedding models take up to 2048;
-    else :func:`generation_batch`. With ``free`` or ``file_bytes`` unknown (0) the larger, safe figure."""
+    """Tokens computed at once. Before Ollama 0.30, and without flash attention: 512; embedding models take up to 2048,
+    before 0.30 the whole context (llm/server.go; runner/ollamarunner/runner.go); else :func:`generation_batch`. With
+    ``free`` or ``file_bytes`` unknown (0) the larger, safe figure."""
     context = min(setting.context_length, shape.context_length)
     if shape.embedding:
-        return min(2048, context)
+        return context if setting.before_0_30 else min(2048, context)
     if setting.before_0_30 or not setting.flash_attention:
         return _SMALLEST_BATCH
     tokens = context * (1 if shape.one_slot else setting.slots)
@@ -479,55 +511,16 @@ def ubatch(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 0) -
     return generation_batch(tokens, predicted_bytes(shape, file_bytes, tokens), free)[0]
 
 
-def _own_engine(shape: Shape, setting: Setting) -> bool:
+def _own_engine(shape: Shape, before_0_30: bool) -> bool:
     """Whether Ollama's own engine runs the model, not llama.cpp."""
-    return setting.before_0_30 and shape.architecture in _OWN_ENGINE
+    return before_0_30 and shape.architecture in _OWN_ENGINE
 
 
-def account(shape: Shape, setting: Setting, on_gpu: bool, free: int = 0, file_bytes: int = 0) -> Account:
-    """The bytes of one model under an instance's setting, everything on one GPU or on none.
-
-    Context and slots are clamped as the engine does it: never more context than the model was trained for, one slot
-    for embedding models and the architectures that take no more. ``free`` and ``file_bytes`` decide the batch
-    (:func:`ubatch`).
-    """
-    run = engine_run(shape, setting, free, file_bytes)
-    key = ("account", run, setting.before_0_30, on_gpu)
-    if shape.hyper is None:
-        return _account(shape, setting, run, on_gpu)
-    known = shape.hyper.memory.get(key)
-    if known is None or known[0] is not shape:
-        known = (shape, _account(shape, setting, run, on_gpu))
-        shape.hyper.memory[key] = known
-    return t.cast(Account, known[1])
-
-
-def _account(shape: Shape, setting: Setting, run: Run, on_gpu: bool) -> Account:
-    context = _pad(run.context_length, 256)
-    mask, hidden, compute = _compute(shape, setting, context, run.sequences, run.batch)
-    by_layer = _cache_by_layer(shape, context, run.sequences, run.batch, run.key_type)
-    cache = sum(by_layer)
-    weights = shape.weights.device if on_gpu else shape.weights.host
-    own = _own_engine(shape, setting)
-    if own and not on_gpu:
-        weights += shape.weights.tied  # it holds tied embeddings twice on the CPU, too
-    if shape.hyper is not None and not own:
-        placed = place(shape, run, Devices((1.0,) if on_gpu else ()))
-        part = placed.gpus[0] if on_gpu else placed.host
-        compute, cache = part.compute + (0 if on_gpu else placed.output_buffer), part.kv_cache
-        if shape.weights.exact:
-            weights = part.weights
-    return Account(
-        weights=weights,
-        kv_cache=cache,
-        compute=compute,
-        mask=mask,
-        hidden=hidden,
-        layer_bytes=tuple(size + kv for size, kv in zip(shape.weights.layers, by_layer)),
-        output_bytes=shape.weights.output,
-        confidence=shape.confidence,
-        source=None if own or shape.hyper is None else (shape, run),
-    )
+def _flash_before_0_30(shape: Shape) -> bool:
+    """Whether Ollama up to 0.29 lets the model have flash attention (fs/ggml/ggml.go, SupportsFlashAttention)."""
+    if shape.embedding or shape.architecture in _FLASH_NEVER:
+        return False
+    return shape.architecture in _FLASH_ALWAYS or 0 < shape.key_length == shape.value_length
 
 
 def engine_run(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 0) -> Run:
@@ -536,8 +529,9 @@ def engine_run(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 
     Sources: Ollama server/sched.go (one sequence for some architectures, the context clamped to the model's, the batch
     by context and ``free`` bytes); its 0.17 runner silently keeps f16 where a quantized cache lacks flash attention.
     """
-    flash = setting.flash_attention and not (setting.before_0_30 and shape.embedding)
-    cache = setting.kv_cache_type if flash or not setting.before_0_30 else "f16"
+    old = setting.before_0_30
+    flash = setting.flash_attention and (not old or _flash_before_0_30(shape))
+    cache = setting.kv_cache_type if flash or not old else "f16"
     return Run(
         context_length=min(setting.context_length, shape.context_length),
         sequences=1 if shape.one_slot else setting.slots,
@@ -545,8 +539,9 @@ def engine_run(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 
         value_type=cache,
         flash_attention=flash,
         batch=ubatch(shape, setting, free, file_bytes),
-        logits_rows=0 if shape.embedding or (setting.before_0_30 and not _own_engine(shape, setting)) else None,
+        logits_rows=0 if shape.embedding or (old and not _own_engine(shape, old)) else None,
         rules=setting.rules,
+        before_0_30=old,
     )
 
 
@@ -558,48 +553,111 @@ def place(shape: Shape, run: Run, devices: Devices = Devices()) -> Placed:
     shares = devices.gpus
     if any(not math.isfinite(share) or share < 0 for share in shares) or (shares and not math.fsum(shares)):
         raise ShapeError(f"the shares of the GPUs are {shares!r}; numbers above 0 are needed")
-    if shape.hyper is not None:
+    if run.before_0_30 and len(shares) > 1 and devices.layers_on_gpu is None:
+        placed = _laid_out(shape, run, shares)
+    else:
+        placed = _by_shares(shape, run, devices)
+    if not shape.projector:
+        return placed
+    term = Term("gpu0" if shares else "host", "projector", shape.projector, RULES["projector"])
+    return replace(placed, projector=shape.projector, terms=(*placed.terms, term))
+
+
+def _by_shares(shape: Shape, run: Run, devices: Devices) -> Placed:
+    if shape.hyper is not None and not _own_engine(shape, run.before_0_30):
         placed = _replayed(shape, run, devices)
         if placed.exact or shape.weights.exact:
             return placed
-    context = _pad(run.context_length, 256)
-    cache = _cache_by_layer(shape, context, run.sequences, run.batch, run.key_type)
-    setting = Setting(run.context_length, run.sequences, run.key_type, bool(run.flash_attention))
-    mask, hidden, compute = _compute(shape, setting, context, run.sequences, run.batch)
-    count = shape.layers + 1
-    first = count - min(count, count if devices.layers_on_gpu is None else devices.layers_on_gpu)
-    total = math.fsum(shares)
-    bounds = [math.fsum(shares[: index + 1]) / total for index in range(len(shares))]
-    weights, kv, used = [0] * len(shares), [0] * len(shares), [False] * len(shares)
-    on_host = [0, 0]
-    for index, size in enumerate([*shape.weights.layers, shape.weights.output]):
-        part = cache[index] if index < shape.layers else 0
-        if not shares or index < first:
-            on_host[0] += size
-            on_host[1] += part
-            continue
-        place_ = (index - first) / (count - first)
-        gpu = next(number for number, bound in enumerate(bounds) if place_ < bound or number == len(bounds) - 1)
-        weights[gpu] += size
-        kv[gpu] += part
-        used[gpu] = True
-    extra = [0 if len(shares) < 2 else 3 * mask + (4 if number == 0 else 8) * hidden for number in range(len(shares))]
-    gpus = tuple(
-        DeviceBytes(weights[number], kv[number], compute + extra[number] if used[number] else 0)
-        for number in range(len(shares))
+    return _closed_form(shape, run, devices)
+
+
+def _closed_form(shape: Shape, run: Run, devices: Devices) -> Placed:
+    """The account out of the hyper-parameters alone: the largest phase of the graph stands for the compute buffer."""
+    own = _own_engine(shape, run.before_0_30)
+    shares = devices.gpus
+    cache = _cache_by_layer(shape, run)
+    mask, hidden, compute = _compute(shape, run)
+    where = _engine.layer_homes(
+        shape.layers + 1, shares, 1 << 30 if devices.layers_on_gpu is None else devices.layers_on_gpu, 0
     )
-    inputs = mask + 20 * run.batch
-    host = DeviceBytes(
-        shape.weights.host if not shares else on_host[0] + max(0, shape.weights.host - shape.weights.device),
-        on_host[1],
-        inputs if shares else compute,
-    )
-    terms = [
-        Term(name, term, getattr(part, term), "largest phase of the graph" if term == "compute" else term)
-        for name, part in [*((f"gpu{number}", part) for number, part in enumerate(gpus)), ("host", host)]
-        for term in ("weights", "kv_cache", "compute")
+    weights, kv = [0] * (where.cpu + 1), [0] * (where.cpu + 1)
+    for home, size, part in zip(
+        [*where.layers, where.output], [*shape.weights.layers, shape.weights.output], [*cache, 0]
+    ):
+        weights[home] += size
+        kv[home] += part
+    if shares:
+        weights[where.cpu] += max(0, shape.weights.host - shape.weights.device)
+    else:
+        # Ollama's own engine holds tied embeddings twice on the CPU, too.
+        weights[where.cpu] = shape.weights.host + (shape.weights.tied if own else 0)
+    used = {*where.layers, where.output}
+    # Ollama's own engine has no pipeline (ml/backend/ggml/ggml.go).
+    copies = len(shares) > 1 and not own
+    buffers = [
+        (compute + (3 * mask + (4 if number == 0 else 8) * hidden) * copies) if number in used else 0
+        for number in range(where.cpu)
     ]
-    return Placed(gpus, host, tuple(terms), shape.confidence, shape.confidence != "low")
+    buffers.append(mask + 20 * run.batch if shares else compute)
+    parts = [DeviceBytes(*numbers) for numbers in zip(weights, kv, buffers)]
+    rules = CLOSED_RULES
+    terms = [
+        Term(name, term, getattr(part, term), rules[term])
+        for name, part in zip([*(f"gpu{number}" for number in range(where.cpu)), "host"], parts)
+        for term in ("weights", "kv_cache", "compute")
+        if getattr(part, term)
+    ]
+    # It has them among its compute buffers.
+    output = 0 if own else _output_buffer(shape, run)
+    if output:
+        terms.append(Term("host", "output_buffer", output, RULES["output_buffer"]))
+    confidence = "low" if own else shape.confidence
+    return Placed(tuple(parts[:-1]), parts[-1], tuple(terms), confidence, confidence != "low", output)
+
+
+def _laid_out(shape: Shape, run: Run, room: tuple[float, ...]) -> Placed:
+    """On GPUs with ``room`` bytes each as Ollama before 0.30 lays a model out: from the last layer on, the emptiest GPU
+    last, each filled to the same, smallest part of its room (llm/server.go, assignLayers, findBestFit, greedyFit)."""
+    sizes = [
+        size + part
+        for size, part in zip([*shape.weights.layers, shape.weights.output], [*_cache_by_layer(shape, run), 0])
+    ]
+    graph = _compute(shape, run)[2]
+    order = sorted(range(len(room)), key=lambda number: -room[number])
+    left = [max(0.0, room[number] - graph) for number in order]
+    if not sum(left):
+        left = [room[number] for number in order]
+    low, high = 0.0, 1.0
+    while _filled(sizes, left, high) is None:
+        high *= 2  # more than there is: the caller sees by how much
+    for _step in range(24):
+        middle = (low + high) / 2
+        if _filled(sizes, left, middle) is None:
+            low = middle
+        else:
+            high = middle
+    counts = t.cast("list[int]", _filled(sizes, left, high))
+    placed = _by_shares(shape, run, Devices(tuple(map(float, counts))))
+    gpus = [placed.gpus[order.index(number)] for number in range(len(room))]
+    names = {f"gpu{place_}": f"gpu{number}" for place_, number in enumerate(order)}
+    terms = tuple(replace(term, device=names.get(term.device, term.device)) for term in placed.terms)
+    return replace(placed, gpus=tuple(gpus), terms=terms)
+
+
+def _filled(sizes: t.Sequence[int], room: t.Sequence[float], part: float) -> list[int] | None:
+    """How many layers each GPU gets where each takes ``part`` of its room, or None where they do not all fit."""
+    counts = [0] * len(room)
+    gpu = len(room) - 1
+    left = room[gpu] * part
+    for size in reversed(sizes):
+        while size > left:
+            gpu -= 1
+            if gpu < 0:
+                return None
+            left = room[gpu] * part
+        counts[gpu] += 1
+        left -= size
+    return counts
 
 
 def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
@@ -636,7 +694,7 @@ def _made(shape: Shape, hyper: Hyper, run: Run, load: _engine.Load, where: Homes
     weights = made.weights if shape.weights.exact else _shared_out(shape, where)
     parts = [DeviceBytes(*numbers) for numbers in zip(weights, made.cache, made.compute)]
     names = [*(f"gpu{number}" for number in range(where.cpu)), "host"]
-    output = 4 * run.sequences * (hyper.width if shape.embedding else max(hyper.vocabulary, 1))
+    output = _output_buffer(shape, run)
     states = _engine.state_bytes(hyper, load, where) if exact else [0] * len(parts)
     terms = [
         Term(name, term, size, rules[term])
@@ -651,6 +709,11 @@ def _made(shape: Shape, hyper: Hyper, run: Run, load: _engine.Load, where: Homes
     return Placed(tuple(parts[:-1]), parts[-1], tuple(terms), shape.confidence if exact else "low", exact, output)
 
 
+def _output_buffer(shape: Shape, run: Run) -> int:
+    """Rows of logits, and of embeddings where they are asked for, that the caller reads."""
+    return 4 * run.sequences * (shape.vocabulary + (shape.embedding_length if shape.embedding else 0))
+
+
 def _shared_out(shape: Shape, where: Homes) -> list[int]:
     """Weights of which only the sum is known, by device."""
     total = [0] * (where.cpu + 1)
@@ -661,24 +724,55 @@ def _shared_out(shape: Shape, where: Homes) -> list[int]:
 
 
 RULES = {
-    "output_buffer": "a row of logits, or of embeddings, for each sequence (llama-context.cpp, output_reserve)",
-    "weights": "each tensor's bytes, on a GPU padded to 128 (ggml-cuda.cu, get_alloc_size); input embeddings stay with "
-    "the host (llama-model.cpp, dev_input), tied ones are held on both sides",
-    "kv_cache": "K and V rows of every cell of every layer that keeps them, of a layer with a window no more than the "
-    "window and a batch, padded to 256 cells (llama-kv-cache.cpp, llama-kv-cache-iswa.cpp)",
-    "recurrent_state": "convolution and state of every recurrent layer for each sequence, in float32 "
-    "(llama-memory-recurrent.cpp)",
-    "compute": "the graph of a full batch over full caches, its tensors placed as ggml-alloc.c and ggml-backend.cpp do "
-    "(llama-context.cpp, sched_reserve)",
+    "weights": Rule(
+        "tensors",
+        "each tensor's bytes, on a GPU padded to 128 (ggml-cuda.cu, get_alloc_size); input embeddings stay with the "
+        "host (llama-model.cpp, dev_input), tied ones are held on both sides",
+    ),
+    "kv_cache": Rule(
+        "cells",
+        "K and V rows of every cell of every layer that keeps them, of a layer with a window no more than the window "
+        "and a batch, padded to 256 cells (llama-kv-cache.cpp, llama-kv-cache-iswa.cpp)",
+    ),
+    "recurrent_state": Rule(
+        "states",
+        "convolution and state of every recurrent layer for each sequence, in float32 (llama-memory-recurrent.cpp)",
+    ),
+    "compute": Rule(
+        "planner",
+        "the graph of a full batch over full caches, its tensors placed as ggml-alloc.c and ggml-backend.cpp do "
+        "(llama-context.cpp, sched_reserve)",
+    ),
+    "output_buffer": Rule(
+        "rows",
+        "a row of logits for each sequence, and of an embedding model one of embeddings, in host memory, pinned where "
+        "the output layer is on a GPU (llama-context.cpp, output_reserve)",
+    ),
+    "projector": Rule(
+        "projector",
+        "the vision projector's tensors, on the first GPU (tools/mtmd/clip.cpp), and the most that Ollama expects its "
+        "compute buffer to take (mmprojOffloadHeadroom), for its graph is not replayed",
+    ),
 }
-
-
+CLOSED_RULES = {
+    "weights": RULES["weights"],
+    "kv_cache": RULES["kv_cache"],
+    "compute": Rule(
+        "phase", "the largest phase of the graph, out of the hyper-parameters: the graph itself is not replayed"
+    ),
+}
 BOUND_RULES = {
     "weights": RULES["weights"],
-    "kv_cache": "upper bound: the architecture is not known, so every layer counts with K and V of every cell, an "
-    "index key and a recurrent state",
-    "compute": "upper bound: the architecture is not known, so all results of the widest layer count at once, with "
-    "the attention scores in every stage",
+    "kv_cache": Rule(
+        "every layer",
+        "upper bound: the architecture is not known, so every layer counts with K and V of every cell, an index key "
+        "and a recurrent state",
+    ),
+    "compute": Rule(
+        "all at once",
+        "upper bound: the architecture is not known, so all results of the widest layer count at once, with the "
+        "attention scores in every stage",
+    ),
 }
 
 
@@ -687,37 +781,44 @@ def _row_bytes(elements: int, cache_type: str) -> int:
     return -(-elements // block) * size
 
 
-def _cache_by_layer(shape: Shape, context: int, slots: int, batch: int, cache_type: str) -> list[int]:
+def _window_cells(shape: Shape, run: Run) -> int:
+    """Cells of all sequences that a layer with a window keeps."""
+    context = _pad(run.context_length, 256)
+    if not _own_engine(shape, run.before_0_30):
+        return _pad(min(context, shape.window + run.batch), 256) * run.sequences
+    if shape.window >= context:
+        return context * run.sequences
+    return _pad(run.sequences * (shape.window + (run.sequences > 1)) + run.batch, 256)
+
+
+def _cache_by_layer(shape: Shape, run: Run) -> list[int]:
     """K and V of every layer, or its recurrent state (float32). Encoders keep nothing between calls."""
     if shape.encoder:
         return [0] * shape.layers
     conv, inner, groups, state = shape.state
+    full, windowed = _pad(run.context_length, 256) * run.sequences, _window_cells(shape, run)
     cache = []
     for layer in range(shape.layers):
         if shape.attention_interval and (layer + 1) % shape.attention_interval:
-            cache.append(slots * 4 * ((conv - 1) * (inner + 2 * groups * state) + state * inner))
+            cache.append(run.sequences * 4 * ((conv - 1) * (inner + 2 * groups * state) + state * inner))
             continue
-        cells = _pad(min(context, shape.window + batch), 256) if shape.windowed[layer] else context
+        cells = windowed if shape.windowed[layer] else full
         if shape.kv_lora_rank:
-            cache.append(_pad(_row_bytes(shape.kv_lora_rank + shape.rope_dimensions, cache_type) * cells * slots, 128))
+            cache.append(_pad(_row_bytes(shape.kv_lora_rank + shape.rope_dimensions, run.key_type) * cells, 128))
             continue
-        heads = shape.kv_heads[layer]
-        cache.append(
-            sum(
-                _pad(_row_bytes(heads * length, cache_type) * cells * slots, 128)
-                for length in (shape.key_length, shape.value_length)
-            )
-        )
+        rows = ((run.key_type, shape.key_length), (run.value_type, shape.value_length))
+        cache.append(sum(_pad(_row_bytes(shape.kv_heads[layer] * length, kind) * cells, 128) for kind, length in rows))
     return cache
 
 
-def _compute(shape: Shape, setting: Setting, context: int, slots: int, batch: int) -> tuple[int, int, int]:
+def _compute(shape: Shape, run: Run) -> tuple[int, int, int]:
     """(attention mask, one activation of the batch, largest phase of the graph), bytes. float32 activations; the mask
     is f16 with flash attention."""
-    # Ollama before 0.30 turns it off for embedding models (fs/ggml/ggml.go, SupportsFlashAttention).
-    flash = setting.flash_attention and not (setting.before_0_30 and shape.embedding)
-    cells = batch if shape.encoder else context
-    swa = _pad(min(cells, shape.window + batch), 256) if any(shape.windowed) else 0
+    flash, batch, own = bool(run.flash_attention), run.batch, _own_engine(shape, run.before_0_30)
+    # Each sequence sees its own cells; in Ollama's own engine all lie in one cache.
+    together = run.sequences if own else 1
+    cells = batch if shape.encoder else _pad(run.context_length, 256) * together
+    swa = min(cells, _window_cells(shape, run) * together // run.sequences) if any(shape.windowed) else 0
     mask = (cells + swa) * batch * (2 if flash else 4)
     kv_heads, width = max(shape.kv_heads, default=0), max(shape.key_length, shape.value_length)
     e = 4 * shape.embedding_length * batch
@@ -736,15 +837,15 @@ def _compute(shape: Shape, setting: Setting, context: int, slots: int, batch: in
         )
     if flash:
         phases.append(mask + 2 * e + 2 * q + 2 * k)
-        if setting.kv_cache_type != "f16":
+        if run.value_type != "f16":
             # One layer's K and V are turned into f16 for the kernel.
-            phases.append(mask + 2 * e + 2 * q + 2 * kv_heads * width * cells * slots * 2)
+            phases.append(mask + 2 * e + 2 * q + 2 * kv_heads * width * cells * (run.sequences // together) * 2)
     elif shape.heads:
         phases.append(mask + 4 * shape.heads * cells * batch + 2 * e + 2 * q + (4 if swa else 2) * k)
     kept = 0
-    if _own_engine(shape, setting):
-        kept = shape.vocabulary * slots * 4 + 2 * e
-    elif setting.before_0_30 and not shape.encoder:
+    if own:
+        kept = shape.vocabulary * run.sequences * 4 + 2 * e
+    elif run.logits_rows == 0 and not shape.embedding:
         phases.append(shape.vocabulary * batch * 4 + e)
     # Inputs of the graph: positions, token ids and the like, about five 32-bit numbers a token.
     return mask, e, max(phases) + kept + 20 * batch + 128
@@ -779,7 +880,7 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
         return "its head size {}/{} has no CUDA flash-attention kernel, so its attention would run on the CPU".format(
             *lengths
         )
-    if shape.exact and shape.hyper is not None:
+    if shape.exact and shape.hyper is not None and not _own_engine(shape, run.before_0_30):
         load = _engine.Load(
             run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
             run.sequences, (1.0,) if on_gpu else (), 1 << 30, rules=run.rules,
@@ -789,48 +890,3 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
         except _CONTRADICTIONS:
             return None
     return None
-
-
-def split_over(account_: Account, free: t.Sequence[int]) -> list[int]:
-    """Bytes on each of several GPUs, without what lies outside the buffers.
-
-    Layers go by the cumulated share of free memory, the output as the last layer (llama.cpp,
-    llama_model::load_tensors). The pipeline keeps copies: 3 masks and 4 activations on the first GPU, 8 on the others.
-    """
-    if account_.source is not None and sum(free) > 0:
-        return [part.total for part in place(*account_.source, Devices(tuple(map(float, free)))).gpus]
-    total = sum(free)
-    bounds = [sum(free[: index + 1]) / total for index in range(len(free))]
-    held = [0] * len(free)
-    parts = [*list(account_.layer_bytes), account_.output_bytes]
-    for index, size in enumerate(parts):
-        at = index / len(parts)
-        held[next(number for number, bound in enumerate(bounds) if at < bound or number == len(bounds) - 1)] += size
-    return [
-        size + account_.compute + 3 * account_.mask + (4 if number == 0 else 8) * account_.hidden
-        if math.fsum(held)
-        else 0
-        for number, size in enumerate(held)
-    ]
-
-
-def cuda_context_bytes(gpu: str | None = None) -> int:
-    """What a CUDA context takes on a GPU of this name (nvidia-smi's); the upper value where none was measured."""
-    name = (gpu or "").replace("NVIDIA ", "").replace("GeForce ", "").strip()
-    return CUDA_CONTEXTS.get(name, CUDA_CONTEXT_BYTES)
-
-
-# --- the vision projector ---------------------------------------------------------------------------------------------
-
-# A projector's graph is not replayed: the most that those of Ollama's library take beside their weights.
-PROJECTOR_COMPUTE_BYTES = 1024 * MIB
-
-
-def projector_bytes(header: _gguf.Header | None, file_bytes: int = 0) -> int:
-    """A vision projector (mmproj file) on a GPU: its tensors, or the file where they are not known, and the upper value
-    of its compute buffer."""
-    if header is None:
-        return file_bytes + PROJECTOR_COMPUTE_BYTES
-    return (
-        sum(_pad(tensor.bytes + tensor.row_padding_bytes, 128) for tensor in header.tensors) + PROJECTOR_COMPUTE_BYTES
-    )

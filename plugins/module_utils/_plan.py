@@ -44,7 +44,15 @@ def written(
         }
         if instance.residence.spread:
             environment["OLLAMA_SCHED_SPREAD"] = "1"
-        if options.fit_target_bytes != _memory.FIT_TARGET_BYTES and not search.engine.before_0_30:
+        if search.engine.before_0_30 and used:
+            # What the operator wants free beyond the engine's own minimum.
+            environment["OLLAMA_GPU_OVERHEAD"] = str(max(0, options.fit_target_bytes - _memory.MINIMUM_BYTES))
+        elif not search.engine.before_0_30 and (
+            options.fit_target_bytes != _memory.FIT_TARGET_BYTES
+            or (used and any(models[number].shape.projector for number in instance.members))
+        ):
+            # Where it is not set, Ollama adds a projector to it, which llama-server adds by itself, too (v0.32.15,
+            # llm/llama_server.go, extraEnvsForStart; b10488, server-context.cpp): layers would go to the CPU.
             environment["LLAMA_ARG_FIT_TARGET"] = str(options.fit_target_bytes // _memory.MIB)
         made.append(
             {
@@ -89,7 +97,7 @@ def _model(
     budgets = {device.id: device.budget for device in search.devices}
     on_gpu = [device.id for device in search.devices if device.id in share and device.id != HOST]
     parts = placed.gpus if search.on_gpu else (placed.host,)
-    overhead = search.engine.cuda_context * len(share)
+    overhead = placed.projector + sum(device.cuda_context for device in search.devices if device.id in share)
     total = sum(share.values())
     rate = (
         search.rate(model, placed, share)
@@ -115,7 +123,7 @@ def _model(
             "weights_bytes": sum(part.weights for part in parts),
             "kv_cache_bytes": sum(part.kv_cache for part in parts),
             # What several GPUs hold twice (graph, pipeline copies) is compute, too.
-            "compute_bytes": sum(part.compute for part in parts),
+            "compute_bytes": sum(part.compute for part in parts) + (0 if search.on_gpu else placed.output_buffer),
             "overhead_bytes": overhead,
             "total_bytes": total,
             "budget_bytes": sum(budgets[device] for device in share),
@@ -130,8 +138,10 @@ def _model(
         "runner_up": _runner_up(search, choices, models, index),
         "rejected": _rejected(search, choices, models, index),
     }
+    if placed.projector:
+        told["account"]["projector_bytes"] = placed.projector
     if instance.layers_on_gpu is not None:
-        told["hybrid"] = {"layers_on_gpu": instance.layers_on_gpu, "host_bytes": placed.host.total}
+        told["hybrid"] = {"layers_on_gpu": instance.layers_on_gpu, "host_bytes": placed.host_bytes}
     return told
 
 
@@ -238,45 +248,36 @@ def _terms(
     instance: Instance,
 ) -> list[dict[str, t.Any]]:
     names = {f"gpu{number}": device.id for number, device in enumerate(devices)} if search.on_gpu else {}
-    rows = [
-        {
-            "model": model.name,
-            "device": names.get(term.device, term.device),
-            "term": term.name,
-            "bytes": term.bytes,
-            "rule": term.rule,
-        }
-        for term in placed.terms
-        if term.bytes
-    ]
+    terms = [(names.get(term.device, term.device), term.name, term.bytes, term.rule) for term in placed.terms]
     if search.on_gpu:
-        rows += [
-            {
-                "model": model.name,
-                "device": device.id,
-                "term": "cuda_context",
-                "bytes": search.engine.cuda_context,
-                "rule": "what the driver takes for each model on each GPU: the upper value measured, or the operator's",
-            }
+        terms += [
+            (device.id, "cuda_context", device.cuda_context, CUDA_CONTEXT)
             for device, part in zip(devices, placed.gpus)
-            if part.total
+            if part.total or (device is devices[0] and placed.projector)
         ]
-        rows.append(
-            {
-                "model": model.name,
-                "device": "scheduler",
-                "term": "prediction",
-                "bytes": _residency.prediction(model, instance.context, instance.slots),
-                "rule": "Ollama's own prediction, file and f16 cache of every layer, by which it places and unloads",
-            }
-        )
-    rows.append(
+        predicted = _residency.prediction(model, instance.context, instance.slots)
+        terms.append(("scheduler", "prediction", predicted, PREDICTION))
+    terms.append(("token", "active_bytes", model.active_bytes, ACTIVE))
+    return [
         {
             "model": model.name,
-            "device": "token",
-            "term": "active_bytes",
-            "bytes": model.active_bytes,
-            "rule": "weights that one token reads at least: the experts that are used, no input embeddings",
+            "device": device,
+            "term": term,
+            "bytes": size,
+            "rule": rule.text,
+            "rule_name": rule.name,
         }
-    )
-    return rows
+        for device, term, size, rule in terms
+        if size
+    ]
+
+
+CUDA_CONTEXT = _memory.Rule(
+    "context",
+    "what the driver takes for each model on each GPU, by the GPU's name (gpus.yml); the most measured on any where "
+    "its own is not known",
+)
+PREDICTION = _memory.Rule(
+    "scheduler", "Ollama's own prediction, file and f16 cache of every layer, by which it places and unloads"
+)
+ACTIVE = _memory.Rule("active", "weights that one token reads at least: the experts that are used, no input embeddings")

@@ -5,18 +5,26 @@
 
 from __future__ import annotations
 
+import textwrap
 import typing as t
 
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
 
 # As many sentences about models turned down are shown; the plan as data has all of them.
 SHOWN = 6
+# Columns of running text.
+WIDTH = 116
 
 
-def table(rows: t.Sequence[t.Sequence[str]]) -> list[str]:
-    """Rows with their columns aligned; the first row is the heading."""
+def table(rows: t.Sequence[t.Sequence[str]], right: t.Collection[int] = ()) -> list[str]:
+    """Rows with their columns aligned, those numbered in ``right`` to the right; the first row is the heading."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+    def aligned(row: t.Sequence[str]) -> t.Iterator[str]:
+        for column, (cell, width) in enumerate(zip(row, widths)):
+            yield cell.rjust(width) if column in right else cell.ljust(width)
+
+    return ["  ".join(aligned(row)).rstrip() for row in rows]
 
 
 def _tokens(count: int) -> str:
@@ -99,15 +107,36 @@ def _model_lines(model: t.Mapping[str, t.Any]) -> list[str]:
 
 
 def explained_lines(terms: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
-    """Every term of an account."""
+    """Every term of an account as a table with the sum of each GPU, and below it each rule once."""
     if not terms:
         return []
-    rows = [["model", "device", "term", "bytes", "", "rule"]]
-    rows += [
-        [term["model"], term["device"], term["term"], str(term["bytes"]), human_bytes(term["bytes"]), term["rule"]]
-        for term in terms
-    ]
-    return table(rows)
+    by_device: dict[str, list[t.Mapping[str, t.Any]]] = {}
+    for term in terms:
+        by_device.setdefault(term["device"], []).append(term)
+    # What lies on no device comes last.
+    apart = ("host", "scheduler", "token")
+    rows = [["device", "term", "bytes", "MiB", "rule"]]
+    for device in sorted(by_device, key=lambda name: apart.index(name) if name in apart else -1):
+        rows += [
+            [device, term["term"], str(term["bytes"]), _mebibytes(term["bytes"]), term["rule_name"]]
+            for term in by_device[device]
+        ]
+        if device not in apart:
+            total = sum(term["bytes"] for term in by_device[device])
+            rows.append([device, "total", str(total), _mebibytes(total), ""])
+    rules = {term["rule_name"]: term["rule"] for term in terms}
+    indent = max(map(len, rules)) + 4
+    told = []
+    for name, text in rules.items():
+        told += textwrap.wrap(
+            text, WIDTH, initial_indent=f"  {name}".ljust(indent), subsequent_indent=" " * indent,
+            break_on_hyphens=False,
+        )  # fmt: skip
+    return [f"the account of {terms[0]['model']}", *table(rows, right=(2, 3)), "its rules", *told]
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f}"
 
 
 def purchase_lines(rows: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:

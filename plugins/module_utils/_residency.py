@@ -7,7 +7,8 @@ Ollama 0.30 and newer predict a model's memory as its file plus an f16 cache of 
 has most free where that is at most 80 % of it, on all GPUs otherwise (or always, with OLLAMA_SCHED_SPREAD), and load
 it beside others only where it is at most 80 % of what is free there; else everything else is unloaded first. Sources:
 Ollama v0.32.15, server/sched.go (load, selectLlamaServerPlacement, automaticGenerationBatch) and llm/llama_server.go
-(PredictServerVRAM). Before 0.30 it measured by allocation, and nothing of this holds.
+(PredictServerVRAM). Before 0.30 it counted layer by layer, and took the fewest GPUs that hold them beside 457 MiB and
+OLLAMA_GPU_OVERHEAD on each (v0.17.7, llm/server.go, buildLayout); nothing else of this holds for it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from ansible_collections.onprem.llm.plugins.module_utils._candidates import Cand
 from ansible_collections.onprem.llm.plugins.module_utils._hardware import HOST, Device
 from ansible_collections.onprem.llm.plugins.module_utils._memory import SCHEDULER_PERCENT
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
+
+MEASURED = _memory.Rule("measured", "what the same load took on this host beyond the account")
+# The first version that runs every GGUF file in llama.cpp's own server.
+LLAMA_SERVER = (0, 30, 0)
 
 
 def _tokens(model: Candidate, context: int, slots: int) -> int:
@@ -63,16 +68,15 @@ class Residence:
 
 @dataclass(frozen=True)
 class Engine:
-    """How an instance is set up, and what lies outside the engine's buffers on each GPU of each model (bytes)."""
+    """How an instance is set up."""
 
     version: tuple[int, ...]
     kv_cache_type: str
     flash_attention: bool
-    cuda_context: int
 
     @property
     def before_0_30(self) -> bool:
-        return self.version < (0, 30, 0)
+        return self.version < LLAMA_SERVER
 
     @property
     def rules(self) -> _llama_cpp.Rules:
@@ -102,7 +106,8 @@ class Accounts:
     ) -> _memory.Placed:
         """One model on devices that others leave ``free``. ``empty`` is what they have free with nothing loaded: the
         engine takes its batch by what is free when it loads, which after a restart may be all of it."""
-        gpus = () if devices[0].id == HOST else tuple(float(max(1, device.free)) for device in devices)
+        room = [device.budget if self.engine.before_0_30 else device.free for device in devices]
+        gpus = () if devices[0].id == HOST else tuple(float(max(1, size)) for size in room)
         shares = gpus if len(gpus) != 1 else (1.0,)
         free = sum(device.free for device in devices) if empty is None else empty
         run = self.engine.run(model, context, slots, free if gpus else _memory.UNBOUNDED)
@@ -116,7 +121,7 @@ class Accounts:
         """The account, with what it falls short of a measurement of the same load added to its compute buffers, the
         one part that is not a sum of tensors; on each GPU by its part of the whole."""
         parts = [part for part in placed.gpus if part.total] or [placed.host]
-        total = sum(part.total for part in parts)
+        total = sum(part.total for part in parts) if placed.gpus else placed.host_bytes
         load = _measurements.Load(
             _measurements.digest_of(model.entry.source),
             run.context_length,
@@ -126,16 +131,17 @@ class Accounts:
             sum(1 for part in placed.gpus if part.total),
         )
         short = _measurements.raised(total, self._measured.get(load)) - total
+        share = sum(part.total for part in parts)
         if not short:
             return placed
-        more = {id(part): -(-short * part.total // total) for part in parts}
+        more = {id(part): -(-short * part.total // share) for part in parts}
 
         def raised(part: _memory.DeviceBytes) -> _memory.DeviceBytes:
             return replace(part, compute=part.compute + more.get(id(part), 0))
 
         names = [*(f"gpu{number}" for number in range(len(placed.gpus))), "host"]
         terms = tuple(
-            _memory.Term(name, "measured", more[id(part)], "what the same load took on this host beyond the account")
+            _memory.Term(name, "measured", more[id(part)], MEASURED)
             for name, part in zip(names, [*placed.gpus, placed.host])
             if id(part) in more
         )
@@ -148,14 +154,12 @@ class Accounts:
         )
 
     def bytes_on(self, placed: _memory.Placed, devices: t.Sequence[Device]) -> dict[str, int]:
-        """What each device holds, the CUDA context included; of a GPU's model, what it holds on the GPUs."""
+        """What each device holds, projector and CUDA context included; of a GPU's model, what it holds on the GPUs."""
         if devices[0].id == HOST:
-            return {HOST: placed.host.total}
-        return {
-            device.id: part.total + self.engine.cuda_context
-            for device, part in zip(devices, placed.gpus)
-            if part.total > 0
-        }
+            return {HOST: placed.host_bytes + placed.projector}
+        parts = [part.total for part in placed.gpus]
+        parts[0] += placed.projector
+        return {device.id: part + device.cuda_context for device, part in zip(devices, parts) if part > 0}
 
     def reside(
         self, models: t.Sequence[Candidate], context: int, slots: int, devices: t.Sequence[Device], spread: bool = False
@@ -207,11 +211,16 @@ class Accounts:
         """The GPUs that the engine takes of an instance's."""
         if len(devices) == 1:
             return devices
+        if self.engine.before_0_30:
+            by_room = sorted(devices, key=lambda device: -device.free)
+            for count in range(1, len(devices)):
+                fewest = [device for device in devices if device in by_room[:count]]
+                share = self.bytes_on(self.placed(model, context, slots, fewest), fewest)
+                if all(share.get(device.id, 0) <= device.budget for device in fewest):
+                    return fewest
+            return devices
         expected = prediction(model, context, slots)
         emptiest = max(devices, key=lambda device: device.free)
-        if self.engine.before_0_30:
-            alone = self.bytes_on(self.placed(model, context, slots, [emptiest]), [emptiest])
-            return [emptiest] if alone.get(emptiest.id, 0) <= emptiest.budget else devices
         return [emptiest] if expected <= emptiest.free * SCHEDULER_PERCENT // 100 else devices
 
     def _put_out(

@@ -42,7 +42,8 @@ class Options:
     kv_cache_type: str = "f16"
     flash_attention: bool = True
     headroom_bytes: int = 0
-    cuda_context_bytes: int = _memory.CUDA_CONTEXT_BYTES
+    # None: what is known of each GPU.
+    cuda_context_bytes: int | None = None
     host_memory_fraction: float = 0.75
     fit_target_bytes: int = _memory.FIT_TARGET_BYTES
     display_bytes: int = 0
@@ -88,17 +89,22 @@ def check(options: Options) -> None:
             f"host_memory_fraction is {options.host_memory_fraction!r}; a number above 0 and up to 1 is needed"
         )
     for name in ("headroom_bytes", "cuda_context_bytes", "fit_target_bytes", "display_bytes"):
-        if not 0 <= getattr(options, name) < 2**50:
-            raise PlanError(f"{name} is {getattr(options, name)}; a number of bytes from 0 up is needed")
+        value = getattr(options, name)
+        if value is not None and not 0 <= value < 2**50:
+            raise PlanError(f"{name} is {value}; a number of bytes from 0 up is needed")
     if not 1 <= options.max_instances <= 16:
         raise PlanError(f"max_instances is {options.max_instances}; a number from 1 to 16 is needed")
 
 
 def keep(options: Options) -> _hardware.Budgeting:
     """What the options keep free of models."""
+    fit_target = options.fit_target_bytes
+    if version(options.engine_version) < _residency.LLAMA_SERVER:
+        fit_target = max(fit_target, _memory.MINIMUM_BYTES)
     return _hardware.Budgeting(
-        options.headroom_bytes, options.fit_target_bytes, options.display_bytes, options.host_memory_fraction
-    )
+        options.headroom_bytes, fit_target, options.display_bytes, options.host_memory_fraction,
+        options.cuda_context_bytes,
+    )  # fmt: skip
 
 
 # --- devices ---------------------------------------------------------------------------------------------------------
@@ -189,8 +195,8 @@ class Search:
             version(options.engine_version),
             options.kv_cache_type,
             options.flash_attention,
-            options.cuda_context_bytes if self.on_gpu else 0,
         )
+        self.least_context = min((device.cuda_context for device in devices), default=0) if self.on_gpu else 0
         self.accounts = accounts or _residency.Accounts(self.engine, options.measured)
         self.sets = _device_sets(devices)
         self.room = sum(device.budget for device in devices)
@@ -204,7 +210,8 @@ class Search:
             if not model.shape.embedding:
                 run = replace(run, batch=min(run.batch, 512))
             placed = _memory.place(model.shape, run, _memory.Devices(gpus=(1.0,) if self.on_gpu else ()))
-            self._least[key] = placed.gpus[0].total + self.engine.cuda_context if self.on_gpu else placed.host.total
+            part = placed.gpus[0].total + self.least_context if self.on_gpu else placed.host_bytes
+            self._least[key] = part + placed.projector
         return self._least[key]
 
     def bounds(self, workloads: t.Sequence[Workload], models: t.Sequence[Candidate]) -> tuple[Range, Range]:

@@ -214,7 +214,7 @@ def _hybrid(
                 model.shape, run, _memory.Devices(tuple(float(device.free) for device in devices), layers)
             )
             share = search.accounts.bytes_on(placed, devices)
-            if placed.host.total > room:
+            if placed.host_bytes > room:
                 break
             if all(share.get(device.id, 0) <= device.budget for device in devices):
                 made = Instance(

@@ -180,6 +180,8 @@ options:
         exact for the weights. C(header), a file with the beginning of the weights' file, does the same for a model
         of a
         registry. What the entry says otherwise is told.
+      - C(projector_bytes) is the size of a vision projector in a file of its own, which counts on the first GPU with
+        what it takes to compute.
     type: list
     elements: dict
     required: true
@@ -234,10 +236,10 @@ options:
     default: 0
   cuda_context_bytes:
     description:
-      - Bytes that the driver takes for each model on each GPU. The default of 555 MiB is the upper value of those
-        measured.
+      - Bytes that the driver takes for each model on each GPU.
+      - Without it, what was measured on a GPU of that name (O(gpu_table)), and where that is not known, 555 MiB, the
+        most that was measured on any.
     type: int
-    default: 581959680
   fit_target_bytes:
     description:
       - Bytes that the engine keeps free on each GPU, its C(LLAMA_ARG_FIT_TARGET). The default is its own.
@@ -299,6 +301,11 @@ options:
     elements: dict
     default: []
 attributes:
+  diff_mode:
+    support: full
+    details:
+      - What O(current_plan) runs, and what RV(plan) would run. Nothing is changed by this module, and Ansible's default
+        callback shows the difference of a task that changed something alone; RV(changes) says the same in sentences.
   idempotent:
     details:
       - This action does not modify state. Hand it O(current_plan), so that the plan of a host with loaded models
@@ -360,7 +367,7 @@ plan:
     - C(devices) records, for each GPU or the host, its total memory, what was free when it was first planned for,
       the budget and what is planned.
     - Each model's C(account) has C(weights_bytes), C(kv_cache_bytes), C(compute_bytes), C(overhead_bytes) (what
-      the driver takes), their sum C(total_bytes), the
+      the driver takes, and of a vision model C(projector_bytes)), their sum C(total_bytes), the
       C(budget_bytes) of its devices and C(confidence), V(low) or V(medium). A model that serves two workloads is
         in memory once.
   returned: success
@@ -415,6 +422,16 @@ plan:
             order: the order of models
             runner_up:
             rejected: []
+changes:
+  description:
+    - What RV(plan) changes of what runs by O(current_plan), models, contexts, slots, cache types, GPUs, the engine's
+      version and environment. Empty where it is the same, and where there is no O(current_plan).
+  returned: success, without O(purchase) and RV(fleet)
+  type: list
+  elements: str
+  sample:
+    - "chat: qwen3:8b Q4_K_M: 8192 -> 16384 tokens a slot, 4 -> 2 slots"
+    - "ollama: OLLAMA_CONTEXT_LENGTH 8192 -> 16384, OLLAMA_NUM_PARALLEL 4 -> 2"
 tradeoffs:
   description: What the same host would run with one thing changed (C(change)).
   returned: with O(advise)
@@ -433,7 +450,9 @@ report:
   elements: str
   sample: ["ollama on RTX 4090"]
 explained:
-  description: Every term of the account of O(explain) with its rule, C(bytes) on C(device).
+  description:
+    - Every term of the account of O(explain) with its rule, C(bytes) on C(device). C(rule_name) is the short name that
+      RV(report) has in its table.
   returned: with O(explain)
   type: list
   elements: dict
@@ -442,7 +461,8 @@ explained:
       device: gpu0
       term: kv_cache
       bytes: 1207959552
-      rule: kv_cache
+      rule: K and V rows of every cell of every layer that keeps them
+      rule_name: cells
 purchases:
   description: GPUs that serve the workloads, in how many, and what they would run, by memory.
   returned: with O(purchase)
@@ -474,6 +494,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _hardware,
     _measurements,
     _memory,
+    _plan_diff,
     _plan_text,
     _purchase,
     _select,
@@ -563,11 +584,14 @@ def answer(given: dict) -> dict:
         given["explain"],
         given["benchmarks"],
     )
-    told.update(plan=outcome.plan, remarks=outcome.remarks)
+    told.update(
+        plan=outcome.plan, remarks=outcome.remarks, changes=_plan_diff.changes(given["current_plan"], outcome.plan)
+    )
     if given["advise"]:
         names = {str(gpu.get("uuid")): "{} ({})".format(gpu.get("name"), gpu.get("uuid")) for gpu in gpus}
         told["tradeoffs"] = outcome.tradeoffs
         told["report"] = _plan_text.plan_lines(outcome.plan, outcome.remarks, outcome.tradeoffs, names)
+        told["report"] += [f"against the plan in force: {change}" for change in told["changes"]]
     if given["explain"]:
         told["explained"] = outcome.explained
         told["report"] = told.get("report", []) + _plan_text.explained_lines(outcome.explained)
@@ -591,7 +615,7 @@ def main() -> None:
             "kv_cache_type": {"type": "str", "choices": list(_memory.KV_CACHE_TYPES), "default": "f16"},
             "flash_attention": {"type": "bool", "default": True},
             "headroom_bytes": {"type": "int", "default": 0},
-            "cuda_context_bytes": {"type": "int", "default": _memory.CUDA_CONTEXT_BYTES},
+            "cuda_context_bytes": {"type": "int"},
             "host_memory_fraction": {"type": "float", "default": 0.75},
             "fit_target_bytes": {"type": "int", "default": _memory.FIT_TARGET_BYTES},
             "display_bytes": {"type": "int", "default": 0},
@@ -611,6 +635,14 @@ def main() -> None:
         module.fail_json(msg=str(error))
     for remark in told["remarks"]:
         module.warn(remark)
+    if module._diff and told.get("changes"):
+        before, after = (_plan_diff.stated(plan) for plan in (module.params["current_plan"], told["plan"]))
+        told["diff"] = {
+            "before_header": "the plan in force",
+            "after_header": "the plan",
+            "before": "\n".join(before) + "\n",
+            "after": "\n".join(after) + "\n",
+        }
     module.exit_json(changed=False, **told)
 
 

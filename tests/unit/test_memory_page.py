@@ -58,11 +58,14 @@ def check(page: str) -> int:
     for lines, given in parts(page):
         stated = by_hand(lines, known)
         printed = tool().answer(given)
-        head = next(index for index, line in enumerate(printed) if line.startswith("model "))
-        terms = {}
-        for line in printed[head + 1 :]:
-            _model, device, term, size = line.split()[:4]
-            terms[f"{device}.{term}"] = int(size)
+        head = next(index for index, line in enumerate(printed) if line.startswith("device "))
+        terms, totals = {}, 0
+        for line in printed[head + 1 : printed.index("its rules")]:
+            device, term, size = line.split()[:3]
+            if term == "total":
+                totals += int(size)
+            else:
+                terms[f"{device}.{term}"] = int(size)
         terms.pop("token.active_bytes")
         # What a part does not repeat is as it was in the one before.
         assert {name: known.get(name) for name in terms} == terms
@@ -71,7 +74,7 @@ def check(page: str) -> int:
         plan = dict(zip(columns, row))
         assert plan["memory"] == _text.human_bytes(known["memory"])
         assert plan["of"] == _text.human_bytes(known["of"])
-        assert known["memory"] == sum(size for name, size in terms.items() if name.startswith("gpu"))
+        assert known["memory"] == totals == sum(size for name, size in terms.items() if name.startswith("gpu"))
         compared += len(terms)
     return compared
 

@@ -197,6 +197,18 @@ def test_bytes_are_held_against_the_plan(model, problem):
     assert judge([model], log, INSTALLED, WHOLE) == [finding], "site.yml's own proof says the same"
 
 
+def test_a_projectors_buffer_is_none_of_the_models():
+    log = START + runner(CHAT) + LLAMA_BUFFERS + "alloc_compute_meta:      CUDA0 compute buffer size =   990.50 MiB\n"
+    seeing = accounted(337, overhead=1900, projector_bytes=1400)
+    (finding,) = judge([seeing], log, INSTALLED, WHOLE, strict=True)
+    assert (finding["problem"], finding["measured_bytes"]) == ("", 337 * MIB)
+    # The process has it, of which the plan knows an upper value.
+    for size, problem in ((950, ""), (2300, ""), (500, "at least"), (2900, "at most")):
+        (finding,) = judge([seeing], "", INSTALLED, WHOLE, f"sha256-{CHAT} GPU-1 {size}\n", strict=True)
+        assert problem in finding["problem"]
+        assert bool(problem) == bool(finding["problem"])
+
+
 def test_kv_cache_on_the_cpu_is_missed_on_the_gpu():
     buffers = LLAMA_BUFFERS.replace("CUDA0 KV", "CPU KV")
     (finding,) = judge([accounted(337)], START + runner(CHAT) + buffers, INSTALLED, WHOLE, strict=True)

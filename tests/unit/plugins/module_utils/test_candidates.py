@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _catalog
+from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _catalog, _memory
 from ansible_collections.onprem.llm.plugins.module_utils._workload import PlanError
+from gguf_files import llama
 from plan_cases import CATALOG, ENTRIES, LIBRARY, chat, gpu, models, outcome, work
 
 KNOWN = _catalog.library(LIBRARY)
@@ -130,3 +132,18 @@ def test_the_beginning_of_a_file_is_enough_for_a_model_of_a_registry(gguf_file: 
     assert (model["layers"], model["account"]["confidence"]) == (4, "medium")
     with pytest.raises(PlanError, match="size_bytes is 0; an entry with a header needs the size"):
         outcome([chat(models=["mine:1"])], [gpu(0, 8)], catalog=[{**entry, "size_bytes": 0}])
+
+
+def test_a_projector_that_was_not_read_is_told(tmp_path: Path) -> None:
+    header = tmp_path / "header"
+    header.write_bytes(llama())
+    data = {"name": "sees:1b", "header": str(header), "size_bytes": 10**9, "uses": ["chat", "vision"]}
+    made = _candidates.candidate(_catalog.entry(data))
+    assert made.shape.projector == _memory.PROJECTOR_COMPUTE_BYTES
+    assert "the size of its vision projector was not read" in made.remark
+    made = _candidates.candidate(_catalog.entry({**data, "projector_bytes": 5}))
+    assert (made.shape.projector, made.remark) == (_memory.PROJECTOR_COMPUTE_BYTES + 5, "")
+    made = _candidates.candidate(_catalog.entry({**data, "projector_bytes": 0}))
+    assert (made.shape.projector, made.remark) == (0, "")
+    with pytest.raises(_catalog.CatalogError, match="projector_bytes is -1; it must be a whole number"):
+        _catalog.entry({**data, "projector_bytes": -1})

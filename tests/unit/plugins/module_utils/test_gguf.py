@@ -75,45 +75,26 @@ def test_row_padding_is_for_quantized_rows_that_are_no_multiple_of_512() -> None
     assert _gguf.Tensor("a", (256, 10), 1).row_padding_bytes == 0
 
 
-def test_reads_bytes_and_ranges_as_a_file() -> None:
+def test_reads_bytes_as_a_file() -> None:
     data = llama(layers=3, vocabulary=300000)
-    whole = data + bytes(2**22)
-    asked: list[tuple[int, int]] = []
-
-    def fetch(start: int, count: int) -> bytes:
-        asked.append((start, count))
-        return whole[start : start + count]
-
-    assert _gguf.read_ranges(fetch, len(whole)) == _gguf.read_bytes(whole) == read(data)
-    # The list of 300,000 tokens takes more than three MiB; nothing is read twice, and each range is the next.
-    assert asked == [(0, 2**20), (2**20, 2**21), (3 * 2**20, 2**22)]
+    assert _gguf.read_bytes(data + bytes(2**22)) == read(data)
 
 
-def test_what_is_skipped_is_not_fetched() -> None:
-    data = gguf_header({**ONE, "long": [7] * 2**20, "last": 3})
-    asked: list[int] = []
+class Endless(io.RawIOBase):
+    """A file that begins with some bytes, and after them has zeros."""
 
-    def fetch(start: int, count: int) -> bytes:
-        asked.append(count)
-        return data[start : start + count]
+    def __init__(self, start: bytes) -> None:
+        super().__init__()
+        self.left = start
 
-    header = _gguf.read_ranges(fetch, len(data))
-    assert (header.metadata["long"], header.lengths["long"], header.metadata["last"]) == (None, 2**20, 3)
-    assert sum(asked) < 2**20 + 100
+    def readable(self) -> bool:
+        return True
 
-
-@given(st.integers(1, 700), st.integers(1, 700))
-def test_ranges_of_any_length_read_the_same(least: int, most: int) -> None:
-    def fetch(start: int, count: int) -> bytes:
-        return WHOLE[start : start + min(count, max(1, (start * 31 + least) % most))]
-
-    assert _gguf.read_ranges(fetch, len(WHOLE)) == read(WHOLE)
-
-
-@pytest.mark.parametrize("answer", [b"", bytes(2**21)])
-def test_a_server_that_sends_nothing_or_too_much_is_refused(answer: bytes) -> None:
-    with pytest.raises(_gguf.GgufError, match="bytes came instead of"):
-        _gguf.read_ranges(lambda _start, _count: answer, 2**30)
+    def readinto(self, buffer: Any) -> int:
+        count = len(buffer)
+        piece, self.left = self.left[:count], self.left[count:]
+        buffer[:] = piece.ljust(count, b"\0")
+        return count
 
 
 def test_an_endless_header_is_given_up() -> None:
@@ -121,7 +102,7 @@ def test_an_endless_header_is_given_up() -> None:
     start = START + struct.pack("<Q", 1) + b"k" + struct.pack("<IIQ", 9, 8, 2**24)
     began = time.monotonic()
     with pytest.raises(_gguf.GgufError, match="strings to more than"):
-        _gguf.read_ranges(lambda at, count: (start + bytes(count))[:count] if not at else bytes(count), 2**40)
+        _gguf.read_header(io.BufferedReader(Endless(start)), 2**40)
     assert time.monotonic() - began < 20
 
 

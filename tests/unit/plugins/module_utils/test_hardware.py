@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ def test_the_shipped_table_is_whole() -> None:
     assert {6144, 8188, 10240, 12288, 16376, 24564, 32607, 49140, 81559} <= {row["memory_mib"] for row in GPUS["gpus"]}
     for row in GPUS["gpus"]:
         assert row["bandwidth_gb_s"] is None or 100 < row["bandwidth_gb_s"] < 10000
+    contexts = {row["cuda_context_mib"] for row in GPUS["gpus"] if "cuda_context_mib" in row}
+    assert min(contexts) == 107
+    assert max(contexts) == GPUS["cuda_context_mib"] == _hardware.CUDA_CONTEXT_BYTES >> 20
 
 
 @pytest.mark.parametrize(
@@ -150,6 +154,38 @@ def test_a_gpu_half_divided_says_what_to_do(instances: Any) -> None:
     devices, [remark] = _hardware.devices([gpu(0, 140, mig_mode="Enabled", mig_devices=instances)], HOST, KEEP)
     assert devices == []
     assert "make one, or turn MIG off" in remark
+
+
+@pytest.mark.parametrize(
+    ("name", "mebibytes"),
+    [
+        ("NVIDIA GeForce RTX 4060 Ti", 107),
+        ("GeForce RTX 3090", 256),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 555),
+        ("NVIDIA H200 MIG 3g.71gb", 555),
+        ("NVIDIA H100 PCIe", 555),
+        ("", 555),
+    ],
+)
+def test_a_cuda_context_is_the_gpus_own_or_the_most_known(name: str, mebibytes: int) -> None:
+    assert _hardware.cuda_context_bytes(name, TABLE) == mebibytes << 20
+    [device], _remarks = _hardware.devices([gpu(0, 24, name=name)], {}, KEEP, None, TABLE)
+    assert device.cuda_context == mebibytes << 20
+    [device], _remarks = _hardware.devices([gpu(0, 24, name=name)], {}, replace(KEEP, cuda_context=7), None, TABLE)
+    assert device.cuda_context == 7
+
+
+def test_the_context_of_an_instance_is_its_cards() -> None:
+    """The smallest known is no more than that of the card, whose name alone tells."""
+    table = replace(
+        TABLE, gpus=tuple(replace(row, cuda_context=9) if row.name == "H200" else row for row in TABLE.gpus)
+    )
+    instance = {"uuid": "MIG-1", "name": "MIG 3g.71gb", "memory_total_bytes": GIB, "memory_free_bytes": GIB}
+    card = gpu(0, 141, name="NVIDIA H200", mig_mode="Enabled", mig_devices=[instance])
+    [device], _remarks = _hardware.devices([card], {}, KEEP, None, table)
+    assert (device.id, device.cuda_context) == ("MIG-1", 9)
+    [device], _remarks = _hardware.devices(_hardware.named(["H200 MIG 3g.71gb"], table), {}, KEEP, None, table)
+    assert device.cuda_context == 9
 
 
 def test_a_screen_and_the_operators_headroom_take_their_part() -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _fleet, _hardware, _plan_text
-from plan_cases import JAPANESE, chat, gpu, outcome
+from plan_cases import HOST, JAPANESE, chat, gpu, outcome
 
 
 def test_a_plan_is_a_table_with_reasons() -> None:
@@ -40,14 +40,6 @@ def test_a_hybrid_model_says_where_it_lies() -> None:
     assert any("of 81 layers on the GPU" in line and "in the host's memory" in line for line in lines)
 
 
-def test_terms_are_a_table() -> None:
-    made = outcome([chat(models=["qwen3:8b"])], ["RTX 4090"], explain="qwen3:8b")
-    lines = _plan_text.explained_lines(made.explained)
-    assert lines[0].split() == ["model", "device", "term", "bytes", "rule"]
-    assert len(lines) == 1 + len(made.explained)
-    assert _plan_text.explained_lines([]) == []
-
-
 def test_a_fleet_names_hosts_and_idle_gpus() -> None:
     plans = {"b": outcome([chat(models=["qwen3:8b"], context_length=4096, slots=1)], [gpu(0, 24), gpu(1, 24)]).plan,
              "a": outcome([chat(models=["qwen3:8b"])], []).plan}  # fmt: skip
@@ -56,3 +48,32 @@ def test_a_fleet_names_hosts_and_idle_gpus() -> None:
     assert [line.split()[:2] for line in lines[1:3]] == [["chat", "a"], ["chat", "b"]]
     assert lines[1].endswith("CPU")
     assert lines[3] == "idle on b: GPU-1"
+
+
+def test_an_account_is_a_table_with_each_rule_once_below() -> None:
+    made = outcome(
+        [chat(models=["gemma3:27b"], context_length=4096)], [gpu(0, 16), gpu(1, 16)], HOST, explain="gemma3:27b"
+    )
+    lines = _plan_text.explained_lines(made.explained)
+    assert lines[0] == "the account of gemma3:27b"
+    below = lines.index("its rules")
+    heading, *rows = lines[1:below]
+    for column in ("bytes", "MiB"):
+        end = heading.index(column) + len(column)
+        assert all(row[end - 1].isdigit() and row[end : end + 1] in ("", " ") for row in rows)
+    cells = [row.split(maxsplit=4) for row in rows]
+    assert all(f"{int(size) / 2**20:.1f}" == mebibytes for _device, _term, size, mebibytes, *_rule in cells)
+    for device in ("GPU-0", "GPU-1"):
+        sizes = [int(row[2]) for row in cells if row[0] == device]
+        assert sum(sizes[:-1]) == sizes[-1] == made.plan["devices"][int(device[-1])]["planned_bytes"]
+    # The devices first, then what lies on none, each together.
+    order = [row[0] for row in cells]
+    assert sorted(set(order), key=order.index) == ["GPU-0", "GPU-1", "host", "scheduler", "token"]
+    assert order == sorted(order, key=order.index)
+    names = {row[4] for row in cells if len(row) > 4}
+    told = [line for line in lines[below + 1 :] if not line.startswith("   ")]
+    assert {next(name for name in names if line.startswith(f"  {name}  ")) for line in told} == names
+    assert len(told) == len(names) >= 6
+    text = " ".join(" ".join(lines[below + 1 :]).split())
+    assert all(text.count(" ".join(term["rule"].split())) == 1 for term in made.explained)
+    assert max(map(len, lines)) <= 120

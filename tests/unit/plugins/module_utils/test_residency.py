@@ -12,7 +12,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _ha
 from plan_cases import ENTRIES, GIB
 
 MIB = 2**20
-ENGINE = _residency.Engine((0, 32, 15), "f16", True, 555 * MIB)
+ENGINE = _residency.Engine((0, 32, 15), "f16", True)
 
 
 def model(name: str, file_bytes: int | None = None) -> _candidates.Candidate:
@@ -100,6 +100,15 @@ def test_a_model_that_the_engine_would_make_room_for_is_no_neighbour() -> None:
     assert "would unload the others for qwen3:14b" in found.reason
     # Before 0.30 there was no such prediction.
     assert reside(["gpt-oss:20b", "qwen3:14b"], [24.85], engine=replace(ENGINE, version=(0, 17, 7))).fits
+
+
+def test_before_0_30_the_fewest_gpus_are_taken_that_hold_the_layers() -> None:
+    """Of three GPUs two, by what is free on them; newer engines would take all three."""
+    old = replace(ENGINE, version=(0, 17, 7))
+    found = reside(["qwen3:32b"], [14, 16, 15], engine=old)
+    assert set(found.bytes_on[0]) == {"GPU-1", "GPU-2"}
+    assert set(reside(["qwen3:32b"], [14, 16, 15]).bytes_on[0]) == {"GPU-0", "GPU-1", "GPU-2"}
+    assert set(reside(["qwen3:32b"], [14, 16, 15], spread=True, engine=old).bytes_on[0]) == {"GPU-0", "GPU-1", "GPU-2"}
 
 
 def test_the_largest_may_take_all_but_what_the_others_need() -> None:

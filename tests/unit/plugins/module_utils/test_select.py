@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.onprem.llm.plugins.module_utils import _memory, _select
+from ansible_collections.onprem.llm.plugins.module_utils import _hardware, _select
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,7 +144,7 @@ def test_a_model_too_large_for_one_gpu_is_split_over_all() -> None:
     [model] = models(made)
     assert model["gpus"] == made["instances"][0]["gpus"] == ["GPU-0", "GPU-1"]
     assert model["account"]["confidence"] == "low"
-    assert model["account"]["overhead_bytes"] == 2 * _memory.CUDA_CONTEXT_BYTES
+    assert model["account"]["overhead_bytes"] == 2 * _hardware.CUDA_CONTEXT_BYTES
     assert all(0 < device["planned_bytes"] <= device["budget_bytes"] for device in made["devices"])
 
 

@@ -276,6 +276,82 @@ def test_the_engine_gets_the_operators_margin() -> None:
     assert "LLAMA_ARG_FIT_TARGET" not in plain.plan["instances"][0]["environment"]
 
 
+def test_without_a_gpu_the_output_buffer_is_one_of_the_buffers() -> None:
+    """A runner's log names it among them: 458.2 MiB where the others are 456.2."""
+    made = outcome([chat(models=["qwen3:8b"], context_length=4096, slots=2)], [], explain="qwen3:8b")
+    account = models(made)[0]["account"]
+    sizes = {row["term"]: row["bytes"] for row in made.explained if row["device"] == "host"}
+    assert sizes["output_buffer"] == 2 * 4 * 151936
+    assert account["total_bytes"] == sum(sizes.values()) == made.plan["devices"][0]["planned_bytes"]
+    assert account["compute_bytes"] == sizes["compute"] + sizes["output_buffer"]
+    parts = ("weights_bytes", "kv_cache_bytes", "compute_bytes", "overhead_bytes")
+    assert sum(account[part] for part in parts) == account["total_bytes"]
+
+
+def test_each_gpu_counts_with_its_own_cuda_context() -> None:
+    wanted = [chat(models=["qwen3:4b"])]
+    [small] = models(outcome(wanted, ["RTX 4060 Ti 16GB"]))
+    [other] = models(outcome(wanted, ["RTX 4080"]))
+    [given] = models(outcome(wanted, ["RTX 4080"], cuda_context_bytes=3))
+    overheads = [made["account"]["overhead_bytes"] for made in (small, other, given)]
+    assert overheads == [107 << 20, 555 << 20, 3]
+    for made in (small, other, given):
+        account = made["account"]
+        parts = ("weights_bytes", "kv_cache_bytes", "compute_bytes", "overhead_bytes")
+        assert sum(account[part] for part in parts) == account["total_bytes"]
+    told = {
+        row["device"]: row["bytes"]
+        for row in outcome(wanted, ["RTX 4060 Ti"], explain="qwen3:4b").explained
+        if row["term"] == "cuda_context"
+    }
+    assert told == {"gpu0": 107 << 20}
+
+
+def test_a_vision_model_counts_with_its_projector_on_the_first_gpu() -> None:
+    wanted = [chat(models=["gemma3:4b"], context_length=4096, slots=1)]
+    blind = [{**entry, "uses": ["chat"]} if entry["name"] == "gemma3:4b" else entry for entry in CATALOG]
+    apart = [{**entry, "projector_bytes": 5} if entry["name"] == "gemma3:4b" else entry for entry in CATALOG]
+    made = {
+        name: outcome(wanted, [gpu(0, 24)], catalog=catalog, explain="gemma3:4b")
+        for name, catalog in (("within", CATALOG), ("none", blind), ("apart", apart))
+    }
+    accounts = {name: models(one)[0]["account"] for name, one in made.items()}
+    assert "projector_bytes" not in accounts["none"]
+    assert (accounts["within"]["projector_bytes"], accounts["apart"]["projector_bytes"]) == (GIB, GIB + 5)
+    for name, more in (("within", GIB), ("apart", GIB + 5)):
+        for part in ("total_bytes", "overhead_bytes"):
+            assert accounts[name][part] == accounts["none"][part] + more
+        [row] = [row for row in made[name].explained if row["term"] == "projector"]
+        assert (row["device"], row["bytes"]) == ("GPU-0", more)
+        # Without it Ollama would keep the projector free twice.
+        environment = made[name].plan["instances"][0]["environment"]
+        assert environment["LLAMA_ARG_FIT_TARGET"] == "1024"
+    assert "LLAMA_ARG_FIT_TARGET" not in made["none"].plan["instances"][0]["environment"]
+    on_cpu = outcome(wanted, [], {"memory_total_bytes": 64 * GIB, "memory_available_bytes": 60 * GIB})
+    assert "LLAMA_ARG_FIT_TARGET" not in on_cpu.plan["instances"][0]["environment"]
+    assert models(on_cpu)[0]["account"]["overhead_bytes"] == GIB
+    assert on_cpu.plan["devices"][0]["planned_bytes"] == models(on_cpu)[0]["account"]["total_bytes"]
+
+
+def test_a_vision_model_that_misses_by_its_projector_alone_does_not_fit() -> None:
+    wanted = [chat(models=["gemma3:4b"], context_length=4096, slots=1)]
+    need = models(outcome(wanted, [gpu(0, 24)]))[0]["account"]["total_bytes"] + GIB
+    assert outcome(wanted, [gpu(0, (need + 2**20) / GIB)])
+    with pytest.raises(PlanError, match="misses by"):
+        outcome(wanted, [gpu(0, (need - 2**20) / GIB)])
+
+
+@pytest.mark.parametrize(("wanted", "kept", "overhead"), [(1024, 1024, 567), (457, 457, 0), (0, 457, 0)])
+def test_before_0_30_the_margin_is_457_mib_and_an_overhead(wanted: int, kept: int, overhead: int) -> None:
+    made = outcome([chat(models=["qwen3:8b"])], [gpu(0, 24)], fit_target_bytes=wanted * 2**20, engine_version="0.17.7")
+    [instance] = made.plan["instances"]
+    assert made.plan["devices"][0]["budget_bytes"] == 24 * GIB - kept * 2**20
+    assert instance["environment"]["OLLAMA_GPU_OVERHEAD"] == str(overhead * 2**20)
+    assert "LLAMA_ARG_FIT_TARGET" not in instance["environment"]
+    # qwen3 runs in Ollama's own engine.
+    assert [model["account"]["confidence"] for model in instance["models"]] == ["low"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -330,7 +406,9 @@ def test_refuses_absurd_options(options: dict[str, Any], says: str) -> None:
             {"models": ["gemma3:4b"], "capabilities": ["tools"]}, "without capabilities, by gemma3:4b$", id="tools"
         ),
         pytest.param(
-            {"quality": "jmmlu"}, "quality is 'jmmlu', and no figures of such a benchmark are given", id="no such figures"
+            {"quality": "jmmlu"},
+            "quality is 'jmmlu', and no figures of such a benchmark are given",
+            id="no such figures",
         ),
         pytest.param(
             {"models": ["llama3.3:70b"], "licences": ["MIT"], "languages": ["ja"]}, "the language ja$", id="two wishes"

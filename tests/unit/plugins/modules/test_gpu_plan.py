@@ -59,6 +59,27 @@ def test_from_gpu_to_plan(run: Run, nvidia_smi: Callable[[int], str], gguf_file:
     assert small["gpus"] == ["GPU-00000000"]
 
 
+def test_a_plan_that_changes_what_runs_is_told(
+    run: Run, nvidia_smi: Callable[[int], str], gguf_file: Callable[..., str]
+) -> None:
+    path = gguf_file(context=1 << 20, layers=16)
+    found = run("gpu_info", nvidia_smi=nvidia_smi(4096))
+    first = select(run, found, path, diff=True)
+    assert (first["changes"], "diff" in first) == ([], False)
+    again = select(run, found, path, diff=True, current_plan=first["plan"])
+    assert (again["changed"], again["changes"], "diff" in again) == (False, [], False)
+    fewer = [{"name": "chat", "models": ["mine:1"], "context_length": 1024, "slots": 1}]
+    for diff in (True, False):
+        other = select(run, found, path, diff=diff, check_mode=True, current_plan=first["plan"], workloads=fewer)
+        assert other["changed"] is False
+        assert other["changes"][0].startswith("chat: mine:1 Q4_K_M: ")
+        assert other["changes"][1].startswith("ollama: OLLAMA_CONTEXT_LENGTH ")
+        assert ("diff" in other) is diff
+        if diff:
+            assert "  OLLAMA_CONTEXT_LENGTH=1024\n" in other["diff"]["after"]
+            assert "  OLLAMA_CONTEXT_LENGTH=1024\n" not in other["diff"]["before"]
+
+
 def test_gpu_info_without_anything(run: Run, tmp_path: Path) -> None:
     found = run("gpu_info", nvidia_smi=str(tmp_path / "absent"))
     assert "failed" not in found
