@@ -190,7 +190,8 @@ class Run:
     # None: the engine's choice (on where every device has a kernel for it).
     flash_attention: bool | None = True
     batch: int = 512  # tokens computed at once (ubatch)
-    # Rows of logits reserved: None is one a sequence, 0 one for every token of the batch (llama.cpp before #23861).
+    # Rows of logits reserved: None is one a sequence, or all of an embedding model; 0 one for every token of the batch
+    # (llama.cpp before #23861).
     logits_rows: int | None = None
     rules: Rules = V0_5_0
     # Ollama before 0.30: it divides the layers among several GPUs itself, and its own engine runs some architectures.
@@ -539,7 +540,7 @@ def engine_run(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 
         value_type=cache,
         flash_attention=flash,
         batch=ubatch(shape, setting, free, file_bytes),
-        logits_rows=0 if shape.embedding or (old and not _own_engine(shape, old)) else None,
+        logits_rows=0 if old and not _own_engine(shape, old) else None,
         rules=setting.rules,
         before_0_30=old,
     )
@@ -665,7 +666,7 @@ def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
     hyper = t.cast(Hyper, shape.hyper)
     load = _engine.Load(
         run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
-        run.sequences if run.logits_rows is None else run.logits_rows, tuple(devices.gpus),
+        (0 if shape.embedding else run.sequences) if run.logits_rows is None else run.logits_rows, tuple(devices.gpus),
         1 << 30 if devices.layers_on_gpu is None else devices.layers_on_gpu, devices.expert_layers_on_host,
         run.rules,
     )  # fmt: skip

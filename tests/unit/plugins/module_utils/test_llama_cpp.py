@@ -65,7 +65,7 @@ def test_every_buffer_is_b10488s_to_the_byte(name: str) -> None:
 )
 def test_an_engine_has_its_llama_cpps_rules(version: tuple[int, ...], release: str) -> None:
     assert _llama_cpp.of_ollama(version).release == release
-    engine = _residency.Engine(version, "f16", True, 0)
+    engine = _residency.Engine(version, "f16", True)
     made = _memory.engine_run(shape("mamba2-2.7b"), engine.setting(4096, 1))
     assert made.rules is _llama_cpp.of_ollama(version)
 
