@@ -15,7 +15,14 @@ import os
 import typing as t
 from dataclasses import dataclass, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _benchmarks, _catalog, _gguf, _memory, _quantization
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _benchmarks,
+    _catalog,
+    _gguf,
+    _memory,
+    _quantization,
+    _text,
+)
 from ansible_collections.onprem.llm.plugins.module_utils._workload import PlanError, Workload
 
 # How far a catalog's parameters or size may be from the file's before it is told.
@@ -180,6 +187,14 @@ def chosen(work: Workload, entries: t.Mapping[str, _catalog.Entry], known: _cata
         return named
     first = {entry.name for entry in named}
     serving = [entry for entry in entries.values() if _serves(entry, work.use)]
+    figures = {*_benchmarks.known(serving), _benchmarks.PARAMETERS}
+    if work.quality and work.quality not in figures:
+        likely = _text.nearest(work.quality, figures)
+        raise PlanError(
+            f"workload {work.name}: quality is {work.quality!r}, of which no model for {work.use} has a figure"
+            + (f", did you mean {likely}?" if likely else "")
+            + f"; {', '.join(sorted(figures))} would do"
+        )
     order = _benchmarks.Order(_benchmark(work, serving), serving)
     rest = [entry for entry in serving if entry.name not in first]
     return named + sorted(rest, key=lambda entry: (order.key(entry), _rank(entry, entries)))

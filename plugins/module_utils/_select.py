@@ -26,7 +26,6 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _residency,
     _search,
     _speed,
-    _text,
     _workload,
 )
 from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate, candidate
@@ -159,20 +158,9 @@ def read(
     _search.check(options)
     wanted = _workload.workloads(workloads)
     try:
-        tables = _benchmarks.read(benchmarks)
-        entries = _catalog.merge(catalog, tables)
+        return wanted, _catalog.merge(catalog, _benchmarks.read(benchmarks))
     except (_catalog.CatalogError, _benchmarks.BenchmarkError) as error:
         raise PlanError(str(error)) from error
-    known = {table.name for table in tables} | set(_benchmarks.known(entries.values())) | {_benchmarks.PARAMETERS}
-    for work in wanted:
-        if work.quality and work.quality not in known:
-            likely = _text.nearest(work.quality, known)
-            raise PlanError(
-                f"workload {work.name}: quality is {work.quality!r}, and no figures of such a benchmark are given"
-                + (f", did you mean {likely}?" if likely else "")
-                + f"; {', '.join(sorted(known))} would do"
-            )
-    return wanted, entries
 
 
 def _hybrid_alone(work: Workload, workloads: t.Sequence[Workload], search: Search) -> None:

@@ -407,7 +407,7 @@ def test_refuses_absurd_options(options: dict[str, Any], says: str) -> None:
         ),
         pytest.param(
             {"quality": "jmmlu"},
-            "quality is 'jmmlu', and no figures of such a benchmark are given",
+            "quality is 'jmmlu', of which no model for chat has a figure; ",
             id="no such figures",
         ),
         pytest.param(
