@@ -233,13 +233,16 @@ class Builder:
             factors = (found,) if found is not None else ()
         return ggml.like("ROPE", source, self.positions(), *factors)
 
-    def rope_end(self, source: Tensor, rotated: int, layer: int | None = None) -> Tensor:
-        """By head, the last ``rotated`` elements with rotary positions."""
+    def rope_end(
+        self, source: Tensor, rotated: int, layer: int | None = None, turn: t.Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """By head, the last ``rotated`` elements with rotary positions: the batch's, or what ``turn`` makes of them."""
+        turn = turn or (lambda part: self.rope(part, layer))
         if self.batch.rules.rotates_in_part:
-            return self.rope(source, layer)
+            return turn(source)
         plain, ne, nb = source.ne[0] - rotated, source.ne[1:3], source.nb[1:3]
         last = ggml.view(source, (rotated, *ne), nb, 4 * plain)
-        return ggml.concat(ggml.view(source, (plain, *ne), nb), self.rope(last, layer), 0)
+        return ggml.concat(ggml.view(source, (plain, *ne), nb), turn(last), 0)
 
     def scale(self, source: Tensor) -> Tensor:
         return ggml.like("SCALE", source)
@@ -598,10 +601,7 @@ class Builder:
         if self.weight(layer, "ffn_gate" + suffix) is not None:
             gate = self.linear(layer, "ffn_gate" + suffix, source)
             if activation == "SWIGLU" and self.hyper.limited("swiglu_clamp_shexp", layer):
-                if self.hyper.architecture == "deepseek4":
-                    return self.linear(layer, "ffn_down" + suffix, ggml.glu("SWIGLU_CLAMP", gate, up))
-                up = self.clamp(up)
-                hidden = ggml.like("MUL", self.clamp(ggml.like("SILU", gate)), up)
+                hidden = self.limited_swiglu(gate, up, self.hyper.architecture == "deepseek4")
             else:
                 hidden = self.gated(activation, gate, up)
         elif up.ne[0] == 2 * down.ne[0]:
@@ -623,6 +623,15 @@ class Builder:
         if self.hyper.real("activation.situ_linear_beta") > 0:
             up = self.scale(ggml.like("TANH", self.scale(up)))
         return ggml.like("MUL", opened, up)
+
+    def limited_swiglu(self, gate: Tensor, up: Tensor, before: bool) -> Tensor:
+        """SwiGLU with both sides limited, the gate before or behind its activation."""
+        if before and self.batch.rules.swiglu_limits:
+            return ggml.glu("SWIGLU_CLAMP", gate, up)
+        up = self.clamp(up)
+        if before:
+            return ggml.glu("SWIGLU", self.clamp(gate), up)
+        return ggml.like("MUL", self.clamp(ggml.like("SILU", gate)), up)
 
     def experts(
         self, layer: int, source: Tensor, activation: str = "SWIGLU", gating: str = "softmax", normed: bool = False,
@@ -693,11 +702,9 @@ class Builder:
                 else None
             )
         if gate is not None:
-            if hyper.architecture in ("maple", "deepseek4", "hy_v4") and hyper.limited("swiglu_clamp_exp", layer):
-                hidden = ggml.glu("SWIGLU_CLAMP", gate, up)
-            elif fused is None and activation == "SWIGLU" and hyper.limited("swiglu_clamp_exp", layer):
-                up = self.clamp(up)
-                hidden = ggml.like("MUL", self.clamp(ggml.like("SILU", gate)), up)
+            before_gate = hyper.architecture in ("maple", "deepseek4", "hy_v4")
+            if (before_gate or (fused is None and activation == "SWIGLU")) and hyper.limited("swiglu_clamp_exp", layer):
+                hidden = self.limited_swiglu(gate, up, before_gate)
             else:
                 hidden = self.gated(activation, gate, up)
         else:

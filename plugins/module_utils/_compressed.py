@@ -214,9 +214,9 @@ def _attention(b: Builder, layer: int, source: Tensor) -> Tensor:
     heads, length = hyper.heads[layer], hyper.key_length
     narrow = b.layer_norm(b.linear(layer, "attn_q_a", source), layer, "attn_q_a_norm")
     query = ggml.reshape(b.linear(layer, "attn_q_b", narrow), length, heads, tokens)
-    query = b.rope(ggml.like("RMS_NORM", query))
+    query = b.rope_end(ggml.like("RMS_NORM", query), hyper.rotated)
     key = b.layer_norm(b.linear(layer, "attn_kv", source), layer, "attn_kv_a_norm")
-    key = b.rope(ggml.reshape(key, length, 1, tokens))
+    key = b.rope_end(ggml.reshape(key, length, 1, tokens), hyper.rotated)
     each = ratio(hyper, layer)
     chosen: Tensor | None = None
     if each:
@@ -240,7 +240,8 @@ def _attention(b: Builder, layer: int, source: Tensor) -> Tensor:
     made = b.attend(layer, query, keys, keys, mask, b.weight(layer, "attn_sinks"))
     if rotation is not None:
         made = b.hadamard(made, rotation)
-    made = ggml.like("ROPE_BACK", ggml.reshape(made, length, heads, tokens), b.positions())
+    made = ggml.reshape(made, length, heads, tokens)
+    made = b.rope_end(made, hyper.rotated, turn=lambda part: ggml.like("ROPE_BACK", part, b.positions()))
     groups = hyper.whole("attention.output_group_count")
     made = ggml.permute(ggml.reshape(made, length * heads // groups, groups, tokens), 0, 2, 1, 3)
     first = b.needed(layer, "attn_output_a")
@@ -268,7 +269,10 @@ def _compress(b: Builder, layer: int, source: Tensor, cache: str, name: str, eac
     scores = b.linear(layer, name + "_gate", source)
     places = ggml.get_rows(b.needed(layer, name + "_ape"), b.input(prefix + "places", "i32", batch.tokens))
     scores = ggml.like("ADD", scores, places)
-    blocks = batch.tokens // each + max(1, batch.sequences)
+    if batch.rules.rows_by_sequence:
+        blocks = batch.sequences * -(-batch.sequence_tokens // each)
+    else:
+        blocks = batch.tokens // each + batch.sequences
     overlap = each == OVERLAPPING
     joined, states = [], []
     for part, rows in (("_values", values), ("_scores", scores)):
@@ -281,7 +285,8 @@ def _compress(b: Builder, layer: int, source: Tensor, cache: str, name: str, eac
     reads = b.input(prefix + "reads", "i32", (2 if overlap else 1) * each * blocks)
     made = (_overlapping if overlap else _plain)(b, joined[0], joined[1], reads, each)
     made = b.layer_norm(made, layer, name + "_norm")
-    made = ggml.like("ROPE", made, b.input(prefix + "positions", "i32", blocks))
+    positions = b.input(prefix + "positions", "i32", blocks)
+    made = b.rope_end(made, b.hyper.rotated, turn=lambda part: ggml.like("ROPE", part, positions))
     rotation = _rotation(b, prefix, made.ne[0], cache == "index")
     if rotation is not None:
         made = b.hadamard(made, rotation)
@@ -334,7 +339,7 @@ def _chosen(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
     streams = batch.sequences
     query = ggml.reshape(b.linear(layer, "indexer.attn_q_b", narrow), length, heads, batch.tokens)
     rotation = there(_rotation(b, f"index_{OVERLAPPING}_", length, True), "rotation")
-    query = b.hadamard(b.rope(query), rotation)
+    query = b.hadamard(b.rope_end(query, hyper.rotated), rotation)
     weights = b.scale(b.linear(layer, "indexer.proj", source))
     keys = _all_rows(_stored(b, layer, "index"))
     query = ggml.view(query, (length, heads, query.ne[2] // streams, streams), (*query.nb[1:3], query.nb[3] // streams))

@@ -42,6 +42,12 @@ class Rules:
     # minicpm3.cpp, plm.cpp, deepseek2.cpp (without MLA), deepseek4.cpp: the end of a head is rotated where it lies, not
     # cut out and joined again (ggml_rope_set_offset).
     rotates_in_part: bool = True
+    # llama-graph.cpp, build_ffn and build_moe_ffn: SwiGLU limits both sides itself where its gate is limited before the
+    # activation (ggml_swiglu_clamp).
+    swiglu_limits: bool = True
+    # llama-kv-cache-dsv4.cpp, dsv4_build_reserve_comp_plan: the compressed rows of a batch are counted for equal parts
+    # of it by sequence, not for the worst division.
+    rows_by_sequence: bool = False
     # plamo2.cpp: the rows that logits are wanted for are picked before the last layer's network, not behind it.
     early_rows: bool = True
     # Architectures that it does not know (llama-arch.cpp, LLM_ARCH_NAMES).
@@ -65,6 +71,8 @@ B10488 = Rules(
     delta_probed=True,
     decay_as_scanned=frozenset({"kimi-linear", "bailingmoe3", "kimi-k3"}),
     rotates_in_part=False,
+    swiglu_limits=False,
+    rows_by_sequence=True,
     early_rows=False,
     unknown=frozenset({"dots3note", "granite_swa", "hrm_text", "hy_v4", "maple", "qwen4exp", "spark2_5"}),
     stated_windows=frozenset({"cohere2moe", "mellum", "muse-glimmer"}),
