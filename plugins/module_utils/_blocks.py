@@ -40,8 +40,6 @@ class Batch:
     trial: bool = False
     # Operations that the engine takes apart, as a layer's device would not compute them.
     unfused: frozenset[str] = frozenset()
-    # Gated delta nets are one operation.
-    fused_delta: bool = True
     # The engine's, where releases of llama.cpp differ.
     rules: Rules = V0_5_0
 
@@ -96,7 +94,6 @@ class Builder:
         self.attention_nodes: list[tuple[Tensor, int]] = []
         # Operations that may be taken apart, with their layers.
         self.fused_nodes: list[tuple[Tensor, int]] = []
-        self.delta_nodes: list[tuple[Tensor, int]] = []
         self.outputs: list[Tensor] = []
 
     @property
@@ -255,6 +252,15 @@ class Builder:
         small = self.batch.tokens < OFFLOAD_ROWS or homes.cpu not in homes.layers
         if self.batch.trial and small and (home == homes.cpu or supported_on_gpu(made)):
             made.pinned = home
+
+    def fuses(self, operation: str) -> bool:
+        """Whether the engine has one operation for what may be taken apart."""
+        return operation not in self.batch.unfused
+
+    def fused(self, layer: int, made: Tensor) -> Tensor:
+        """Remembers an operation that may be taken apart."""
+        self.fused_nodes.append((made, layer))
+        return made
 
     def clamp(self, source: Tensor) -> Tensor:
         return (ggml.inplace if self.batch.rules.clamps_in_view else ggml.like)("CLAMP", source)

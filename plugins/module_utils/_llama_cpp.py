@@ -14,6 +14,8 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
+_STREAMS_PROBED = (("DSV4_HC_PRE", 1), ("DSV4_HC_COMB", 1), ("DSV4_HC_POST", 1))
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -34,8 +36,9 @@ class Rules:
     mamba_step_copied: bool = True
     # models.h, build_gdn_l2_norm: queries and keys of delta nets are normed by two operations that work in place.
     delta_norm_scaled: bool = True
-    # llama-context.cpp, resolve_fused_ops: a delta net is one operation only where every layer's own device runs it.
-    delta_probed: bool = False
+    # llama-context.cpp, resolve_fused_ops: what is taken apart unless every layer's own device runs it in a small
+    # graph, in the order in which that is tried, each with that graph's tokens a sequence.
+    probed: tuple[tuple[str, int], ...] = _STREAMS_PROBED
     # kimi-linear.cpp and others, ssm_a: loaded as an operand of the selective scan, for which no CUDA kernel takes it,
     # although it is only multiplied (LLM_TENSOR_SSM_A, not LLM_TENSOR_SSM_A_NOSCAN).
     decay_as_scanned: frozenset[str] = frozenset()
@@ -68,7 +71,7 @@ B10488 = Rules(
     mamba2_flat=False,
     mamba_step_copied=False,
     delta_norm_scaled=False,
-    delta_probed=True,
+    probed=(("GATED_DELTA_NET", 16), ("LIGHTNING_INDEXER", 1), *_STREAMS_PROBED),
     decay_as_scanned=frozenset({"kimi-linear", "bailingmoe3", "kimi-k3"}),
     rotates_in_part=False,
     swiglu_limits=False,
