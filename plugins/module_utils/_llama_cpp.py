@@ -14,6 +14,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
+# DeepSeek V4's residual streams; see Rules.probed.
 _STREAMS_PROBED = (("DSV4_HC_PRE", 1), ("DSV4_HC_COMB", 1), ("DSV4_HC_POST", 1))
 
 
