@@ -40,8 +40,6 @@ class Batch:
     trial: bool = False
     # Operations that the engine takes apart, as a layer's device would not compute them.
     unfused: frozenset[str] = frozenset()
-    # Gated delta nets are one operation.
-    fused_delta: bool = True
     # The engine's, where releases of llama.cpp differ.
     rules: Rules = V0_5_0
 
@@ -96,7 +94,6 @@ class Builder:
         self.attention_nodes: list[tuple[Tensor, int]] = []
         # Operations that may be taken apart, with their layers.
         self.fused_nodes: list[tuple[Tensor, int]] = []
-        self.delta_nodes: list[tuple[Tensor, int]] = []
         self.outputs: list[Tensor] = []
 
     @property
@@ -233,13 +230,16 @@ class Builder:
             factors = (found,) if found is not None else ()
         return ggml.like("ROPE", source, self.positions(), *factors)
 
-    def rope_end(self, source: Tensor, rotated: int, layer: int | None = None) -> Tensor:
-        """By head, the last ``rotated`` elements with rotary positions."""
+    def rope_end(
+        self, source: Tensor, rotated: int, layer: int | None = None, turn: t.Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """By head, the last ``rotated`` elements with rotary positions: the batch's, or what ``turn`` makes of them."""
+        turn = turn or (lambda part: self.rope(part, layer))
         if self.batch.rules.rotates_in_part:
-            return self.rope(source, layer)
+            return turn(source)
         plain, ne, nb = source.ne[0] - rotated, source.ne[1:3], source.nb[1:3]
         last = ggml.view(source, (rotated, *ne), nb, 4 * plain)
-        return ggml.concat(ggml.view(source, (plain, *ne), nb), self.rope(last, layer), 0)
+        return ggml.concat(ggml.view(source, (plain, *ne), nb), turn(last), 0)
 
     def scale(self, source: Tensor) -> Tensor:
         return ggml.like("SCALE", source)
@@ -252,6 +252,15 @@ class Builder:
         small = self.batch.tokens < OFFLOAD_ROWS or homes.cpu not in homes.layers
         if self.batch.trial and small and (home == homes.cpu or supported_on_gpu(made)):
             made.pinned = home
+
+    def fuses(self, operation: str) -> bool:
+        """Whether the engine has one operation for what may be taken apart."""
+        return operation not in self.batch.unfused
+
+    def fused(self, layer: int, made: Tensor) -> Tensor:
+        """Remembers an operation that may be taken apart."""
+        self.fused_nodes.append((made, layer))
+        return made
 
     def clamp(self, source: Tensor) -> Tensor:
         return (ggml.inplace if self.batch.rules.clamps_in_view else ggml.like)("CLAMP", source)
@@ -598,10 +607,7 @@ class Builder:
         if self.weight(layer, "ffn_gate" + suffix) is not None:
             gate = self.linear(layer, "ffn_gate" + suffix, source)
             if activation == "SWIGLU" and self.hyper.limited("swiglu_clamp_shexp", layer):
-                if self.hyper.architecture == "deepseek4":
-                    return self.linear(layer, "ffn_down" + suffix, ggml.glu("SWIGLU_CLAMP", gate, up))
-                up = self.clamp(up)
-                hidden = ggml.like("MUL", self.clamp(ggml.like("SILU", gate)), up)
+                hidden = self.limited_swiglu(gate, up, self.hyper.architecture == "deepseek4")
             else:
                 hidden = self.gated(activation, gate, up)
         elif up.ne[0] == 2 * down.ne[0]:
@@ -623,6 +629,15 @@ class Builder:
         if self.hyper.real("activation.situ_linear_beta") > 0:
             up = self.scale(ggml.like("TANH", self.scale(up)))
         return ggml.like("MUL", opened, up)
+
+    def limited_swiglu(self, gate: Tensor, up: Tensor, before: bool) -> Tensor:
+        """SwiGLU with both sides limited, the gate before or behind its activation."""
+        if before and self.batch.rules.swiglu_limits:
+            return ggml.glu("SWIGLU_CLAMP", gate, up)
+        up = self.clamp(up)
+        if before:
+            return ggml.glu("SWIGLU", self.clamp(gate), up)
+        return ggml.like("MUL", self.clamp(ggml.like("SILU", gate)), up)
 
     def experts(
         self, layer: int, source: Tensor, activation: str = "SWIGLU", gating: str = "softmax", normed: bool = False,
@@ -693,11 +708,9 @@ class Builder:
                 else None
             )
         if gate is not None:
-            if hyper.architecture in ("maple", "deepseek4", "hy_v4") and hyper.limited("swiglu_clamp_exp", layer):
-                hidden = ggml.glu("SWIGLU_CLAMP", gate, up)
-            elif fused is None and activation == "SWIGLU" and hyper.limited("swiglu_clamp_exp", layer):
-                up = self.clamp(up)
-                hidden = ggml.like("MUL", self.clamp(ggml.like("SILU", gate)), up)
+            before_gate = hyper.architecture in ("maple", "deepseek4", "hy_v4")
+            if (before_gate or (fused is None and activation == "SWIGLU")) and hyper.limited("swiglu_clamp_exp", layer):
+                hidden = self.limited_swiglu(gate, up, before_gate)
             else:
                 hidden = self.gated(activation, gate, up)
         else:

@@ -13,12 +13,10 @@ from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, there
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
+from ansible_collections.onprem.llm.plugins.module_utils._latent import index_scores
 
 # Tokens that one compressed row stands for. Rows of four overlap the four before, and an index chooses among them.
 OVERLAPPING, WIDE = 4, 128
-# llama-context.cpp, resolve_fused_ops: operations that are taken apart unless each layer's device computes its own, in
-# the order in which that is found out.
-FUSED = ("DSV4_HC_PRE", "DSV4_HC_COMB", "DSV4_HC_POST")
 
 
 def ratio(hyper: Hyper, layer: int) -> int:
@@ -76,11 +74,6 @@ def deepseek4(b: Builder) -> None:
 # --- residual streams -------------------------------------------------------------------------------------------------
 
 
-def _fused(b: Builder, layer: int, made: Tensor) -> Tensor:
-    b.fused_nodes.append((made, layer))
-    return made
-
-
 def _mixes(b: Builder, current: Tensor, weight: Tensor) -> Tensor:
     flat = ggml.reshape(current, current.ne[0] * current.ne[1], current.ne[2])
     return ggml.mul_mat(weight, ggml.like("RMS_NORM", flat))
@@ -106,17 +99,17 @@ def _before(b: Builder, layer: int, name: str, current: Tensor) -> tuple[Tensor,
     pre = b.scale(ggml.like("SIGMOID", pre))
     post = _affine(_part(mixes, count, count), _part(scale, 1, 1), _part(base, count, count))
     post = b.scale(ggml.like("SIGMOID", post))
-    if "DSV4_HC_COMB" not in b.batch.unfused:
-        mixed = _fused(b, layer, ggml.result("DSV4_HC_COMB", "f32", (count, count, tokens, 1), mixes, scale, base))
+    if b.fuses("DSV4_HC_COMB"):
+        mixed = b.fused(layer, ggml.result("DSV4_HC_COMB", "f32", (count, count, tokens, 1), mixes, scale, base))
     else:
         mixed = _affine(
             _part(mixes, count * count, 2 * count), _part(scale, 1, 2), _part(base, count * count, 2 * count)
         )
         mixed = _balanced(b, ggml.reshape(mixed, count, count, tokens))
-    if "DSV4_HC_PRE" in b.batch.unfused:
+    if not b.fuses("DSV4_HC_PRE"):
         return _weighted(current, pre), post, mixed
     made = ggml.result("DSV4_HC_PRE", "f32", (current.ne[0], tokens, 1, 1), current, pre)
-    return _fused(b, layer, made), post, mixed
+    return b.fused(layer, made), post, mixed
 
 
 def _weighted(current: Tensor, shares: Tensor) -> Tensor:
@@ -146,8 +139,8 @@ def _balanced(b: Builder, mixed: Tensor) -> Tensor:
 def _after(b: Builder, layer: int, made: Tensor, residual: Tensor, post: Tensor, mixed: Tensor) -> Tensor:
     """The mixed streams, a share of the sublayer's output in each."""
     width, count, tokens = residual.ne[:3]
-    if "DSV4_HC_POST" not in b.batch.unfused:
-        return _fused(b, layer, ggml.result("DSV4_HC_POST", "f32", residual.ne, made, residual, post, mixed))
+    if b.fuses("DSV4_HC_POST"):
+        return b.fused(layer, ggml.result("DSV4_HC_POST", "f32", residual.ne, made, residual, post, mixed))
     joined: Tensor | None = None
     for target in range(count):
         total = ggml.like("MUL", made, ggml.view(post, (1, tokens), post.nb[1:2], target * post.nb[0]))
@@ -214,9 +207,9 @@ def _attention(b: Builder, layer: int, source: Tensor) -> Tensor:
     heads, length = hyper.heads[layer], hyper.key_length
     narrow = b.layer_norm(b.linear(layer, "attn_q_a", source), layer, "attn_q_a_norm")
     query = ggml.reshape(b.linear(layer, "attn_q_b", narrow), length, heads, tokens)
-    query = b.rope(ggml.like("RMS_NORM", query))
+    query = b.rope_end(ggml.like("RMS_NORM", query), hyper.rotated)
     key = b.layer_norm(b.linear(layer, "attn_kv", source), layer, "attn_kv_a_norm")
-    key = b.rope(ggml.reshape(key, length, 1, tokens))
+    key = b.rope_end(ggml.reshape(key, length, 1, tokens), hyper.rotated)
     each = ratio(hyper, layer)
     chosen: Tensor | None = None
     if each:
@@ -240,7 +233,8 @@ def _attention(b: Builder, layer: int, source: Tensor) -> Tensor:
     made = b.attend(layer, query, keys, keys, mask, b.weight(layer, "attn_sinks"))
     if rotation is not None:
         made = b.hadamard(made, rotation)
-    made = ggml.like("ROPE_BACK", ggml.reshape(made, length, heads, tokens), b.positions())
+    made = ggml.reshape(made, length, heads, tokens)
+    made = b.rope_end(made, hyper.rotated, turn=lambda part: ggml.like("ROPE_BACK", part, b.positions()))
     groups = hyper.whole("attention.output_group_count")
     made = ggml.permute(ggml.reshape(made, length * heads // groups, groups, tokens), 0, 2, 1, 3)
     first = b.needed(layer, "attn_output_a")
@@ -268,7 +262,10 @@ def _compress(b: Builder, layer: int, source: Tensor, cache: str, name: str, eac
     scores = b.linear(layer, name + "_gate", source)
     places = ggml.get_rows(b.needed(layer, name + "_ape"), b.input(prefix + "places", "i32", batch.tokens))
     scores = ggml.like("ADD", scores, places)
-    blocks = batch.tokens // each + max(1, batch.sequences)
+    if batch.rules.rows_by_sequence:
+        blocks = batch.sequences * -(-batch.sequence_tokens // each)
+    else:
+        blocks = batch.tokens // each + batch.sequences
     overlap = each == OVERLAPPING
     joined, states = [], []
     for part, rows in (("_values", values), ("_scores", scores)):
@@ -281,7 +278,8 @@ def _compress(b: Builder, layer: int, source: Tensor, cache: str, name: str, eac
     reads = b.input(prefix + "reads", "i32", (2 if overlap else 1) * each * blocks)
     made = (_overlapping if overlap else _plain)(b, joined[0], joined[1], reads, each)
     made = b.layer_norm(made, layer, name + "_norm")
-    made = ggml.like("ROPE", made, b.input(prefix + "positions", "i32", blocks))
+    positions = b.input(prefix + "positions", "i32", blocks)
+    made = b.rope_end(made, b.hyper.rotated, turn=lambda part: ggml.like("ROPE", part, positions))
     rotation = _rotation(b, prefix, made.ne[0], cache == "index")
     if rotation is not None:
         made = b.hadamard(made, rotation)
@@ -334,7 +332,7 @@ def _chosen(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
     streams = batch.sequences
     query = ggml.reshape(b.linear(layer, "indexer.attn_q_b", narrow), length, heads, batch.tokens)
     rotation = there(_rotation(b, f"index_{OVERLAPPING}_", length, True), "rotation")
-    query = b.hadamard(b.rope(query), rotation)
+    query = b.hadamard(b.rope_end(query, hyper.rotated), rotation)
     weights = b.scale(b.linear(layer, "indexer.proj", source))
     keys = _all_rows(_stored(b, layer, "index"))
     query = ggml.view(query, (length, heads, query.ne[2] // streams, streams), (*query.nb[1:3], query.nb[3] // streams))
@@ -342,9 +340,8 @@ def _chosen(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
         weights, (heads, weights.ne[1] // streams, 1, streams),
         (weights.nb[1], weights.nb[2] // streams, weights.nb[3] // streams),
     )  # fmt: skip
-    mask = _mask(b, OVERLAPPING, "mask_index", True)
-    shape = (mask.ne[0], query.ne[2], 1, streams)
-    score = ggml.result("LIGHTNING_INDEXER", "f32", shape, query, keys, weights, mask)
+    mask = _mask(b, OVERLAPPING, "mask_index", b.fuses("LIGHTNING_INDEXER"))
+    score = index_scores(b, layer, query, keys, weights, mask)
     count = min(score.ne[0], hyper.whole("attention.indexer.top_k"))
     return ggml.cont(ggml.result("TOP_K", "i32", (count, *score.ne[1:]), score))
 

@@ -329,36 +329,34 @@ def flash_attention(hyper: Hyper, load: Load, where: Homes) -> bool:
 def settled(hyper: Hyper, load: Load, where: Homes, batch: Batch) -> Batch:
     """The batch with what the engine takes apart: operations that in a small graph some layer's device would not
     compute (llama-context.cpp, resolve_fused_ops)."""
-    if hyper.architecture != "deepseek4" or not where.cpu:
+    tried = [(operation, tokens) for operation, tokens in load.rules.probed if _may_have(hyper, operation)]
+    if not tried or not where.cpu:
         return batch
-    probe = replace(batch_of(hyper, load, batch.flash, load.sequences), trial=True)
-    builder: Builder | None = None
-    for operation in _compressed.FUSED:
-        if builder is None:
-            builder = graph_of(hyper, probe, where)
-            Planner(builder.graph, where.cpu).assign()
-        if any(node.op == operation and node.backend != where.layers[layer] for node, layer in builder.fused_nodes):
-            probe, builder = replace(probe, unfused=probe.unfused | {operation}), None
-    return replace(batch, unfused=probe.unfused)
-
-
-def fused_delta(hyper: Hyper, load: Load, where: Homes, flash: bool) -> bool:
-    """Whether gated delta nets are one operation. Some releases try it with a few tokens, and do without as soon as the
-    operation of any layer would run elsewhere than the layer lies."""
-    if not load.rules.delta_probed or not any(hyper.recurrent):
-        return True
-    # The length of the context decides nothing of where the few tokens are computed.
-    key = ("delta", where, flash, load.sequences, load.key_type, load.value_type, load.rules.release)
+    # The length of the context decides nothing of where a few tokens are computed.
+    key = ("unfused", where, replace(batch, tokens=0, outputs=0, cells=0, window_cells=0))
     if key not in hyper.memory:
-        builder = graph_of(hyper, batch_of(hyper, load, flash, DELTA_PROBE * load.sequences), where)
-        if builder.delta_nodes:
-            Planner(builder.graph, where.cpu).assign()
-        hyper.memory[key] = all(node.backend == where.layers[layer] for node, layer in builder.delta_nodes)
-    return bool(hyper.memory[key])
+        unfused: frozenset[str] = frozenset()
+        builder: Builder | None = None
+        for operation, tokens in tried:
+            probe = batch_of(hyper, load, batch.flash, tokens * load.sequences)
+            probe = replace(probe, trial=True, unfused=unfused)
+            if builder is None or builder.batch != probe:
+                builder = graph_of(hyper, probe, where)
+                if builder.fused_nodes:
+                    Planner(builder.graph, where.cpu).assign()
+            if any(node.op == operation and node.backend != where.layers[layer] for node, layer in builder.fused_nodes):
+                unfused |= {operation}
+        hyper.memory[key] = unfused
+    return replace(batch, unfused=hyper.memory[key])
 
 
-# llama-context.cpp, llm_fused_op_gdn_ch_probe: tokens of each sequence.
-DELTA_PROBE = 16
+def _may_have(hyper: Hyper, operation: str) -> bool:
+    """Whether it is worth a graph to find out where the operation is computed."""
+    if operation == "GATED_DELTA_NET":
+        return any(hyper.recurrent)
+    if operation == "LIGHTNING_INDEXER":
+        return hyper.whole("attention.indexer.key_length") > 0
+    return hyper.architecture == "deepseek4"
 
 
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
@@ -478,8 +476,7 @@ def compute_bytes(hyper: Hyper, load: Load, where: Homes, flash: bool, whole: bo
     """The compute buffers. Of equal layers in a row only some are built, as long as the memory is found in the same
     state after each of the last rounds: then every further round would leave it so, and the peak is that of all layers
     (``whole``: no such short cut). Layers on the CPU are all built, as their weights are copied."""
-    batch = replace(batch_of(hyper, load, flash), fused_delta=fused_delta(hyper, load, where, flash))
-    batch = settled(hyper, load, where, batch)
+    batch = settled(hyper, load, where, batch_of(hyper, load, flash))
     copies = 1
     if len(load.gpus) > 1 and load.layers_on_gpu > hyper.all_layers and not load.expert_layers_on_host:
         copies = PIPELINE_COPIES

@@ -101,12 +101,22 @@ def chosen_cells(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tens
         weights, (weights.ne[0], weights.ne[1] // streams, weights.ne[2], streams),
         (weights.nb[1], weights.nb[2] // streams, weights.nb[3] // streams),
     )  # fmt: skip
-    mask = b.input("mask_index", "f16", batch.cells, batch.sequence_tokens, 1, batch.sequences)
-    score = ggml.result(
-        "LIGHTNING_INDEXER", "f32", (batch.cells, query.ne[2], 1, streams), query, keys, b.scale(weights), mask
-    )
+    kind = "f16" if b.fuses("LIGHTNING_INDEXER") else "f32"
+    mask = b.input("mask_index", kind, batch.cells, batch.sequence_tokens, 1, batch.sequences)
+    score = index_scores(b, layer, query, keys, b.scale(weights), mask)
     count = min(batch.cells, hyper.whole("attention.indexer.top_k"))
     return ggml.cont(ggml.result("TOP_K", "i32", (count, *score.ne[1:]), score))
+
+
+def index_scores(b: Builder, layer: int, query: Tensor, keys: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """What the index makes of every cell, for each token: the weighted sum of its heads' positive products."""
+    if b.fuses("LIGHTNING_INDEXER"):
+        shape = (mask.ne[0], query.ne[2], 1, query.ne[3])
+        return b.fused(layer, ggml.result("LIGHTNING_INDEXER", "f32", shape, query, keys, weights, mask))
+    products = ggml.mul_mat(ggml.permute(keys, 0, 2, 1, 3), ggml.permute(query, 0, 2, 1, 3))
+    products = ggml.like("RELU", ggml.cont(ggml.permute(products, 2, 1, 0, 3)))
+    total = ggml.sum_rows(ggml.like("MUL", products, weights))
+    return ggml.like("ADD", ggml.cont(ggml.permute(total, 2, 1, 0, 3)), mask)
 
 
 def absorbed(

@@ -14,6 +14,9 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
+# DeepSeek V4's residual streams; see Rules.probed.
+_STREAMS_PROBED = (("DSV4_HC_PRE", 1), ("DSV4_HC_COMB", 1), ("DSV4_HC_POST", 1))
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -34,14 +37,21 @@ class Rules:
     mamba_step_copied: bool = True
     # models.h, build_gdn_l2_norm: queries and keys of delta nets are normed by two operations that work in place.
     delta_norm_scaled: bool = True
-    # llama-context.cpp, resolve_fused_ops: a delta net is one operation only where every layer's own device runs it.
-    delta_probed: bool = False
+    # llama-context.cpp, resolve_fused_ops: what is taken apart unless every layer's own device runs it in a small
+    # graph, in the order in which that is tried, each with that graph's tokens a sequence.
+    probed: tuple[tuple[str, int], ...] = _STREAMS_PROBED
     # kimi-linear.cpp and others, ssm_a: loaded as an operand of the selective scan, for which no CUDA kernel takes it,
     # although it is only multiplied (LLM_TENSOR_SSM_A, not LLM_TENSOR_SSM_A_NOSCAN).
     decay_as_scanned: frozenset[str] = frozenset()
     # minicpm3.cpp, plm.cpp, deepseek2.cpp (without MLA), deepseek4.cpp: the end of a head is rotated where it lies, not
     # cut out and joined again (ggml_rope_set_offset).
     rotates_in_part: bool = True
+    # llama-graph.cpp, build_ffn and build_moe_ffn: SwiGLU limits both sides itself where its gate is limited before the
+    # activation (ggml_swiglu_clamp).
+    swiglu_limits: bool = True
+    # llama-kv-cache-dsv4.cpp, dsv4_build_reserve_comp_plan: the compressed rows of a batch are counted for equal parts
+    # of it by sequence, not for the worst division.
+    rows_by_sequence: bool = False
     # plamo2.cpp: the rows that logits are wanted for are picked before the last layer's network, not behind it.
     early_rows: bool = True
     # Architectures that it does not know (llama-arch.cpp, LLM_ARCH_NAMES).
@@ -62,9 +72,11 @@ B10488 = Rules(
     mamba2_flat=False,
     mamba_step_copied=False,
     delta_norm_scaled=False,
-    delta_probed=True,
+    probed=(("GATED_DELTA_NET", 16), ("LIGHTNING_INDEXER", 1), *_STREAMS_PROBED),
     decay_as_scanned=frozenset({"kimi-linear", "bailingmoe3", "kimi-k3"}),
     rotates_in_part=False,
+    swiglu_limits=False,
+    rows_by_sequence=True,
     early_rows=False,
     unknown=frozenset({"dots3note", "granite_swa", "hrm_text", "hy_v4", "maple", "qwen4exp", "spark2_5"}),
     stated_windows=frozenset({"cohere2moe", "mellum", "muse-glimmer"}),

@@ -81,7 +81,7 @@ def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
     values = ggml.view(mixed, (length, heads, steps, sequences), (4 * length, *nb), 8 * state * groups)
     query, keys = _unit(b, query), _unit(b, keys)
     # Keys for every head of values: the one operation shares them out itself, but not as qwen3next orders its heads.
-    if groups != heads and (hyper.architecture == "qwen3next" or not batch.fused_delta):
+    if groups != heads and (hyper.architecture == "qwen3next" or not b.fuses("GATED_DELTA_NET")):
         query, keys = (ggml.repeat(part, state, heads, steps, sequences) for part in (query, keys))
     made = gated_delta_net(b, layer, query, keys, values, gate, beta, recurrent, size)
     z = ggml.reshape(gate_z, length, heads, steps, sequences)
@@ -141,7 +141,7 @@ def gated_delta_net(
     size: int, flat: bool = False,
 ) -> Tensor:  # fmt: skip
     """The outputs; the new states go into the cache."""
-    make = _fused_delta_net if b.batch.fused_delta else _chunked_delta_net
+    make = _fused_delta_net if b.fuses("GATED_DELTA_NET") else _chunked_delta_net
     output, new = make(b, layer, query, keys, values, gate, beta, state)
     store = b.state_cache(layer, "s", size)
     target = ggml.view(store, (size * values.ne[3],)) if flat else b.state_rows(layer, "s", size)
@@ -158,7 +158,7 @@ def _fused_delta_net(
         "GATED_DELTA_NET", "f32", (length * heads, steps * sequences + length * sequences, 1, 1),
         query, keys, values, gate, beta, state,
     )  # fmt: skip
-    b.delta_nodes.append((made, layer))
+    b.fused(layer, made)
     output = ggml.view(made, values.ne, (4 * length, 4 * length * heads, 4 * length * heads * steps))
     new = ggml.view(
         made, (length, length, heads, sequences), (4 * length, 4 * length**2, 4 * length**2 * heads),

@@ -44,7 +44,7 @@ def _chosen(b: Builder) -> Tensor:
     )
     made = b.attention(b.hyper.layers, query, key, value, output=None)
     number = ggml.cont(ggml.view(made, (1, tokens), made.nb[1:2]))
-    return ggml.cast(ggml.like("ROUND", ggml.like("CLAMP", ggml.reshape(number, tokens))), "i32")
+    return ggml.cast(ggml.like("ROUND", b.clamp(ggml.reshape(number, tokens))), "i32")
 
 
 def _delta(b: Builder, layer: int, name: str, source: Tensor, chosen: Tensor) -> Tensor:
