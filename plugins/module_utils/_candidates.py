@@ -106,7 +106,7 @@ def candidate(entry: _catalog.Entry) -> Candidate:
             )
         # Where the catalog calls it a vision model and knows no more, its size is that of all its parts.
         projector = entry.projector_bytes or (0 if "vision" in entry.uses else None)
-        shape = _memory.shape_from_entry(entry.shape, entry.size_bytes, embedding, projector)
+        shape = _memory.shape_from_entry(entry.shape, entry.size_bytes, embedding, projector, entry.quantization)
         return Candidate(entry, shape, entry.quantization, entry.size_bytes, _active_of_entry(entry, shape))
     except OSError as error:
         raise PlanError(

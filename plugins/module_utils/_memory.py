@@ -18,7 +18,7 @@ import math
 import typing as t
 from dataclasses import dataclass, field, replace
 
-from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _bound, _engine, _gguf, _typical
+from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _bound, _engine, _ggml, _gguf, _typical
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Homes
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
 from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import B10488, V0_5_0, Rules
@@ -325,10 +325,25 @@ def _weights_from_tensors(tensors: t.Sequence[_gguf.Tensor], layers: int, has_ou
     return Weights(sum(by_layer) + output, host, tuple(by_layer), output, True, twice)
 
 
-def _weights_from_size(size: int, layers: int) -> Weights:
-    """Only the file's size is known: all of it counts on the device, evenly by layer, the output as one layer more."""
-    part = size // (layers + 1)
-    return Weights(size, size, (part,) * layers, size - part * layers, False)
+# Quantizations in which every matrix has the one type, the input embeddings too (llama.cpp, src/llama-quant.cpp).
+_OF_ONE_TYPE = {"F32": "f32", "F16": "f16", "BF16": "bf16", "Q8_0": "q8_0"}
+
+
+def _weights_from_size(size: int, layers: int, inputs: int = 0) -> Weights:
+    """Only the file's size is known: all of it but the input embeddings' bytes, where those are known to stay with the
+    host, counts on the device, evenly by layer, the output as one layer more."""
+    device = max(0, size - inputs)
+    part = device // (layers + 1)
+    return Weights(device, size, (part,) * layers, device - part * layers, False)
+
+
+def _input_bytes(architecture: str, values: t.Mapping[str, t.Any], quantization: str | None) -> int:
+    """Bytes of input embeddings that are no output layer; 0 where that, or their type, is not known."""
+    kind = _OF_ONE_TYPE.get(quantization or "")
+    if architecture not in _engine.HEADLESS or kind is None:
+        return 0
+    width = _whole(values.get("embedding_length"), "embedding_length", 1)
+    return _ggml.row_bytes(kind, width) * _whole(values.get("vocabulary", 0), "vocabulary")
 
 
 def of_projector(name: str) -> bool:
@@ -393,24 +408,31 @@ def _projector(weights: int | None) -> int:
 
 
 def shape_from_entry(
-    values: t.Mapping[str, t.Any], size_bytes: int, embedding: bool, projector_bytes: int | None = None
+    values: t.Mapping[str, t.Any],
+    size_bytes: int,
+    embedding: bool,
+    projector_bytes: int | None = None,
+    quantization: str | None = None,
 ) -> Shape:
     """The shape of a catalog entry: ``values`` are its hyper-parameters under GGUF's names without the architecture's
-    prefix, ``architecture`` and ``vocabulary`` beside them; the weights are the file's size. ``projector_bytes`` are
-    those of a vision projector's file, 0 where the size has them already, None where it has no projector.
+    prefix, ``architecture`` and ``vocabulary`` beside them; the weights are the file's size, without the input
+    embeddings of an encoder whose ``quantization`` tells their size. ``projector_bytes`` are those of a vision
+    projector's file, 0 where the size has them already, None where it has no projector.
 
     :raises ShapeError: see :func:`shape_from_header`.
     """
-    return _entry(json.dumps(values, sort_keys=True, default=str), size_bytes, embedding, projector_bytes)
+    text = json.dumps(values, sort_keys=True, default=str)
+    return _entry(text, size_bytes, embedding, projector_bytes, quantization)
 
 
 @functools.lru_cache(maxsize=256)
-def _entry(text: str, size_bytes: int, embedding: bool, projector_bytes: int | None) -> Shape:
+def _entry(text: str, size_bytes: int, embedding: bool, projector_bytes: int | None, quantization: str | None) -> Shape:
     """One object for equal entries, so that what was worked out of one serves the others."""
     values = json.loads(text)
     layers = _layer_count(values.get("block_count"))
     architecture = str(values.get("architecture", ""))
-    shape = _shape(architecture, values, values.get("vocabulary", 0), _weights_from_size(size_bytes, layers))
+    weights = _weights_from_size(size_bytes, layers, _input_bytes(architecture, values, quantization))
+    shape = _shape(architecture, values, values.get("vocabulary", 0), weights)
     header = _typical.header(architecture, values, shape.vocabulary)
     return replace(
         shape,
@@ -721,6 +743,7 @@ def _shared_out(shape: Shape, where: Homes) -> list[int]:
     for layer, size in enumerate(shape.weights.layers):
         total[where.layers[layer]] += size
     total[where.output] += shape.weights.output
+    total[where.cpu] += shape.weights.host - shape.weights.device
     return total
 
 
