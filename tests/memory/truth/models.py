@@ -13,6 +13,8 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 WITHOUT_PREFIX = ("general.", "tokenizer.", "xielu.")
+# Lists that the loader takes as 64-bit numbers alone (qwen4exp.cpp, load_arch_hparams).
+WIDE_LISTS = ("ple.layer_multipliers", "ple.head_offsets", "ple.head_vocab_sizes")
 QUANTIZATIONS = (
     "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q8_0", "Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL",
     "IQ4_XS",
@@ -108,6 +110,7 @@ def _put(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     kinds = gguf.GGUFValueType
     if isinstance(value, list):
         kind = {bool: kinds.BOOL, int: kinds.UINT32, float: kinds.FLOAT32}[type(value[0])]
+        kind = kinds.UINT64 if key.endswith(WIDE_LISTS) else kind
         writer.add_key_value(key, value, kinds.ARRAY, kind)
     else:
         kind = {bool: kinds.BOOL, int: kinds.UINT32, float: kinds.FLOAT32, str: kinds.STRING}[type(value)]
