@@ -16,6 +16,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _hyper_connections,
     _kimi,
     _latent,
+    _qwen4,
     _recurrent,
     _rwkv,
     _switched,
@@ -416,6 +417,7 @@ OTHERS: dict[str, t.Callable[[Builder], None]] = {
     "qwen3next": _recurrent.qwen35,
     "qwen35": _recurrent.qwen35,
     "qwen35moe": _recurrent.qwen35,
+    "qwen4exp": _qwen4.qwen4exp,
 }
 
 

@@ -535,9 +535,10 @@ class Builder:
 
     def attention(
         self, layer: int, query: Tensor, key: Tensor | None, value: Tensor | None, sinks: Tensor | None = None,
-        output: str | None = "attn_output", bias: Tensor | None = None,
+        output: str | None = "attn_output", bias: Tensor | None = None, chosen: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Attention of a layer over its cache, or over the batch itself where the model keeps none."""
+        """Attention of a layer over its cache, of which an index may have ``chosen`` cells, or over the batch itself
+        where the model keeps none."""
         graph, hyper = self.graph, self.hyper
         windowed = hyper.windowed[layer]
         if hyper.architecture in READS_BATCH:
@@ -559,7 +560,10 @@ class Builder:
                 graph.expand(part_)
         self.store(layer, key, value)
         keys, values = self.read_cache(layer)
-        made = self.attend(layer, query, keys, values, self.mask(windowed), sinks, bias)
+        mask = self.mask(windowed)
+        if chosen is not None:
+            mask = self.chosen_mask(chosen, mask)
+        made = self.attend(layer, query, keys, values, mask, sinks, bias)
         if value_rotation is not None:
             made = self.hadamard(made, value_rotation)
         return self.linear(layer, output, made) if output else made

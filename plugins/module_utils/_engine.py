@@ -261,7 +261,7 @@ def state_bytes(hyper: Hyper, load: Load, where: Homes) -> list[int]:
     for layer in range(hyper.layers):
         if hyper.recurrent[layer]:
             home = where.layers[layer]
-            for size in state_sizes(hyper):
+            for size in (*state_sizes(hyper), hyper.gram_state(layer)):
                 total[home] += tensor_bytes("f32", (size, load.sequences), home != where.cpu)
     return total
 
@@ -356,7 +356,7 @@ def _may_have(hyper: Hyper, operation: str) -> bool:
         return any(hyper.recurrent)
     if operation == "LIGHTNING_INDEXER":
         return hyper.whole("attention.indexer.key_length") > 0
-    return hyper.architecture == "deepseek4"
+    return hyper.architecture in ("deepseek4", "qwen4exp")
 
 
 # Architectures whose layers differ by their number, and after how many layers they are alike again.
@@ -395,6 +395,7 @@ def _kinds(hyper: Hyper, where: Homes) -> list[int]:
                 hyper.recurrent[layer], hyper.has_cache(layer), hyper.heads[layer], hyper.kv_heads[layer],
                 hyper.experts_used[layer], layer < hyper.whole("n_deepstack_layers"), layer == hyper.layers - 1,
                 hyper.limited("swiglu_clamp_exp", layer), hyper.limited("swiglu_clamp_shexp", layer),
+                _compressed.ratio(hyper, layer),
             )
         )
         for layer in range(hyper.layers)
@@ -496,6 +497,7 @@ _ROOMY = frozenset(
         "bailingmoe3",
         "qwen35",
         "qwen35moe",
+        "qwen4exp",
         "deepseek4",
         "nanbeige",
         "minimax-01",

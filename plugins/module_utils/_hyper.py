@@ -46,7 +46,9 @@ NOT_CAUSAL = frozenset({"gemma-embedding", "dream", "llada", "llada-moe", "rnd1"
 # Of these, no logits but embeddings are what they are for.
 ENCODERS = WITHOUT_CACHE - {"dream", "llada", "llada-moe", "rnd1"}
 # llama-model.cpp, llama_model_rope_type: four positions a token (M-RoPE), always or where the header parts them.
-FOUR_POSITIONS = frozenset({"qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "paddleocr", "qwen3tts"})
+FOUR_POSITIONS = frozenset(
+    {"qwen2vl", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen4exp", "paddleocr", "qwen3tts"}
+)
 FOUR_WITH_SECTIONS = frozenset({"glm4moe", "glm4", "hunyuan_vl"})
 # More than these no model has; a header that announces them is damaged or hostile.
 MOST_LOOPS, MOST_EXPERTS_USED = 64, 1024
@@ -202,12 +204,12 @@ class Hyper:
         """No CUDA kernel takes the layer's tensor, so it stays in host memory (llama-model-loader.cpp,
         weight_buft_supported; ggml-cuda.cu, supports_op of MUL, SSM_CONV and SSM_SCAN)."""
         tensor = self.tensors.get(name)
-        if name.startswith("posnet.") and ".norm" in name:
+        if (name.startswith("posnet.") and ".norm" in name) or ".ple_norm_" in name:
             return self.kind(name) not in ("", "f32", "f16")  # MUL takes no others
-        if tensor is None or ".ssm_" not in name:
+        if tensor is None or not (".ssm_" in name or name.endswith(".ple_conv1d.weight")):
             return False
         ne = (*tensor.dimensions, 1)
-        if name.endswith(".ssm_conv1d.weight"):
+        if name.endswith((".ssm_conv1d.weight", ".ple_conv1d.weight")):
             return ne[1] % 128 != 0
         if not name.endswith(".ssm_a") or self.architecture not in SCANNED | rules.decay_as_scanned:
             return False
@@ -277,15 +279,15 @@ class Hyper:
         count, architecture = self.all_layers, self.architecture
         if architecture in RECURRENT:
             return [True] * count
-        if architecture in ("qwen3next", "qwen35", "qwen35moe"):
+        stated = self.get("attention.recurrent_layers") if architecture in ("minimax-01", "qwen4exp") else None
+        if isinstance(stated, list):
+            return [bool(item) for item in stated[:count]]
+        if architecture in ("qwen3next", "qwen35", "qwen35moe", "qwen4exp"):
             period = self.whole("full_attention_interval", 4)
             return [layer < self.layers and (layer + 1) % period != 0 for layer in range(count)]
         if architecture == "falcon-h1":
             return [True] * count
         if architecture == "minimax-01":
-            stated = self.get("attention.recurrent_layers")
-            if isinstance(stated, list):
-                return [bool(item) for item in stated[:count]]
             period = self.whole("full_attention_interval", 8)
             return [layer < self.layers and (layer + 1) % period != 0 for layer in range(count)]
         if architecture in HYBRIDS:
@@ -300,6 +302,8 @@ class Hyper:
         """The layer keeps an index key of every token, to choose what attention reads (sparse attention)."""
         if self.architecture == "deepseek32":
             return True
+        if self.architecture == "qwen4exp":
+            return not self.recurrent[layer]
         if self.architecture == "minimax-m3":
             return layer >= self.whole("leading_dense_block_count")
         if self.architecture not in ("glm-dsa", "hy_v4", "dots3note"):
@@ -311,6 +315,20 @@ class Hyper:
             return bool(stated[layer]) if layer < len(stated) else False
         # Before GLM 5.2 every layer; from then on the first three and every fourth (glm-dsa.cpp).
         return self.context < 1048576 or layer < 3 or (layer - 2) % 4 == 0
+
+    @property
+    def gram_heads(self) -> int:
+        """Rows of the table of n-grams that each token reads (qwen4exp's ple)."""
+        if self.architecture != "qwen4exp" or not self.get("ple.layers"):
+            return 0
+        return (self.whole("ple.ngram_size") - 1) * self.whole("ple.heads_per_ngram")
+
+    def gram_state(self, layer: int) -> int:
+        """Elements a sequence of the convolution over n-grams, 0 where the layer has none (ple_conv_state)."""
+        if not self.gram_heads or layer not in self.get("ple.layers"):
+            return 0
+        kept = (self.whole("ple.conv_kernel") - 1) * self.whole("ple.ngram_size")
+        return kept * self.whole("hyper_connection.count") * self.width
 
     def feeds(self, layer: int) -> bool:
         """The layer has a feed-forward network."""

@@ -104,6 +104,6 @@ def of_ollama(version: t.Sequence[int]) -> Rules:
 FILTERED = frozenset(
     {
         "deepseek32", "glm-dsa", "hy_v3", "mimo2", "minimax-01", "nemotron_h", "nemotron_h_moe", "qwen35", "qwen35moe",
-        "qwen3next", "step35",
+        "qwen3next", "qwen4exp", "step35",
     }
 )  # fmt: skip

@@ -24,14 +24,15 @@ def qwen35(b: Builder) -> None:
         residual = current
         normed = b.layer_norm(current, layer, "attn_norm")
         b.graph.expand(normed)
-        made = _delta_net(b, layer, normed) if hyper.recurrent[layer] else _gated_attention(b, layer, normed)
+        made = delta_net(b, layer, normed) if hyper.recurrent[layer] else gated_attention(b, layer, normed)
         middle = ggml.like("ADD", made, residual)
         made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "post_attention_norm"))
         current = ggml.like("ADD", made, middle)
     finish(b, traits, current)
 
 
-def _gated_attention(b: Builder, layer: int, source: Tensor) -> Tensor:
+def gated_attention(b: Builder, layer: int, source: Tensor, chosen: Tensor | None = None) -> Tensor:
+    """Attention, over the cells that an index chose where there is one; half of its queries gate what comes out."""
     hyper, tokens = b.hyper, b.batch.tokens
     heads, kv_heads, length = hyper.heads[layer], hyper.kv_heads[layer], hyper.value_length
     full = b.linear(layer, "attn_q", source)
@@ -42,13 +43,15 @@ def _gated_attention(b: Builder, layer: int, source: Tensor) -> Tensor:
     keys = b.layer_norm(ggml.reshape(keys, length, kv_heads, tokens), layer, "attn_k_norm")
     gate = ggml.cont(ggml.view(full, (length, heads, tokens), (step, step * heads), 4 * length), length * heads, tokens)
     values = ggml.reshape(values, length, kv_heads, tokens)
-    made = b.attention(layer, b.rope(query), b.rope(keys), values, output=None)
+    made = b.attention(layer, b.rope(query), b.rope(keys), values, output=None, chosen=chosen)
     made = ggml.like("MUL", made, ggml.like("SIGMOID", gate))
     return b.linear(layer, "attn_output", made)
 
 
-def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
+def delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
+    """A gated delta net (delta-net-base.cpp); qwen4exp copies its convolution's state and gates by a sigmoid."""
     hyper, batch = b.hyper, b.batch
+    later = hyper.architecture == "qwen4exp"
     sequences, steps = batch.sequences, batch.sequence_tokens
     inner, state = hyper.whole("ssm.inner_size"), hyper.whole("ssm.state_size")
     groups, heads = hyper.whole("ssm.group_count"), hyper.whole("ssm.time_step_rank")
@@ -70,7 +73,7 @@ def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
     gate = ggml.reshape(ggml.like("MUL", alpha, b.needed(layer, "ssm_a")), 1, heads, steps, sequences)
     kernel = b.needed(layer, "ssm_conv1d")
     channels = inner + 2 * groups * state
-    conv = conv_state(b, layer, mixed, kernel.ne[0], channels)
+    conv = conv_state(b, layer, mixed, kernel.ne[0], channels, copied=later)
     size = state * inner
     recurrent = ggml.reshape(b.state(layer, "s", size), length, length, heads, sequences)
     mixed = ggml.like("SILU", ssm_conv(conv, kernel))
@@ -86,7 +89,7 @@ def _delta_net(b: Builder, layer: int, source: Tensor) -> Tensor:
     made = gated_delta_net(b, layer, query, keys, values, gate, beta, recurrent, size)
     z = ggml.reshape(gate_z, length, heads, steps, sequences)
     normed = b.layer_norm(made, layer, "ssm_norm")
-    made = ggml.like("MUL", normed, ggml.like("SILU", z))
+    made = ggml.like("MUL", normed, ggml.like("SIGMOID" if later else "SILU", z))
     made = ggml.reshape(made, length * heads, steps, sequences)
     made = b.linear(layer, "ssm_out", made)
     return ggml.reshape(made, hyper.width, steps * sequences)
@@ -125,14 +128,17 @@ def ssm_conv(source: Tensor, kernel: Tensor) -> Tensor:
     return ggml.result("SSM_CONV", "f32", ne, source, kernel)
 
 
-def conv_state(b: Builder, layer: int, source: Tensor, kernel: int, channels: int) -> Tensor:
-    """The last columns of the sequence so far in front of the batch, and the new last ones back into the cache."""
+def conv_state(
+    b: Builder, layer: int, source: Tensor, kernel: int, channels: int, what: str = "r", copied: bool = False
+) -> Tensor:
+    """The last columns of the sequence so far in front of the batch, and the new last ones back into the cache, some
+    made contiguous first."""
     sequences = b.batch.sequences
     size = (kernel - 1) * channels
-    states = ggml.reshape(b.state(layer, "r", size), kernel - 1, channels, sequences)
+    states = ggml.reshape(b.state(layer, what, size), kernel - 1, channels, sequences)
     joined = ggml.concat(states, ggml.transpose(source), 0)
     last = ggml.view(joined, (kernel - 1, channels, sequences), joined.nb[1:3], 4 * (joined.ne[0] - kernel + 1))
-    b.graph.expand(ggml.cpy(last, b.state_rows(layer, "r", size)))
+    b.graph.expand(ggml.cpy(ggml.cont(last) if copied else last, b.state_rows(layer, what, size)))
     return joined
 
 
