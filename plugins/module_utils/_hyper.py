@@ -319,7 +319,7 @@ class Hyper:
     @property
     def gram_heads(self) -> int:
         """Rows of the table of n-grams that each token reads (qwen4exp's ple)."""
-        if self.architecture != "qwen4exp" or not self.get("ple.layers"):
+        if self.architecture != "qwen4exp" or not isinstance(self.get("ple.layers"), list):
             return 0
         return (self.whole("ple.ngram_size") - 1) * self.whole("ple.heads_per_ngram")
 

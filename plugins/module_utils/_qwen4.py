@@ -16,8 +16,12 @@ from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._recurrent import conv_state, delta_net, gated_attention
 
+# llama-memory-hybrid-idx.cpp, set_input_qsa.
+LONGEST_BLOCK = 64
+
 
 def qwen4exp(b: Builder) -> None:
+    """Every block, of attention and of experts alike, reads the streams' gated mean and gives each its share."""
     hyper, tokens = b.hyper, b.batch.tokens
     width, count = hyper.width, hyper.whole("hyper_connection.count")
     current = b.embedding()
@@ -121,7 +125,10 @@ def _gram_embeddings(b: Builder) -> Tensor:
 
 
 def _with_grams(b: Builder, layer: int, grams: Tensor, streams: Tensor) -> Tensor:
-    """The streams and the n-grams' embeddings in each, gated, with a convolution over the tokens before (build_ple)."""
+    """The streams and the n-grams' embeddings in each, gated, with a convolution over the tokens before (build_ple).
+
+    :raises ValueError: the convolution's tensor contradicts the header.
+    """
     hyper, batch = b.hyper, b.batch
     width, count, tokens = streams.ne[:3]
     wide, steps, sequences = width * count, batch.sequence_tokens, batch.sequences
@@ -137,8 +144,10 @@ def _with_grams(b: Builder, layer: int, grams: Tensor, streams: Tensor) -> Tenso
     normed = ggml.reshape(_normed(normed, b.needed(layer, "ple_norm_conv")), wide, tokens)
     kernel, step = hyper.whole("ple.conv_kernel"), hyper.whole("ple.ngram_size")
     source = ggml.reshape(normed, wide, steps, sequences)
-    joined = conv_state(b, layer, source, (kernel - 1) * step + 1, wide, "p", copied=True)
     weights = b.needed(layer, "ple_conv1d")
+    if weights.ne[0] != kernel:
+        raise ValueError(f"ple.conv_kernel is {kernel}, its tensor has {weights.ne[0]} columns")
+    joined = conv_state(b, layer, source, (kernel - 1) * step + 1, wide, "p", copied=True)
     total: Tensor | None = None
     for tap in range(kernel):
         shifted = ggml.view(joined, (steps, wide, sequences), joined.nb[1:3], 4 * tap * step)
@@ -158,8 +167,14 @@ def _with_grams(b: Builder, layer: int, grams: Tensor, streams: Tensor) -> Tenso
 
 
 def _attention(b: Builder, layer: int, source: Tensor) -> Tensor:
+    """Attention over the layer's chosen blocks, or over every cell where it has none.
+
+    :raises ValueError: the header's blocks are longer than the engine takes.
+    """
     each = ratio(b.hyper, layer)
-    return gated_attention(b, layer, source, _chosen(b, layer, source, each) if each else None)
+    if each > LONGEST_BLOCK:
+        raise ValueError(f"attention.compress_ratios has {each}; blocks have at most {LONGEST_BLOCK} cells")
+    return gated_attention(b, layer, source, _chosen(b, layer, source, each) if each > 0 else None)
 
 
 def _chosen(b: Builder, layer: int, source: Tensor, each: int) -> Tensor:

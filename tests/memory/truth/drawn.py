@@ -78,6 +78,11 @@ def model(base: Model, chance: random.Random) -> Model:
         values["expert_used_count"] = chance.choice((1, 2, 4, 8) if experts >= 8 else (1, 2))
     if chance.random() < 0.6:
         _heads(values, chance)
+    if "ple.layers" in values:  # the embeddings of a token's n-grams are as wide as the model together
+        heads = (values["ple.ngram_size"] - 1) * values["ple.heads_per_ngram"]
+        if values["embedding_length"] % heads:
+            values["embedding_length"] = base.metadata["embedding_length"]
+        values["embedding_length_per_layer_input"] = values["embedding_length"] // heads
     optional = [name for name in base.optional_tensors if name != "output.weight"]
     untied = ("output.weight" in base.optional_tensors) != (chance.random() < 0.3)
     return dataclasses.replace(

@@ -12,6 +12,7 @@ from tests.memory.truth import drawn, models, settings
 MODELS = models.read()
 OTHER_LENGTHS = {  # of lists that are not one value a layer
     "rope.dimension_sections": 4,
+    "ple.layers": 1,
     "adapters.token_ids_activate": 4,
     "adapters.token_ids_substitute": 4,
 }
@@ -36,10 +37,22 @@ def test_a_list_has_a_value_for_each_layer() -> None:
         for model in MODELS.values()
         for key, value in model.metadata.items()
         if isinstance(value, list)
+        and not key.endswith(models.WIDE_LISTS)
         and len(value)
         != OTHER_LENGTHS.get(key, model.layers + (key == "attention.compress_ratios" and model.prediction_layer))
     ]
     assert wrong == []
+
+
+def test_lists_of_n_grams_have_a_value_for_each_token_or_head() -> None:
+    for model in MODELS.values():
+        values = model.metadata
+        if "ple.layers" not in values:
+            continue
+        heads = (values["ple.ngram_size"] - 1) * values["ple.heads_per_ngram"]
+        lengths = [len(values[key]) for key in models.WIDE_LISTS]
+        assert (model.name, lengths) == (model.name, [values["ple.ngram_size"], heads, heads])
+        assert heads * values["embedding_length_per_layer_input"] == values["embedding_length"]
 
 
 def test_optional_tensors_are_of_layers_that_exist() -> None:

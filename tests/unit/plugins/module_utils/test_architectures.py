@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The account of one model an architecture against llama.cpp v0.5.0's own planner, to the byte.
 
-tests/unit/data/architectures.json.xz has, for each of 146 architectures, a header (hyper-parameters and tensor table,
+tests/unit/data/architectures.json.xz has, for each of 147 architectures, a header (hyper-parameters and tensor table,
 no vocabulary) and up to five rows of truth: one GPU, quantized cache, several GPUs, layers on the CPU, and one of
 experts on the CPU, no GPU and no flash attention; variants.json.xz the same, some rows more, of models whose structure
 differs from their architecture's model there: an index on some layers, clamped experts, heads by layer, other rounds,
@@ -210,6 +210,11 @@ def test_a_header_that_contradicts_itself_is_bounded_or_refused(name: str) -> No
         ("hrm-text-1b", "attention.head_count", 13),
         ("wavtokenizer-large", "features_length", 100),
         ("wavtokenizer-large", "posnet.block_count", 2**31),
+        ("qwen4exp", "hyper_connection.count", 3),
+        ("qwen4exp", "attention.compress_ratios", [65] * 24),
+        ("qwen4exp", "ple.conv_kernel", 5),
+        ("qwen4exp", "ple.heads_per_ngram", 3),
+        ("qwen4exp", "attention.indexer.key_length", 64),
         ("qwen3-0.6b", "attention.head_count", 7),
     ],
 )
