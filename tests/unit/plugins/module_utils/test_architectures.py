@@ -127,6 +127,21 @@ def test_heads_groups_may_lie_in_one_matrix() -> None:
         del DATA["deepseek-v4-flat"]
 
 
+def test_streams_norms_may_lie_in_one_row() -> None:
+    """The loader takes qwen4exp's norms of its streams as a row each or all in one."""
+    model = DATA["qwen4exp-mixed"]
+    flat = [
+        [name, [extents[0] * extents[1]] if "hc_" in name and name.endswith("_norm.weight") else extents, kind]
+        for name, extents, kind in model["tensors"]
+    ]
+    assert flat != model["tensors"]
+    DATA["qwen4exp-flat"] = {**model, "tensors": flat}
+    try:
+        test_every_buffer_is_llama_cpps_to_the_byte("qwen4exp-flat")
+    finally:
+        del DATA["qwen4exp-flat"]
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_terms_name_every_byte_and_its_rule(name: str) -> None:
     row = DATA[name]["rows"][0]
@@ -158,6 +173,7 @@ def test_the_terms_name_every_byte_and_its_rule(name: str) -> None:
         ("grok-1", _memory.Run(4096), True, None),
         ("hy4-dsa-uneven", _memory.Run(4096, 16, "q8_0", "q8_0"), True, None),
         ("hrm-text-3-rounds", _memory.Run(4096, 16, "q8_0", "q8_0"), True, None),
+        ("qwen4exp", _memory.Run(4096, 16, "q8_0", "q8_0"), True, None),
         ("wavtokenizer-bf16", _memory.Run(512), True, None),
         ("wavtokenizer-bf16", _memory.Run(512), False, "convolutions in bf16"),
         ("wavtokenizer-large", _memory.Run(512), False, None),
