@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The compute graph of Qwen 4's first release: gated delta nets, every fourth layer attention over blocks that an index
+"""The compute graph of qwen4exp: gated delta nets, every fourth layer attention over blocks of tokens that an index
 chooses, several residual streams, and in one layer embeddings of the last tokens together (n-grams).
 
 Source: llama.cpp, src/models/qwen4exp.cpp.
