@@ -33,6 +33,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._decoder import (
     parallel_decoder,
     project,
 )
+from ansible_collections.onprem.llm.plugins.module_utils._hyper import MOST_PARTS, PARTS
 
 _LAYER = Decoder(norm="NORM")  # layer norms with biases, as GPT-2 has them
 
@@ -429,8 +430,12 @@ def build(b: Builder) -> None:
     """The whole graph of the model's architecture.
 
     :raises KeyError: the architecture is not known, or a tensor that it needs is missing.
+    :raises ValueError: the header announces more parts than any model has.
     """
     architecture = b.hyper.architecture
+    for key in PARTS:
+        if b.hyper.whole(key) > MOST_PARTS:
+            raise ValueError(f"{key} is {b.hyper.whole(key)}")
     if architecture in DECODERS:
         traits = DECODERS[architecture]
         (parallel_decoder if traits.parallel else decoder)(b, traits)

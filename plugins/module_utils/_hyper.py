@@ -52,6 +52,12 @@ FOUR_POSITIONS = frozenset(
 FOUR_WITH_SECTIONS = frozenset({"glm4moe", "glm4", "hunyuan_vl"})
 # More than these no model has; a header that announces them is damaged or hostile.
 MOST_LOOPS, MOST_EXPERTS_USED = 64, 1024
+# The same of what graphs have nodes of their own for, one after the other.
+MOST_PARTS = 1024
+PARTS = (
+    "hyper_connection.count", "hyper_connection.sinkhorn_iterations", "attention.indexer.head_count",
+    "posnet.block_count", "convnext.block_count", "ple.conv_kernel",
+)  # fmt: skip
 
 
 class Hyper:

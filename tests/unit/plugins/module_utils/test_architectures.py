@@ -215,6 +215,9 @@ def test_a_header_that_contradicts_itself_is_bounded_or_refused(name: str) -> No
     ("name", "key", "value"),
     [
         ("hy4", "hyper_connection.count", 100000),
+        ("deepseek-v4-flash", "hyper_connection.sinkhorn_iterations", 10**9),
+        ("qwen4exp", "attention.indexer.head_count", 10**9),
+        ("wavtokenizer-large", "convnext.block_count", 10**9),
         ("hy4", "hyper_connection.count", 0),
         ("hy4", "attention.key_length_mla", 200),
         ("hy4-dsa", "attention.indexer.head_count", 31),
