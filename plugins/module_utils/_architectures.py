@@ -28,6 +28,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._decoder import (
     SOFT_CAP,
     Decoder,
     decoder,
+    fed,
     finish,
     mixed_feed_forward,
     parallel_decoder,
@@ -164,10 +165,7 @@ def llama4(b: Builder) -> None:
         else:
             query = ggml.like("MUL", query, b.input("attention_scale", "f32", 1, 1, tokens))
         attended = b.attention(layer, query, keys, values)
-        attended, residual = b.wanted(layer, attended, residual)
-        middle = ggml.like("ADD", attended, residual)
-        made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
-        current = ggml.like("ADD", made, middle)
+        current = fed(b, traits, layer, attended, residual)
     finish(b, traits, current)
 
 

@@ -63,6 +63,22 @@ _EXPERTS = ("ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "ffn_gate_up_exps")
 _ON_CPU = ("token_embd.", "per_layer_token_embd.", "position_embd.", "token_types.", "hrm.")
 
 
+def one_head(cache: Tensor) -> Tensor:
+    """A cache's rows, each a head of its own."""
+    length, cells, sequences = cache.ne[:3]
+    row = ggml.row_bytes(cache.type, length)
+    return ggml.view(cache, (length, 1, cells, sequences), (row, row, row * cells))
+
+
+def rotation_size(length: int) -> int:
+    """Width of the Hadamard matrix for rows of so many elements: the largest power of two from 64 on that divides
+    them."""
+    size = 64
+    while length > size and length % (size * 2) == 0:
+        size *= 2
+    return size
+
+
 def there(tensor: Tensor | None, name: str) -> Tensor:
     """A tensor that the architecture cannot do without.
 
@@ -375,11 +391,7 @@ class Builder:
         """The Hadamard matrix that spreads outliers before a cache is quantized (llama-kv-cache.cpp, attn_rot)."""
         if not ggml.TYPES[kind][0] > 1 or len(head_lengths) != 1 or first % 64:
             return None
-        size = 64
-        if what == "k":
-            length = next(iter(head_lengths))
-            while length > size and length % (size * 2) == 0:
-                size *= 2
+        size = rotation_size(next(iter(head_lengths))) if what == "k" else 64
         return self.input(f"rotation_{what}{'_window' if windowed else ''}", "f32", size, size)
 
     def rotations(self, windowed: bool) -> tuple[Tensor | None, Tensor | None]:
@@ -411,26 +423,16 @@ class Builder:
     def store(self, layer: int, key: Tensor | None, value: Tensor | None) -> None:
         """The batch's keys and values go into the cache, values transposed where attention has no kernel of its own."""
         hyper, batch = self.hyper, self.batch
-        windowed = hyper.windowed[layer]
-        suffix = "_window" if windowed else ""
-        cells = batch.window_cells if windowed else batch.cells
+        suffix = "_window" if hyper.windowed[layer] else ""
         if key is not None:
-            wide = key.ne[0] * key.ne[1]
-            flat = ggml.view(key, (wide, key.ne[2]), (key.nb[2],))
-            cache = self.key_cache(layer)
-            if batch.sequences > 1:
-                cache = ggml.reshape(cache, wide, cells * batch.sequences)
-            self.graph.expand(ggml.set_rows(cache, flat, self.input("key_cells" + suffix, "i64", batch.tokens)))
+            self.keep(self.key_cache(layer), key, self.input("key_cells" + suffix, "i64", batch.tokens))
         if value is None:
             return
-        wide = value.ne[0] * value.ne[1]
         cache = self.value_cache(layer)
         if not batch.transposed:
-            flat = ggml.view(value, (wide, value.ne[2]), (value.nb[2],))
-            if batch.sequences > 1:
-                cache = ggml.reshape(cache, wide, cells * batch.sequences)
-            self.graph.expand(ggml.set_rows(cache, flat, self.input("value_cells" + suffix, "i64", batch.tokens)))
+            self.keep(cache, value, self.input("value_cells" + suffix, "i64", batch.tokens))
             return
+        wide = value.ne[0] * value.ne[1]
         flat = (
             ggml.reshape(value, wide, value.ne[2]) if value.nb[2] == 4 * wide else ggml.cont(value, wide, value.ne[2])
         )
@@ -440,6 +442,14 @@ class Builder:
         self.graph.expand(
             ggml.set_rows(ggml.reshape(cache, 1, cache.elements), ggml.reshape(flat, 1, flat.elements), ids)
         )
+
+    def keep(self, cache: Tensor, rows: Tensor, ids: Tensor) -> None:
+        """Rows of the batch go into a cache, in which the cells of one sequence follow on those of another."""
+        wide = rows.ne[0] * rows.ne[1]
+        flat = ggml.view(rows, (wide, rows.ne[2]), (rows.nb[2],))
+        if self.batch.sequences > 1:
+            cache = ggml.reshape(cache, wide, cache.ne[1] * cache.ne[2])
+        self.graph.expand(ggml.set_rows(cache, flat, ids))
 
     def cache_owner(self, layer: int) -> int:
         """The layer whose cache this one reads: its own, or of the last layers of its kind that keep one."""
@@ -576,11 +586,7 @@ class Builder:
         for part in (query, value, key):
             self.graph.expand(part)
         self.store(layer, key, None)
-        batch = self.batch
-        cache = self.key_cache(layer)
-        row = ggml.row_bytes(cache.type, cache.ne[0])
-        cells = cache.ne[1]
-        keys = ggml.view(cache, (cache.ne[0], 1, cells, batch.sequences), (row, row, row * cells))
+        keys = one_head(self.key_cache(layer))
         values = ggml.view(keys, (value.ne[0], *keys.ne[1:]), keys.nb[1:])
         every = self.mask(chosen is None and self.hyper.windowed[layer])
         mask = every if chosen is None else self.chosen_mask(chosen, every)

@@ -9,8 +9,8 @@ Sources: llama.cpp, src/models/minimax-m3.cpp, src/llama-kv-cache-msa.cpp.
 from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
-from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
-from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish, mixed_feed_forward, project
+from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, one_head
+from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, fed, finish, project
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 
 # llama-kv-cache-msa.cpp, get_n_pos: positions come in steps of so many; the caches that buffers are sized over hold
@@ -30,10 +30,7 @@ def minimax_m3(b: Builder) -> None:
             made = _sparse(b, layer, normed, query, key, value)
         else:
             made = b.attention(layer, query, key, value)
-        made, residual = b.wanted(layer, made, residual)
-        middle = ggml.like("ADD", made, residual)
-        fed = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
-        current = ggml.like("ADD", fed, middle)
+        current = fed(b, traits, layer, made, residual)
     finish(b, traits, current)
 
 
@@ -76,11 +73,8 @@ def _index(b: Builder, layer: int, source: Tensor) -> tuple[Tensor, Tensor]:
         parts.append(b.rope(b.layer_norm(part, layer, f"indexer.{letter}_norm")))
     query, key = parts
     cache = b.cache("index", layer, batch.key_type, length, batch.cells, batch.sequences)
-    store = ggml.reshape(cache, length, batch.cells * batch.sequences) if batch.sequences > 1 else cache
-    flat = ggml.view(key, (length, batch.tokens), key.nb[2:3])
-    b.graph.expand(ggml.set_rows(store, flat, b.input("index_cells", "i64", batch.tokens)))
-    row = ggml.row_bytes(cache.type, length)
-    return query, ggml.view(cache, (length, 1, batch.cells, batch.sequences), (row, row, row * batch.cells))
+    b.keep(cache, key, b.input("index_cells", "i64", batch.tokens))
+    return query, one_head(cache)
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, per: int) -> Tensor:

@@ -10,10 +10,17 @@ Sources: llama.cpp, src/models/deepseek4.cpp, src/llama-kv-cache-dsv4.cpp.
 from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
-from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, there
+from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, one_head, rotation_size, there
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
-from ansible_collections.onprem.llm.plugins.module_utils._latent import index_scores
+from ansible_collections.onprem.llm.plugins.module_utils._latent import best, by_sequence
+from ansible_collections.onprem.llm.plugins.module_utils._streams import (
+    coefficients,
+    gathered,
+    head_shares,
+    spread,
+    weighted,
+)
 
 # Tokens that one compressed row stands for. Rows of four overlap the four before, and an index chooses among them.
 OVERLAPPING, WIDE = 4, 128
@@ -50,11 +57,9 @@ def caches(
 
 def deepseek4(b: Builder) -> None:
     """Four residual streams; attention over a window and compressed rows; the first layers' experts by token."""
-    hyper, tokens = b.hyper, b.batch.tokens
-    streams = hyper.whole("hyper_connection.count")
     current = b.embedding()
     b.graph.expand(b.mask(True))
-    current = ggml.repeat(ggml.reshape(current, hyper.width, 1, tokens), hyper.width, streams, tokens, 1)
+    current = spread(current, b.hyper.whole("hyper_connection.count"))
     for layer in b.numbers:
         residual = current
         made, post, mixed = _before(b, layer, "hc_attn", current)
@@ -66,61 +71,28 @@ def deepseek4(b: Builder) -> None:
         made = _experts(b, layer, b.layer_norm(made, layer, "ffn_norm"))
         current = _after(b, layer, made, residual, post, mixed)
         b.pin(current, layer)
-    (flat,) = b.gather(ggml.reshape(current, hyper.width * streams, tokens))
-    hidden = b.norm(_head_input(b, ggml.reshape(flat, hyper.width, streams, flat.ne[1])), b.top("output_norm.weight"))
+    current = gathered(b, current)
+    hidden = b.norm(weighted(current, head_shares(b, current)), b.top("output_norm.weight"))
     b.finish(hidden, b.head(hidden))
 
 
 # --- residual streams -------------------------------------------------------------------------------------------------
 
 
-def _mixes(b: Builder, current: Tensor, weight: Tensor) -> Tensor:
-    flat = ggml.reshape(current, current.ne[0] * current.ne[1], current.ne[2])
-    return ggml.mul_mat(weight, ggml.like("RMS_NORM", flat))
-
-
-def _part(source: Tensor, count: int, first: int) -> Tensor:
-    """So many elements of each row, from one on."""
-    if source.ne[1] == 1 and source.weight:
-        return ggml.view(source, (count,), (), 4 * first)
-    return ggml.view(source, (count, source.ne[1]), source.nb[1:2], 4 * first)
-
-
-def _affine(source: Tensor, scale: Tensor, base: Tensor) -> Tensor:
-    return ggml.like("ADD", ggml.like("MUL", source, scale), base)
-
-
 def _before(b: Builder, layer: int, name: str, current: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A sublayer's input out of the streams, the share of its output in each, and how the streams are mixed."""
     count, tokens = current.ne[1], current.ne[2]
-    mixes = _mixes(b, current, b.needed(layer, name + "_fn"))
-    scale, base = b.needed(layer, name + "_scale"), b.needed(layer, name + "_base")
-    pre = _affine(_part(mixes, count, 0), _part(scale, 1, 0), _part(base, count, 0))
-    pre = b.scale(ggml.like("SIGMOID", pre))
-    post = _affine(_part(mixes, count, count), _part(scale, 1, 1), _part(base, count, count))
-    post = b.scale(ggml.like("SIGMOID", post))
+    made = coefficients(b, layer, name, current)
+    pre, post = (made.group(number, number * count, count).gate(b) for number in range(2))
     if b.fuses("DSV4_HC_COMB"):
-        mixed = b.fused(layer, ggml.result("DSV4_HC_COMB", "f32", (count, count, tokens, 1), mixes, scale, base))
+        mixed = b.fused(layer, ggml.result("DSV4_HC_COMB", "f32", (count, count, tokens, 1), *made))
     else:
-        mixed = _affine(
-            _part(mixes, count * count, 2 * count), _part(scale, 1, 2), _part(base, count * count, 2 * count)
-        )
+        mixed = made.group(2, 2 * count, count * count).affine()
         mixed = _balanced(b, ggml.reshape(mixed, count, count, tokens))
     if not b.fuses("DSV4_HC_PRE"):
-        return _weighted(current, pre), post, mixed
-    made = ggml.result("DSV4_HC_PRE", "f32", (current.ne[0], tokens, 1, 1), current, pre)
-    return b.fused(layer, made), post, mixed
-
-
-def _weighted(current: Tensor, shares: Tensor) -> Tensor:
-    """The streams' weighted sum, one at a time."""
-    total: Tensor | None = None
-    for number in range(current.ne[1]):
-        stream = ggml.view(current, (current.ne[0], current.ne[2]), current.nb[2:3], number * current.nb[1])
-        share = ggml.view(shares, (1, current.ne[2]), shares.nb[1:2], number * shares.nb[0])
-        one = ggml.like("MUL", stream, share)
-        total = one if total is None else ggml.like("ADD", total, one)
-    return there(total, "hyper_connection.count")
+        return weighted(current, pre), post, mixed
+    joined = ggml.result("DSV4_HC_PRE", "f32", (current.ne[0], tokens, 1, 1), current, pre)
+    return b.fused(layer, joined), post, mixed
 
 
 def _balanced(b: Builder, mixed: Tensor) -> Tensor:
@@ -153,15 +125,6 @@ def _after(b: Builder, layer: int, made: Tensor, residual: Tensor, post: Tensor,
     return there(joined, "hyper_connection.count")
 
 
-def _head_input(b: Builder, current: Tensor) -> Tensor:
-    """The streams become one before the output layer."""
-    weight, scale, base = (
-        there(b.top(f"output_hc_{part}.weight"), f"output_hc_{part}") for part in ("fn", "scale", "base")
-    )
-    shares = _affine(_mixes(b, current, weight), scale, base)
-    return _weighted(current, b.scale(ggml.like("SIGMOID", shares)))
-
-
 # --- attention --------------------------------------------------------------------------------------------------------
 
 
@@ -172,23 +135,9 @@ def _cache(b: Builder, layer: int, name: str) -> Tensor:
     return b.cache(name, layer, kind, *extents)
 
 
-def _store(b: Builder, layer: int, name: str, rows: Tensor, ids: Tensor) -> None:
-    cache = _cache(b, layer, name)
-    if b.batch.sequences > 1:
-        cache = ggml.reshape(cache, cache.ne[0], cache.ne[1] * cache.ne[2])
-    flat = ggml.view(rows, (rows.ne[0], rows.ne[2]), rows.nb[2:3])
-    b.graph.expand(ggml.set_rows(cache, flat, ids))
-
-
-def _stored(b: Builder, layer: int, name: str) -> Tensor:
-    cache = _cache(b, layer, name)
-    length, cells, sequences = cache.ne[:3]
-    row = ggml.row_bytes(cache.type, length)
-    return ggml.view(cache, (length, 1, cells, sequences), (row, row, row * cells))
-
-
-def _all_rows(stored: Tensor) -> Tensor:
-    return ggml.view(stored, stored.ne, stored.nb[1:])
+def _all_rows(b: Builder, layer: int, name: str) -> Tensor:
+    rows = one_head(_cache(b, layer, name))
+    return ggml.view(rows, rows.ne, rows.nb[1:])
 
 
 def _rotation(b: Builder, name: str, length: int, always: bool = False) -> Tensor | None:
@@ -196,9 +145,7 @@ def _rotation(b: Builder, name: str, length: int, always: bool = False) -> Tenso
     kind = b.batch.key_type
     if not always and (ggml.TYPES[kind][0] == 1 or length % 64):
         return None
-    size = 64
-    while length % (size * 2) == 0:
-        size *= 2
+    size = rotation_size(length)
     return b.input("rotation_" + name, "f32", size, size)
 
 
@@ -222,10 +169,11 @@ def _attention(b: Builder, layer: int, source: Tensor) -> Tensor:
         query, key = b.hadamard(query, rotation), b.hadamard(key, rotation)
     b.graph.expand(query)
     b.graph.expand(key)
-    _store(b, layer, "k", key, b.input("key_cells_window", "i64", tokens))
-    keys, mask = _stored(b, layer, "k"), b.mask(True)
+    cache = _cache(b, layer, "k")
+    b.keep(cache, key, b.input("key_cells_window", "i64", tokens))
+    keys, mask = one_head(cache), b.mask(True)
     if each:
-        keys = ggml.concat(keys, _all_rows(_stored(b, layer, "part")), 2)
+        keys = ggml.concat(keys, _all_rows(b, layer, "part"), 2)
         more = _mask(b, each, "mask", b.batch.flash)
         if chosen is not None:
             more = b.chosen_mask(chosen, more, more.type)
@@ -283,7 +231,7 @@ def _compress(b: Builder, layer: int, source: Tensor, cache: str, name: str, eac
     rotation = _rotation(b, prefix, made.ne[0], cache == "index")
     if rotation is not None:
         made = b.hadamard(made, rotation)
-    _store(b, layer, cache, made, b.input(prefix + "writes", "i64", blocks))
+    b.keep(_cache(b, layer, cache), made, b.input(prefix + "writes", "i64", blocks))
     count = min(batch.tokens, states[0].ne[1] * states[0].ne[2])
     sources, targets = (b.input(prefix + what, "i32", count) for what in ("kept_from", "kept_at"))
     kept = []
@@ -329,21 +277,13 @@ def _chosen(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tensor:
     """The compressed rows with the best index scores (build_lid_top_k)."""
     hyper, batch = b.hyper, b.batch
     heads, length = hyper.whole("attention.indexer.head_count"), hyper.whole("attention.indexer.key_length")
-    streams = batch.sequences
     query = ggml.reshape(b.linear(layer, "indexer.attn_q_b", narrow), length, heads, batch.tokens)
     rotation = there(_rotation(b, f"index_{OVERLAPPING}_", length, True), "rotation")
     query = b.hadamard(b.rope_end(query, hyper.rotated), rotation)
     weights = b.scale(b.linear(layer, "indexer.proj", source))
-    keys = _all_rows(_stored(b, layer, "index"))
-    query = ggml.view(query, (length, heads, query.ne[2] // streams, streams), (*query.nb[1:3], query.nb[3] // streams))
-    weights = ggml.view(
-        weights, (heads, weights.ne[1] // streams, 1, streams),
-        (weights.nb[1], weights.nb[2] // streams, weights.nb[3] // streams),
-    )  # fmt: skip
+    query, weights = by_sequence(query, weights, batch.sequences)
     mask = _mask(b, OVERLAPPING, "mask_index", b.fuses("LIGHTNING_INDEXER"))
-    score = index_scores(b, layer, query, keys, weights, mask)
-    count = min(score.ne[0], hyper.whole("attention.indexer.top_k"))
-    return ggml.cont(ggml.result("TOP_K", "i32", (count, *score.ne[1:]), score))
+    return best(b, layer, query, _all_rows(b, layer, "index"), weights, mask)
 
 
 def _experts(b: Builder, layer: int, source: Tensor) -> Tensor:

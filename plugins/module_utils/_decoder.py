@@ -259,6 +259,31 @@ def gating(b: Builder, traits: Decoder) -> str:
     return traits.gating or GATING.get(b.hyper.whole("expert_gating_func"), traits.gating_default)
 
 
+def fed(b: Builder, traits: Decoder, layer: int, attended: Tensor, residual: Tensor) -> Tensor:
+    """A layer's result out of what its attention gives and its input."""
+    attended, residual = b.wanted(layer, attended, residual)
+    middle = ggml.like("ADD", attended, residual)
+    made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
+    return ggml.like("ADD", made, middle)
+
+
+def latent_experts(
+    b: Builder, layer: int, source: Tensor, activation: str, gating_: str, name: str = "ffn_latent"
+) -> Tensor:
+    """Experts that may work on a narrower state than their router (nemotron-h.cpp, build_ffn_layer; kimi-k3.cpp)."""
+    hyper = b.hyper
+    down, up = b.weight(layer, name + "_down"), b.weight(layer, name + "_up")
+    inner = ggml.mul_mat(down, source) if down is not None else source
+    logits = ggml.mul_mat(b.needed(layer, "ffn_gate_inp"), source)
+    made = b.experts(
+        layer, inner, activation, gating_, hyper.truth("expert_weights_norm"),
+        hyper.real("expert_weights_scale") not in (0.0, 1.0), logits,
+    )  # fmt: skip
+    if b.weight(layer, name + "_norm") is not None:
+        made = b.layer_norm(made, layer, name + "_norm")
+    return ggml.mul_mat(up, made) if up is not None else made
+
+
 def mixed_feed_forward(b: Builder, traits: Decoder, layer: int, source: Tensor, logits: Tensor | None = None) -> Tensor:
     """The layer's experts with a shared one beside them, or its dense network."""
     hyper = b.hyper

@@ -13,18 +13,24 @@ from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder,
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, mixed_feed_forward
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._latent import absorbed, chosen_cells
+from ansible_collections.onprem.llm.plugins.module_utils._streams import (
+    coefficients,
+    gathered,
+    head_shares,
+    spread,
+    weighted,
+)
 
 
 def hy_v4(b: Builder) -> None:
     """Latent attention with a gate and sinks, where the header says so over cells that an index chooses."""
-    hyper, tokens = b.hyper, b.batch.tokens
-    count = hyper.whole("hyper_connection.count")
+    hyper = b.hyper
     traits = Decoder(gating="", normed_weights=None)
-    streams = ggml.repeat(ggml.reshape(b.embedding(), hyper.width, 1, tokens), hyper.width, count, tokens, 1)
+    streams = spread(b.embedding(), hyper.whole("hyper_connection.count"))
     chosen = None
     sparse = hyper.whole("attention.indexer.top_k") > 0
     for layer in b.numbers:
-        joined, shares = _joined(b, layer, "hc_attn", streams, count)
+        joined, shares = _joined(b, layer, "hc_attn", streams)
         source = b.layer_norm(joined, layer, "attn_norm")
         narrow = ggml.mul_mat(b.needed(layer, "attn_q_a"), source)
         narrow = b.layer_norm(narrow, layer, "attn_q_a_norm")
@@ -38,48 +44,24 @@ def hy_v4(b: Builder) -> None:
         gate = ggml.like("SIGMOID", ggml.mul_mat(b.needed(layer, "attn_gate"), source))
         made = b.linear(layer, "attn_output", ggml.like("MUL", made, gate))
         streams = _parted(made, streams, shares)
-        joined, shares = _joined(b, layer, "hc_ffn", streams, count)
+        joined, shares = _joined(b, layer, "hc_ffn", streams)
         made = mixed_feed_forward(b, traits, layer, b.layer_norm(joined, layer, "ffn_norm"))
         streams = _parted(made, streams, shares)
-    (flat,) = b.gather(ggml.reshape(streams, hyper.width * count, tokens))
-    hidden = b.norm(_head(b, ggml.reshape(flat, hyper.width, count, flat.ne[1])), b.top("output_norm.weight"))
+    streams = gathered(b, streams)
+    hidden = b.norm(_sum(streams, head_shares(b, streams)), b.top("output_norm.weight"))
     b.finish(hidden, b.head(hidden))
 
 
-def _mixes(weights: Tensor, streams: Tensor) -> Tensor:
-    """Coefficients of every token, out of all of its streams."""
-    flat = ggml.reshape(streams, streams.ne[0] * streams.ne[1], streams.ne[2])
-    return ggml.mul_mat(weights, ggml.like("RMS_NORM", flat))
+def _sum(streams: Tensor, shares: Tensor) -> Tensor:
+    return ggml.cast(weighted(ggml.cast(streams, "f32"), shares), streams.type)
 
 
-def _gates(b: Builder, mixes: Tensor, scale: Tensor, base: Tensor) -> Tensor:
-    return b.scale(ggml.like("SIGMOID", ggml.like("ADD", ggml.like("MUL", mixes, scale), base)))
-
-
-def _sum(streams: Tensor, weights: Tensor) -> Tensor:
-    """The streams as one, each by its weight."""
-    width, count, tokens = streams.ne[:3]
-    exact = ggml.cast(streams, "f32")
-    total: Tensor | None = None
-    for number in range(count):
-        part = ggml.view(exact, (width, tokens), exact.nb[2:3], number * exact.nb[1])
-        weight = ggml.view(weights, (1, tokens), weights.nb[1:2], number * weights.nb[0])
-        weighed = ggml.like("MUL", part, weight)
-        total = weighed if total is None else ggml.like("ADD", total, weighed)
-    return ggml.cast(there(total, "hyper_connection.count"), streams.type)
-
-
-def _joined(b: Builder, layer: int, name: str, streams: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _joined(b: Builder, layer: int, name: str, streams: Tensor) -> tuple[Tensor, Tensor]:
     """What the block reads, and the shares by which its result goes back to the streams."""
-    tokens = streams.ne[2]
-    mixes = _mixes(b.needed(layer, name + "_fn"), streams)
-    scale, base = b.needed(layer, name + "_scale"), b.needed(layer, name + "_base")
-    parts = []
-    for number in range(2):
-        part = ggml.view(mixes, (count, tokens), mixes.nb[1:2], number * count * 4)
-        bias = ggml.view(base, (count,), (), number * count * 4)
-        parts.append(_gates(b, part, ggml.view(scale, (1,), (), number * 4), bias))
-    return _sum(streams, parts[0]), b.scale(parts[1])
+    count = streams.ne[1]
+    made = coefficients(b, layer, name, streams)
+    read, written = (made.group(number, number * count, count).gate(b) for number in range(2))
+    return _sum(streams, read), b.scale(written)
 
 
 def _parted(made: Tensor, streams: Tensor, shares: Tensor) -> Tensor:
@@ -93,11 +75,3 @@ def _parted(made: Tensor, streams: Tensor, shares: Tensor) -> Tensor:
         part = ggml.reshape(ggml.like("ADD", stream, ggml.like("MUL", made, share)), width, 1, tokens)
         total = part if total is None else ggml.concat(total, part, 1)
     return ggml.cast(there(total, "hyper_connection.count"), streams.type)
-
-
-def _head(b: Builder, streams: Tensor) -> Tensor:
-    """All streams as one, before the last norm."""
-    weights, scale, base = (
-        there(b.top(f"output_hc_{name}.weight"), f"output_hc_{name}.weight") for name in ("fn", "scale", "base")
-    )
-    return _sum(streams, _gates(b, _mixes(weights, streams), scale, base))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, there
-from ansible_collections.onprem.llm.plugins.module_utils._decoder import GATING, Decoder, finish
+from ansible_collections.onprem.llm.plugins.module_utils._decoder import GATING, Decoder, finish, latent_experts
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._recurrent import kimi_delta, kimi_latent
 
@@ -59,18 +59,8 @@ def _mixed(b: Builder, kept: Tensor | None, stream: Tensor, score: Tensor | None
 
 def _experts(b: Builder, layer: int, source: Tensor) -> Tensor:
     """The router and a shared expert read the layer's width, the chosen experts what is left of it."""
-    hyper = b.hyper
-    down, up = b.weight(layer, "ffn_routed_down"), b.weight(layer, "ffn_routed_up")
-    inner = ggml.mul_mat(down, source) if down is not None else source
-    logits = ggml.mul_mat(b.needed(layer, "ffn_gate_inp"), source)
-    made = b.experts(
-        layer, inner, "SITU", GATING.get(hyper.whole("expert_gating_func"), "softmax"),
-        hyper.truth("expert_weights_norm"), hyper.real("expert_weights_scale") not in (0.0, 1.0), logits,
-    )  # fmt: skip
-    if b.weight(layer, "ffn_routed_norm") is not None:
-        made = b.layer_norm(made, layer, "ffn_routed_norm")
-    if up is not None:
-        made = ggml.mul_mat(up, made)
+    gating = GATING.get(b.hyper.whole("expert_gating_func"), "softmax")
+    made = latent_experts(b, layer, source, "SITU", gating, "ffn_routed")
     if b.weight(layer, "ffn_gate_shexp") is not None:
         made = ggml.like("ADD", made, b.shared_expert(layer, source, "SITU"))
     return made

@@ -9,8 +9,8 @@ Sources: llama.cpp, src/models/deepseek2.cpp, minicpm3.cpp, plm.cpp and others n
 from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
-from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
-from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish, gated, mixed_feed_forward
+from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, one_head, rotation_size
+from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, fed, finish, gated
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 
 
@@ -22,10 +22,7 @@ def deepseek2(b: Builder) -> None:
         residual = current
         normed = b.layer_norm(current, layer, "attn_norm")
         attended = _latent(b, layer, normed)
-        attended, residual = b.wanted(layer, attended, residual)
-        middle = ggml.like("ADD", attended, residual)
-        made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
-        current = ggml.like("ADD", made, middle)
+        current = fed(b, traits, layer, attended, residual)
     finish(b, traits, current)
 
 
@@ -45,10 +42,7 @@ def deepseek32(b: Builder) -> None:
             chosen = chosen_cells(b, layer, normed, narrow)
         query = ggml.mul_mat(b.needed(layer, "attn_q_b"), narrow)
         attended = absorbed(b, layer, normed, query, True, chosen)
-        attended, residual = b.wanted(layer, attended, residual)
-        middle = ggml.like("ADD", attended, residual)
-        made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
-        current = ggml.like("ADD", made, middle)
+        current = fed(b, traits, layer, attended, residual)
     finish(b, traits, current)
 
 
@@ -67,10 +61,7 @@ def dots3note(b: Builder) -> None:
         query = ggml.mul_mat(b.needed(layer, "attn_q_b"), narrow)
         made = absorbed(b, layer, normed, query, True, chosen, output=None)
         made = gated(b, traits, layer, made, b.linear(layer, "attn_gate", normed))
-        attended, residual = b.wanted(layer, b.linear(layer, "attn_output", made), residual)
-        middle = ggml.like("ADD", attended, residual)
-        made = mixed_feed_forward(b, traits, layer, b.layer_norm(middle, layer, "ffn_norm"))
-        current = ggml.like("ADD", made, middle)
+        current = fed(b, traits, layer, b.linear(layer, "attn_output", made), residual)
     finish(b, traits, current)
 
 
@@ -83,32 +74,38 @@ def chosen_cells(b: Builder, layer: int, source: Tensor, narrow: Tensor) -> Tens
     key = b.layer_norm(ggml.mul_mat(b.needed(layer, "indexer.attn_k"), source), layer, "indexer.k_norm", "NORM")
     key = b.rope(ggml.reshape(key, length, 1, batch.tokens))
     if hyper.architecture != "hy_v4":
-        size = 64
-        while length % (size * 2) == 0:
-            size *= 2
+        size = rotation_size(length)
         rotation = b.input("rotation_index", "f32", size, size)
         query, key = ggml.mul_mat(rotation, query), ggml.mul_mat(rotation, key)
     cache = b.cache("index", layer, batch.key_type, length, batch.cells, batch.sequences)
-    store = ggml.reshape(cache, length, batch.cells * batch.sequences) if batch.sequences > 1 else cache
-    flat = ggml.view(key, (length, batch.tokens), (key.nb[2],))
-    b.graph.expand(ggml.set_rows(store, flat, b.input("index_cells", "i64", batch.tokens)))
+    b.keep(cache, key, b.input("index_cells", "i64", batch.tokens))
     weights = ggml.mul_mat(b.needed(layer, "indexer.proj"), source)
-    row = ggml.row_bytes(cache.type, length)
-    keys = ggml.view(cache, (length, 1, batch.cells, batch.sequences), (row, row, row * batch.cells))
-    streams = batch.sequences
-    query = ggml.view(query, (*query.ne[:2], query.ne[2] // streams, streams), (*query.nb[1:3], query.nb[3] // streams))
-    weights = ggml.view(
-        weights, (weights.ne[0], weights.ne[1] // streams, weights.ne[2], streams),
-        (weights.nb[1], weights.nb[2] // streams, weights.nb[3] // streams),
-    )  # fmt: skip
+    query, weights = by_sequence(query, weights, batch.sequences)
     kind = "f16" if b.fuses("LIGHTNING_INDEXER") else "f32"
     mask = b.input("mask_index", kind, batch.cells, batch.sequence_tokens, 1, batch.sequences)
-    score = index_scores(b, layer, query, keys, b.scale(weights), mask)
-    count = min(batch.cells, hyper.whole("attention.indexer.top_k"))
+    return best(b, layer, query, one_head(cache), b.scale(weights), mask)
+
+
+def by_sequence(query: Tensor, weights: Tensor, sequences: int) -> tuple[Tensor, Tensor]:
+    """The index's queries and its heads' weights, the batch's tokens parted by sequence."""
+    query = ggml.view(
+        query, (*query.ne[:2], query.ne[2] // sequences, sequences), (*query.nb[1:3], query.nb[3] // sequences)
+    )
+    weights = ggml.view(
+        weights, (weights.ne[0], weights.ne[1] // sequences, weights.ne[2], sequences),
+        (weights.nb[1], weights.nb[2] // sequences, weights.nb[3] // sequences),
+    )  # fmt: skip
+    return query, weights
+
+
+def best(b: Builder, layer: int, query: Tensor, keys: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """The cells with the best index scores, for each token."""
+    score = _scores(b, layer, query, keys, weights, mask)
+    count = min(score.ne[0], b.hyper.whole("attention.indexer.top_k"))
     return ggml.cont(ggml.result("TOP_K", "i32", (count, *score.ne[1:]), score))
 
 
-def index_scores(b: Builder, layer: int, query: Tensor, keys: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+def _scores(b: Builder, layer: int, query: Tensor, keys: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
     """What the index makes of every cell, for each token: the weighted sum of its heads' positive products."""
     if b.fuses("LIGHTNING_INDEXER"):
         shape = (mask.ne[0], query.ne[2], 1, query.ne[3])

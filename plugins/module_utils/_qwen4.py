@@ -10,11 +10,12 @@ Source: llama.cpp, src/models/qwen4exp.cpp.
 from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
-from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, there
+from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder, one_head, there
 from ansible_collections.onprem.llm.plugins.module_utils._compressed import ratio
 from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, mixed_feed_forward
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._recurrent import conv_state, delta_net, gated_attention
+from ansible_collections.onprem.llm.plugins.module_utils._streams import gathered, spread
 
 # llama-memory-hybrid-idx.cpp, set_input_qsa.
 LONGEST_BLOCK = 64
@@ -22,11 +23,10 @@ LONGEST_BLOCK = 64
 
 def qwen4exp(b: Builder) -> None:
     """Every block, of attention and of experts alike, reads the streams' gated mean and gives each its share."""
-    hyper, tokens = b.hyper, b.batch.tokens
-    width, count = hyper.width, hyper.whole("hyper_connection.count")
+    hyper = b.hyper
     current = b.embedding()
     grams = _gram_embeddings(b) if hyper.gram_heads else None
-    streams = ggml.repeat(ggml.reshape(current, width, 1, tokens), width, count, tokens, 1)
+    streams = spread(current, hyper.whole("hyper_connection.count"))
     for layer in b.numbers:
         if hyper.gram_state(layer):
             streams = _with_grams(b, layer, there(grams, "ple.ngram_size"), streams)
@@ -36,8 +36,7 @@ def qwen4exp(b: Builder) -> None:
         made = delta_net(b, layer, source) if hyper.recurrent[layer] else _attention(b, layer, source)
         if layer == b.last:
             made, shares = b.gather(made, shares)
-            (flat,) = b.gather(ggml.reshape(streams, width * count, streams.ne[2]))
-            streams = ggml.reshape(flat, width, count, flat.ne[1])
+            streams = gathered(b, streams)
         streams = _parted(b, layer, made, streams, shares)
         source, normed = _joined(b, layer, "hc_ffn", streams)
         shares = b.linear(layer, "hc_ffn_inject", normed)
@@ -95,13 +94,12 @@ def _joined(b: Builder, layer: int, name: str, streams: Tensor) -> tuple[Tensor,
 
 def _parted(b: Builder, layer: int, made: Tensor, streams: Tensor, shares: Tensor) -> Tensor:
     """Every stream and its share of the block's result."""
-    width, count, tokens = streams.ne[:3]
+    count, tokens = streams.ne[1:3]
     shares = b.scale(ggml.like("SIGMOID", b.scale(shares)))
     if b.fuses("DSV4_HC_POST"):
         return b.fused(layer, ggml.result("DSV4_HC_POST", "f32", streams.ne, made, streams, shares))
     shares = ggml.reshape(shares, 1, count, tokens)
-    made = ggml.repeat(ggml.reshape(made, width, 1, tokens), width, count, tokens, 1)
-    return ggml.like("ADD", streams, ggml.like("MUL", made, shares))
+    return ggml.like("ADD", streams, ggml.like("MUL", spread(made, count), shares))
 
 
 def _head_input(b: Builder, streams: Tensor) -> Tensor:
@@ -138,8 +136,7 @@ def _with_grams(b: Builder, layer: int, grams: Tensor, streams: Tensor) -> Tenso
     score = b.scale(ggml.sum_rows(ggml.like("MUL", key, query)))
     size = ggml.like("SQRT", b.clamp(ggml.like("ABS", score)))
     gate = ggml.like("SIGMOID", ggml.like("MUL", ggml.like("SGN", score), size))
-    spread = ggml.repeat(ggml.reshape(value, width, 1, tokens), width, count, tokens, 1)
-    opened = ggml.like("MUL", spread, gate)
+    opened = ggml.like("MUL", spread(value, count), gate)
     normed = ggml.reshape(ggml.reshape(opened, wide, tokens), width, count, tokens)
     normed = ggml.reshape(_normed(normed, b.needed(layer, "ple_norm_conv")), wide, tokens)
     kernel, step = hyper.whole("ple.conv_kernel"), hyper.whole("ple.ngram_size")
@@ -185,11 +182,8 @@ def _chosen(b: Builder, layer: int, source: Tensor, each: int) -> Tensor:
     blocks = -(-cells // each)
     key = ggml.reshape(b.linear(layer, "indexer.k_proj", source), length, 1, tokens)
     cache = b.cache("index", layer, batch.key_type, length, cells, streams)
-    store = ggml.reshape(cache, length, cells * streams) if streams > 1 else cache
-    flat = ggml.view(key, (length, tokens), (key.nb[2],))
-    b.graph.expand(ggml.set_rows(store, flat, b.input(f"index_cells_{each}", "i64", tokens)))
-    row = ggml.row_bytes(cache.type, length)
-    keys = ggml.view(cache, (length, 1, cells, streams), (row, row, row * cells))
+    b.keep(cache, key, b.input(f"index_cells_{each}", "i64", tokens))
+    keys = one_head(cache)
     keys = ggml.view(keys, (length, cells, streams), keys.nb[2:4])
     members = ggml.get_rows(keys, b.input(f"block_cells_{each}", "i32", each * blocks, streams))
     members = ggml.reshape(members, length, each, blocks, streams)

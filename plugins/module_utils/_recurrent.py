@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from ansible_collections.onprem.llm.plugins.module_utils import _ggml as ggml
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Builder
-from ansible_collections.onprem.llm.plugins.module_utils._decoder import Decoder, finish, mixed_feed_forward, project
+from ansible_collections.onprem.llm.plugins.module_utils._decoder import (
+    Decoder,
+    finish,
+    latent_experts,
+    mixed_feed_forward,
+    project,
+)
 from ansible_collections.onprem.llm.plugins.module_utils._ggml import Tensor
 from ansible_collections.onprem.llm.plugins.module_utils._latent import absorbed
 
@@ -337,24 +343,10 @@ def nemotron_h(b: Builder) -> None:
         elif b.weight(layer, "ffn_gate_inp") is None:
             made = b.feed_forward(layer, normed, "RELU_SQR")
         else:
-            made = _latent_experts(b, layer, normed)
+            made = latent_experts(b, layer, normed, "RELU_SQR", "sigmoid")
+            made = ggml.like("ADD", made, b.shared_expert(layer, normed, "RELU_SQR"))
         current = ggml.like("ADD", made, residual)
     finish(b, traits, current)
-
-
-def _latent_experts(b: Builder, layer: int, source: Tensor) -> Tensor:
-    """Experts that may work on a narrower state (nemotron-h.cpp, build_ffn_layer)."""
-    hyper = b.hyper
-    down, up = b.weight(layer, "ffn_latent_down"), b.weight(layer, "ffn_latent_up")
-    inner = ggml.mul_mat(down, source) if down is not None else source
-    logits = ggml.mul_mat(b.needed(layer, "ffn_gate_inp"), source)
-    made = b.experts(
-        layer, inner, "RELU_SQR", "sigmoid", hyper.truth("expert_weights_norm"),
-        hyper.real("expert_weights_scale") not in (0.0, 1.0), logits,
-    )  # fmt: skip
-    if up is not None:
-        made = ggml.mul_mat(up, made)
-    return ggml.like("ADD", made, b.shared_expert(layer, source, "RELU_SQR"))
 
 
 def _scan(
