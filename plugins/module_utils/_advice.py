@@ -31,9 +31,8 @@ from ansible_collections.onprem.llm.plugins.module_utils._search import (
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
 from ansible_collections.onprem.llm.plugins.module_utils._workload import Workload
 
-# What a host without a GPU is sold with (GiB), and how many GPUs one has.
+# What a host without a GPU is sold with (GiB).
 MEMORY_SIZES = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-COUNTS = (1, 2, 4, 8)
 
 
 def nothing_fits(
@@ -131,7 +130,7 @@ def _hardware_for(
                 return f"on a host with {gib} GiB of memory"
         return ""
     rows = sorted((row for row in table.gpus if not row.alias), key=lambda row: (row.memory, row.name))
-    for count, gpu in itertools.product(COUNTS, rows):
+    for count, gpu in itertools.product(_hardware.COUNTS, rows):
         if gpu.memory * count < least:
             continue
         named = _hardware.named([f"{count}x {gpu.name}"], table)

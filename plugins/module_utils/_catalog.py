@@ -156,11 +156,15 @@ def entry(data: t.Any) -> Entry:
     size = data.get("size_bytes", 0)
     if header and not size:
         raise wrong("size_bytes", size, "an entry with a header needs the size of the whole file")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-        raise wrong("size_bytes", size, "it must be a whole number of bytes")
     projector = data.get("projector_bytes")
-    if isinstance(projector, bool) or not (projector is None or isinstance(projector, int)) or (projector or 0) < 0:
-        raise wrong("projector_bytes", projector, "it must be a whole number of bytes")
+    parameters = data.get("parameters") or 0
+    for word, number, unit in (
+        ("size_bytes", size, "bytes"),
+        ("projector_bytes", projector or 0, "bytes"),
+        ("parameters", parameters, "parameters"),
+    ):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise wrong(word, number, f"it must be a whole number of {unit}")
     shape = data.get("shape")
     if shape is not None and not isinstance(shape, dict):
         raise wrong("shape", shape, "it must be a mapping of the model's hyper-parameters")
@@ -169,9 +173,6 @@ def entry(data: t.Any) -> Entry:
     uses = data.get("uses") or []
     if not isinstance(uses, list) or not all(isinstance(use, str) for use in uses):
         raise wrong("uses", uses, "it must be a list of words such as chat, code, embedding, vision")
-    parameters = data.get("parameters") or 0
-    if isinstance(parameters, bool) or not isinstance(parameters, int) or parameters < 0:
-        raise wrong("parameters", parameters, "it must be a whole number of parameters")
     if size and parameters and not BITS[0] <= 8 * size / parameters <= BITS[1]:
         raise wrong(
             "size_bytes",

@@ -14,6 +14,8 @@ from ansible_collections.onprem.llm.plugins.module_utils._text import human_byte
 from ansible_collections.onprem.llm.plugins.module_utils._workload import PlanError
 
 HOST = "host"
+# How many GPUs hosts are sold with.
+COUNTS = (1, 2, 4, 8)
 
 # What a CUDA context takes where the table of GPUs says nothing: the most that was measured on any GPU.
 CUDA_CONTEXT_BYTES = 555 * _memory.MIB

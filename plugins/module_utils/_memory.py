@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.onprem.llm.plugins.module_utils import _architectures, _bound, _engine, _ggml, _gguf, _typical
 from ansible_collections.onprem.llm.plugins.module_utils._blocks import Homes
 from ansible_collections.onprem.llm.plugins.module_utils._hyper import Hyper
-from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import B10488, V0_5_0, Rules
+from ansible_collections.onprem.llm.plugins.module_utils._llama_cpp import B10488, BEFORE_0_30, V0_5_0, Rules
 
 MIB = 2**20
 
@@ -171,11 +171,14 @@ class Setting:
     slots: int
     kv_cache_type: str = "f16"
     flash_attention: bool = True
-    # Before Ollama 0.30: batches of 512, Ollama's own engine for some architectures, and for the others a llama.cpp
-    # that reserves logits for every row of the batch (before its #23861).
-    before_0_30: bool = False
     # Those of the llama.cpp in it.
     rules: Rules = B10488
+
+    @property
+    def before_0_30(self) -> bool:
+        """Before Ollama 0.30: batches of 512, its own engine for some architectures, and for the others a llama.cpp
+        that reserves logits for every row of the batch (before its #23861)."""
+        return self.rules is BEFORE_0_30
 
 
 @dataclass(frozen=True)
@@ -194,8 +197,11 @@ class Run:
     # (llama.cpp before #23861).
     logits_rows: int | None = None
     rules: Rules = V0_5_0
-    # Ollama before 0.30: it divides the layers among several GPUs itself, and its own engine runs some architectures.
-    before_0_30: bool = False
+
+    @property
+    def before_0_30(self) -> bool:
+        """Before 0.30, Ollama divides layers among several GPUs itself, and its own engine runs some architectures."""
+        return self.rules is BEFORE_0_30
 
 
 @dataclass(frozen=True)
@@ -208,6 +214,11 @@ class Devices:
     gpus: tuple[float, ...] = (1.0,)
     layers_on_gpu: int | None = None
     expert_layers_on_host: int = 0
+
+    @property
+    def most_layers(self) -> int:
+        """No model has as many layers as stand for all."""
+        return 1 << 30 if self.layers_on_gpu is None else self.layers_on_gpu
 
 
 class Rule(t.NamedTuple):
@@ -564,7 +575,6 @@ def engine_run(shape: Shape, setting: Setting, free: int = 0, file_bytes: int = 
         batch=ubatch(shape, setting, free, file_bytes),
         logits_rows=0 if old and not _own_engine(shape, old) else None,
         rules=setting.rules,
-        before_0_30=old,
     )
 
 
@@ -600,9 +610,7 @@ def _closed_form(shape: Shape, run: Run, devices: Devices) -> Placed:
     shares = devices.gpus
     cache = _cache_by_layer(shape, run)
     mask, hidden, compute = _compute(shape, run)
-    where = _engine.layer_homes(
-        shape.layers + 1, shares, 1 << 30 if devices.layers_on_gpu is None else devices.layers_on_gpu, 0
-    )
+    where = _engine.layer_homes(shape.layers + 1, shares, devices.most_layers, 0)
     weights, kv = [0] * (where.cpu + 1), [0] * (where.cpu + 1)
     for home, size, part in zip(
         [*where.layers, where.output], [*shape.weights.layers, shape.weights.output], [*cache, 0]
@@ -683,15 +691,18 @@ def _filled(sizes: t.Sequence[int], room: t.Sequence[float], part: float) -> lis
     return counts
 
 
+def _load(shape: Shape, run: Run, devices: Devices) -> _engine.Load:
+    return _engine.Load(
+        run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
+        (0 if shape.embedding else run.sequences) if run.logits_rows is None else run.logits_rows, tuple(devices.gpus),
+        devices.most_layers, devices.expert_layers_on_host, run.rules,
+    )  # fmt: skip
+
+
 def _replayed(shape: Shape, run: Run, devices: Devices) -> Placed:
     """The account out of the engine's own steps, replayed, or their upper bound for an unknown architecture."""
     hyper = t.cast(Hyper, shape.hyper)
-    load = _engine.Load(
-        run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
-        (0 if shape.embedding else run.sequences) if run.logits_rows is None else run.logits_rows, tuple(devices.gpus),
-        1 << 30 if devices.layers_on_gpu is None else devices.layers_on_gpu, devices.expert_layers_on_host,
-        run.rules,
-    )  # fmt: skip
+    load = _load(shape, run, devices)
     where = _engine.homes(hyper, load)
     key = ("placed", run, where)
     known = hyper.memory.get(key)
@@ -905,12 +916,8 @@ def refused(shape: Shape, run: Run, on_gpu: bool = True) -> str | None:
             *lengths
         )
     if shape.exact and shape.hyper is not None and not _own_engine(shape, run.before_0_30):
-        load = _engine.Load(
-            run.context_length, run.sequences, run.key_type, run.value_type, run.flash_attention, run.batch,
-            run.sequences, (1.0,) if on_gpu else (), 1 << 30, rules=run.rules,
-        )  # fmt: skip
         try:
-            return _engine.abort(shape.hyper, load)
+            return _engine.abort(shape.hyper, _load(shape, run, Devices((1.0,) if on_gpu else ())))
         except _CONTRADICTIONS:
             return None
     return None

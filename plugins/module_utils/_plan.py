@@ -225,7 +225,15 @@ def explained(
     for instance in instances:
         for place, number in enumerate(instance.members):
             if _catalog.canonical_name(models[number].name) == wanted:
-                return _terms(search, models[number], instance.devices, instance.residence.placed[place], instance)
+                residence = instance.residence
+                return _terms(
+                    search,
+                    models[number],
+                    instance.devices,
+                    residence.placed[place],
+                    residence.bytes_on[place],
+                    instance,
+                )
     try:
         model = candidate(_catalog.find(entries, name, known))
     except _catalog.CatalogError as error:
@@ -236,7 +244,7 @@ def explained(
         placed = search.accounts.placed(model, context, instance.slots, devices)
         share = search.accounts.bytes_on(placed, devices)
         if all(share.get(device.id, 0) <= device.budget for device in devices) or devices is search.sets[-1]:
-            return _terms(search, model, devices, placed, instance)
+            return _terms(search, model, devices, placed, share, instance)
     return []
 
 
@@ -245,15 +253,14 @@ def _terms(
     model: Candidate,
     devices: t.Sequence[Device],
     placed: _memory.Placed,
+    share: t.Mapping[str, int],
     instance: Instance,
 ) -> list[dict[str, t.Any]]:
     names = {f"gpu{number}": device.id for number, device in enumerate(devices)} if search.on_gpu else {}
     terms = [(names.get(term.device, term.device), term.name, term.bytes, term.rule) for term in placed.terms]
     if search.on_gpu:
         terms += [
-            (device.id, "cuda_context", device.cuda_context, CUDA_CONTEXT)
-            for device, part in zip(devices, placed.gpus)
-            if part.total or (device is devices[0] and placed.projector)
+            (device.id, "cuda_context", device.cuda_context, CUDA_CONTEXT) for device in devices if device.id in share
         ]
         predicted = _residency.prediction(model, instance.context, instance.slots)
         terms.append(("scheduler", "prediction", predicted, PREDICTION))

@@ -11,8 +11,6 @@ from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _hardw
 from ansible_collections.onprem.llm.plugins.module_utils._candidates import Candidate
 from ansible_collections.onprem.llm.plugins.module_utils._workload import PlanError, Workload
 
-COUNTS = (1, 2, 4, 8)
-
 
 def gpus_for(
     workloads: t.Sequence[Workload],
@@ -31,7 +29,7 @@ def gpus_for(
     found: list[tuple[tuple[t.Any, ...], dict[str, t.Any]]] = []
     last = ""
     for gpu in table.gpus:
-        for count in () if gpu.alias else COUNTS:
+        for count in () if gpu.alias else _hardware.COUNTS:
             devices, _remarks = _hardware.devices(
                 _hardware.named([f"{count}x {gpu.name}"], table), host, _search.keep(options), None, table
             )
@@ -67,5 +65,5 @@ def gpus_for(
             )
             break
     if not found:
-        raise PlanError(f"no GPU of the table serves this, not even {COUNTS[-1]} of one kind: {last}")
+        raise PlanError(f"no GPU of the table serves this, not even {_hardware.COUNTS[-1]} of one kind: {last}")
     return [row for _key, row in sorted(found, key=lambda item: item[0])]

@@ -23,8 +23,6 @@ from ansible_collections.onprem.llm.plugins.module_utils._memory import SCHEDULE
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
 
 MEASURED = _memory.Rule("measured", "what the same load took on this host beyond the account")
-# The first version that runs every GGUF file in llama.cpp's own server.
-LLAMA_SERVER = (0, 30, 0)
 
 
 def _tokens(model: Candidate, context: int, slots: int) -> int:
@@ -76,14 +74,14 @@ class Engine:
 
     @property
     def before_0_30(self) -> bool:
-        return self.version < LLAMA_SERVER
+        return self.rules is _llama_cpp.BEFORE_0_30
 
     @property
     def rules(self) -> _llama_cpp.Rules:
         return _llama_cpp.of_ollama(self.version)
 
     def setting(self, context: int, slots: int) -> _memory.Setting:
-        return _memory.Setting(context, slots, self.kv_cache_type, self.flash_attention, self.before_0_30, self.rules)
+        return _memory.Setting(context, slots, self.kv_cache_type, self.flash_attention, self.rules)
 
     def run(self, model: Candidate, context: int, slots: int, free: int) -> _memory.Run:
         """What the runner is started with where its GPUs have ``free`` bytes when it loads."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.onprem.llm.plugins.module_utils import (
     _catalog,
     _hardware,
+    _llama_cpp,
     _measurements,
     _memory,
     _residency,
@@ -99,7 +100,7 @@ def check(options: Options) -> None:
 def keep(options: Options) -> _hardware.Budgeting:
     """What the options keep free of models."""
     fit_target = options.fit_target_bytes
-    if version(options.engine_version) < _residency.LLAMA_SERVER:
+    if _llama_cpp.of_ollama(version(options.engine_version)) is _llama_cpp.BEFORE_0_30:
         fit_target = max(fit_target, _memory.MINIMUM_BYTES)
     return _hardware.Budgeting(
         options.headroom_bytes, fit_target, options.display_bytes, options.host_memory_fraction,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf, _memory, _select
+from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf, _llama_cpp, _memory, _select
 from gguf_files import F16, F32, Q4_K, gguf_header, llama
 
 CATALOG = _catalog.merge(
@@ -122,12 +122,15 @@ def test_encoders_keep_no_cache_and_take_one_slot() -> None:
 
 def test_every_row_of_logits_counts_up_to_0_17() -> None:
     model = shape(vocabulary=100000)
-    new, old = (on_gpu(model, _memory.Setting(4096, 1, before_0_30=flag)).compute for flag in (False, True))
+    new, old = (
+        on_gpu(model, _memory.Setting(4096, 1, rules=rules)).compute
+        for rules in (_llama_cpp.B10488, _llama_cpp.BEFORE_0_30)
+    )
     assert old >= 512 * 100000 * 4 > new
 
 
 def old(context: int = 4096, slots: int = 1, cache: str = "f16") -> _memory.Setting:
-    return _memory.Setting(context, slots, cache, before_0_30=True)
+    return _memory.Setting(context, slots, cache, rules=_llama_cpp.BEFORE_0_30)
 
 
 def test_ollamas_own_engine_reserves_a_row_of_logits_a_slot() -> None:
@@ -283,7 +286,7 @@ def test_the_batch_is_ollamas(context: int, slots: int, free: int, size: int, ba
     setting = _memory.Setting(context, slots)
     assert _memory.ubatch(shape(), setting, free, size) == batch
     assert _memory.ubatch(shape(), _memory.Setting(context, slots, flash_attention=False), free, size) == 512
-    assert _memory.ubatch(shape(), _memory.Setting(context, slots, before_0_30=True), free, size) == 512
+    assert _memory.ubatch(shape(), _memory.Setting(context, slots, rules=_llama_cpp.BEFORE_0_30), free, size) == 512
 
 
 @pytest.mark.parametrize("gpus", [(), (1.0,)])
