@@ -5,15 +5,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from role_templates import evaluated, role_variables
 
-ROLE = Path(__file__).resolve().parents[3] / "roles/nvidia_container_toolkit"
 WHOLE = {"index": 0, "uuid": "GPU-a", "mig_mode": None, "mig_devices": []}
 DIVIDED = {
     "index": 1,
@@ -24,14 +21,6 @@ DIVIDED = {
 ALL = ["0", "GPU-a", "1:0", "MIG-x", "1:1", "MIG-y", "all"]
 
 
-def trusted(value: Any) -> Any:
-    if isinstance(value, str):
-        return trust_as_template(value)
-    if isinstance(value, dict):
-        return {key: trusted(item) for key, item in value.items()}
-    return [trusted(item) for item in value] if isinstance(value, list) else value
-
-
 def faults(names: list[str], gpus: list[dict[str, Any]], planned: list[str] | None) -> list[str]:
     """The role's faults for a host with these GPUs, a spec of these names and a plan on these devices."""
     spec = {
@@ -39,15 +28,12 @@ def faults(names: list[str], gpus: list[dict[str, Any]], planned: list[str] | No
         "kind": "nvidia.com/gpu",
         "devices": [{"name": name, "containerEdits": {"env": ["A=b"]}} for name in names],
     }
-    variables: dict[str, Any] = {}
-    for part in ("defaults", "vars"):
-        variables.update(trusted(yaml.safe_load((ROLE / part / "main.yml").read_text(encoding="utf-8"))))
+    variables = role_variables("nvidia_container_toolkit")
     variables["__nvidia_container_toolkit_host"] = {"stdout": yaml.safe_dump(spec), "stderr": "CLI version 1.20.0"}
     variables["nvidia_driver_gpu_info"] = {"gpus": gpus}
     if planned is not None:
         variables["models_selection"] = {"plan": {"instances": [{"gpus": planned}]}}
-    templar = Templar(loader=DataLoader(), variables=variables)
-    found: list[str] = templar.template(variables["__nvidia_container_toolkit_faults"])
+    found: list[str] = evaluated(variables["__nvidia_container_toolkit_faults"], variables)
     return found
 
 

@@ -9,31 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
 from ansible_collections.onprem.llm.plugins.modules import model_select
+from role_templates import evaluated, role_variables
 
 ROLE = Path(__file__).resolve().parents[3] / "roles/models"
 PLANNED = {"plan": {"instances": []}}
 
 
-def trusted(value: Any) -> Any:
-    if isinstance(value, str):
-        return trust_as_template(value)
-    if isinstance(value, dict):
-        return {key: trusted(item) for key, item in value.items()}
-    return [trusted(item) for item in value] if isinstance(value, list) else value
-
-
 def faults(selection: dict[str, Any] = PLANNED, **given: Any) -> list[str]:
     """The role's faults with these variables, and what model_select answered."""
-    variables: dict[str, Any] = {}
-    for part in ("defaults", "vars"):
-        variables.update(trusted(yaml.safe_load((ROLE / part / "main.yml").read_text(encoding="utf-8"))))
+    variables = role_variables("models")
     variables["models_workloads"] = [{"name": "chat", "models": ["qwen3:8b"]}]
     variables.update(given, models_selection=selection)
-    found: list[str] = Templar(loader=DataLoader(), variables=variables).template(variables["__models_faults"])
+    found: list[str] = evaluated(variables["__models_faults"], variables)
     return found
 
 

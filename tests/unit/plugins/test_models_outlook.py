@@ -5,22 +5,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar
 from ansible_collections.onprem.llm.plugins.module_utils import _preflight
-from test_container_toolkit_faults import trusted
-
-ROLE = Path(__file__).resolve().parents[3] / "roles/models"
+from role_templates import evaluated, role_variables
 
 
 def outlook(part: str, selection: dict[str, Any], **variables: Any) -> Any:
-    stated = trusted(yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8")))["__models_outlook"][part]
-    return Templar(loader=DataLoader(), variables={"models_selection": selection, **variables}).template(stated)
+    return evaluated(role_variables("models")["__models_outlook"][part], {"models_selection": selection, **variables})
 
 
 @pytest.mark.parametrize("changes", [[], ["chat: qwen3:8b: 4 -> 2 slots", "ollama: OLLAMA_NUM_PARALLEL 4 -> 2"]])

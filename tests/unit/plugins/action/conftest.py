@@ -12,18 +12,10 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from ansible.template import Templar
+from role_templates import trusted
 
 Act = Callable[..., dict[str, Any]]
-
-
-def trusted(value: Any) -> Any:
-    """Values as an inventory gives them: their templates may be evaluated."""
-    if isinstance(value, str):
-        return trust_as_template(value)
-    if isinstance(value, dict):
-        return {key: trusted(item) for key, item in value.items()}
-    return [trusted(item) for item in value] if isinstance(value, list) else value
 
 
 @pytest.fixture

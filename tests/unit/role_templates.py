@@ -1,0 +1,36 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Evaluates what a role states in its variables, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+
+def trusted(value: Any) -> Any:
+    """Values as an inventory gives them: their templates may be evaluated."""
+    if isinstance(value, str):
+        return trust_as_template(value)
+    if isinstance(value, dict):
+        return {key: trusted(item) for key, item in value.items()}
+    return [trusted(item) for item in value] if isinstance(value, list) else value
+
+
+def role_variables(role: str) -> dict[str, Any]:
+    """The role's defaults and vars."""
+    variables: dict[str, Any] = {}
+    for part in ("defaults", "vars"):
+        variables.update(trusted(yaml.safe_load((ROLES / role / part / "main.yml").read_text(encoding="utf-8"))))
+    return variables
+
+
+def evaluated(template: Any, variables: dict[str, Any]) -> Any:
+    return Templar(loader=DataLoader(), variables=variables).template(template)
