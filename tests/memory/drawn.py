@@ -12,10 +12,8 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.onprem.llm.plugins.module_utils import _memory
 
@@ -66,14 +64,6 @@ class Score:
         )
 
 
-def _rows(planner: Planner, made: models.Model, header: Path, chance: random.Random) -> Iterator[dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as scratch:
-        full = Path(scratch, "model.gguf")
-        planner.grow(header, full)
-        for placement in drawn.placements(made, chance, PLACEMENTS):
-            yield from planner.plans(made, full, placement, [drawn.setting(made, chance) for _n in range(SETTINGS)])
-
-
 def compare(planner: Planner, base: models.Model, chance: random.Random, score: Score) -> None:
     """Draws one model, and compares its rows."""
     made = drawn.model(base, chance)
@@ -85,7 +75,11 @@ def compare(planner: Planner, base: models.Model, chance: random.Random, score: 
             return
         score.models += 1
         found = data.read_model(header)
-        for item in _rows(planner, made, header, chance):
+        pairs = (
+            (placement, [drawn.setting(made, chance) for _n in range(SETTINGS)])
+            for placement in drawn.placements(made, chance, PLACEMENTS)
+        )
+        for item in planner.rows(made, header, pairs):
             if "error" in item:
                 score.refused += 1
                 continue

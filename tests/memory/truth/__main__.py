@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,25 @@ class Planner:
             done = self._run("header", plain, path, str(model.file_type), given=wishes)
         return "" if done.returncode == 0 else done.stderr.strip()
 
-    def grow(self, header: Path, path: Path) -> None:
+    def _grow(self, header: Path, path: Path) -> None:
         """The header as a file of its full length, the rest a hole: llama.cpp reads none of it."""
         path.write_bytes(header.read_bytes())
         os.truncate(path, int(self._run("length", header).stdout))
 
-    def plans(
+    def rows(
+        self,
+        model: models.Model,
+        header: Path,
+        pairs: Iterable[tuple[settings.Placement, list[settings.Setting]]],
+    ) -> Iterator[dict[str, Any]]:
+        """A row a setting, on each placement its own."""
+        with tempfile.TemporaryDirectory() as scratch:
+            full = Path(scratch, "model.gguf")
+            self._grow(header, full)
+            for placement, wanted in pairs:
+                yield from self._plans(model, full, placement, wanted)
+
+    def _plans(
         self, model: models.Model, path: Path, placement: settings.Placement, wanted: list[settings.Setting]
     ) -> Iterator[dict[str, Any]]:
         """A row a setting. An abort ends the program, not the run: it starts again behind the setting that did it."""
@@ -100,13 +113,7 @@ def main(arguments: list[str]) -> int:
             failed += 1
             print(f"{model.name}: no header: {complaint}", file=sys.stderr)
             continue
-        with tempfile.TemporaryDirectory() as scratch:
-            full = Path(scratch, "model.gguf")
-            planner.grow(header, full)
-            found = [
-                row for placement, wanted in settings.plan(model).items()
-                for row in planner.plans(model, full, placement, wanted)
-            ]  # fmt: skip
+        found = list(planner.rows(model, header, settings.plan(model).items()))
         unfinished = target.with_suffix(".part")
         unfinished.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
         unfinished.rename(target)
