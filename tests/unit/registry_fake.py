@@ -49,8 +49,9 @@ class State:
     the bytes of blobs that went out.
 
     ``bucket`` bounds the rate. ``login`` is asked for in the way ``challenge`` (basic or bearer), the latter by tokens
-    of ``realm``, which is this server's own unless another is set, and given to ``anonymous`` clients, too, if so. ``elsewhere`` is where "redirect" leads. ``after``
-    is the byte of an answer at which "cut", "stall" and "trickle" begin, and what "slow" sends each second.
+    of ``realm``, which is this server's own unless another is set; ``anonymous`` clients get tokens, too, if so.
+    ``elsewhere`` is where "redirect" leads. ``after`` is the byte of an answer at which "cut", "stall" and "trickle"
+    begin, and what "slow" sends each second.
     """
 
     manifests: dict[str, bytes] = field(default_factory=dict)
