@@ -194,13 +194,14 @@ class Store:
             pass
 
     @property
-    def device(self) -> int | None:
-        """Number of the file system that blobs lie on, or None where there is no directory yet."""
+    def free_bytes(self) -> int | None:
+        """Bytes that are free for blobs, or None where the directory is not there yet."""
         try:
-            with self._at("blobs") as directory:
-                return os.fstat(directory).st_dev
+            with self._at() as directory:
+                room = os.fstatvfs(directory)
         except FileNotFoundError:
-            return None if self._root is None else os.fstat(self._root).st_dev
+            return None
+        return room.f_bavail * room.f_frsize
 
     # --- Blobs
 
@@ -217,6 +218,13 @@ class Store:
         except FileNotFoundError:
             return None
         return about.st_size if stat.S_ISREG(about.st_mode) else None
+
+    def identity(self, digest: str) -> tuple[int, int] | None:
+        """What tells one file of that name from another that is put in its place, or None where there is none."""
+        with suppress(FileNotFoundError), self._at("blobs") as directory:
+            about = os.stat(blob_name(digest), dir_fd=directory, follow_symlinks=False)
+            return about.st_ino, about.st_mtime_ns
+        return None
 
     @contextmanager
     def opened(self, digest: str) -> t.Iterator[t.BinaryIO]:
