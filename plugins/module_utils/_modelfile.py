@@ -91,7 +91,7 @@ _MAX_FLOAT32 = 3.4028235e38
 
 
 class ModelfileError(ValueError):
-    """The text is no Modelfile, or says what no model can have. ``line`` is the instruction's, 0 where none is meant."""
+    """The text is no Modelfile, or says what no model can have. ``line`` is the instruction's, 0 for the whole."""
 
     def __init__(self, message: str, line: int = 0) -> None:
         super().__init__(f"line {line}: {message}" if line else message)
@@ -227,8 +227,7 @@ def parse(text: str) -> Modelfile:
         value = _value(scanner, dropped)
         if value is None:
             raise ModelfileError(
-                f"the quotes that {instruction} opens are not closed; a line that ends with the same quotes closes them",
-                line,
+                f"the quotes that {instruction} opens are not closed; the same quotes at a line's end close them", line
             )
         commands.append(Command(instruction, value, key, line))
         if dropped:
@@ -345,7 +344,9 @@ def parameters(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
     :raises ModelfileError: a name that Ollama does not know, or a value of another type.
     """
-    return {name: None if value is None else _parameter(name, value, "parameters: ", 0) for name, value in given.items()}
+    return {
+        name: None if value is None else _parameter(name, value, "parameters: ", 0) for name, value in given.items()
+    }
 
 
 def _parameter(name: str, value: t.Any, where: str, line: int) -> t.Any:

@@ -235,9 +235,9 @@ def test_what_is_written_is_read(written: list[tuple[tuple[str, str], tuple[str,
 
 @given(st.text(max_size=200))
 def test_any_text_is_read_or_refused_with_a_line(text: str) -> None:
+    line = None
     try:
-        modelfile = _modelfile.parse("FROM base\n" + text)
+        _modelfile.parse("FROM base\n" + text)
     except ModelfileError as error:
-        assert 2 <= error.line <= 2 + len(text)
-    else:
-        assert modelfile.commands[0].value == "base"
+        line = error.line
+    assert line is None or 2 <= line <= 2 + len(text)
