@@ -106,6 +106,13 @@ def canonical_name(name: str) -> str:
     return name if ":" in name.rsplit("/", 1)[-1] else name + ":latest"
 
 
+def local_name(name: str) -> str:
+    """The name that a server lists the model under: with its tag, and without the scheme of the registry that it comes
+    from, ``http://models.test:5000/team/model:1``."""
+    scheme, separator, rest = name.partition("://")
+    return canonical_name(rest if separator and scheme in ("http", "https") else name)
+
+
 def registry_name(name: str, registry: str) -> str:
     """Where a model is pulled from: under ``registry``, a host with or without port, unless its name has a host itself.
 

@@ -98,6 +98,13 @@ class ModelfileError(ValueError):
         self.line = line
 
 
+class Message(t.NamedTuple):
+    """What ``role`` says at the beginning of each conversation."""
+
+    role: str
+    content: str
+
+
 @dataclass(frozen=True)
 class Command:
     """One instruction. ``instruction`` is its word in capitals; ``key`` the parameter's name or the message's role."""
@@ -126,7 +133,7 @@ class Content:
     template: str | None = None
     parameters: t.Mapping[str, t.Any] | None = None
     license: tuple[str, ...] = ()
-    messages: tuple[tuple[str, str], ...] = ()
+    messages: tuple[Message, ...] = ()
     adapters: tuple[str, ...] = ()
     drafts: tuple[str, ...] = ()
     renderer: str | None = None
@@ -293,7 +300,7 @@ def content(modelfile: Modelfile) -> Content:
     single: dict[str, str] = {}
     several: dict[str, list[str]] = {"LICENSE": [], "ADAPTER": [], "DRAFT": [], "FROM": []}
     given: dict[str, t.Any] = {}
-    messages: list[tuple[str, str]] = []
+    messages: list[Message] = []
     notes = list(modelfile.notes)
     for command in modelfile.commands:
         name = command.instruction
@@ -304,7 +311,7 @@ def content(modelfile: Modelfile) -> Content:
             value = _parameter(command.key, command.value, "", command.line)
             given[command.key] = given.get(command.key, []) + value if isinstance(value, list) else value
         elif name == "MESSAGE":
-            messages.append((command.key, command.value))
+            messages.append(Message(command.key, command.value))
         elif name in several:
             several[name].append(command.value)
             if name in ("FROM", "ADAPTER") and len(several[name]) > 1:

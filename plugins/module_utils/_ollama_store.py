@@ -21,7 +21,7 @@ import typing as t
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
 
 WEIGHTS_TYPE = "application/vnd.ollama.image.model"
 _DEFAULTS = ("registry.ollama.ai", "library")
@@ -47,7 +47,7 @@ def manifest_path(models: str, name: str) -> str:
 
     :raises StoreError: it is no model's name.
     """
-    path, tag = canonical_name(name).rsplit(":", 1)
+    path, tag = local_name(name).rsplit(":", 1)
     parts = path.split("/")
     parts = [*_DEFAULTS[: 3 - len(parts)], *parts, tag]
     if len(parts) != 4 or not all(re.match(r"^\w[\w.:-]*$", part) for part in parts):
@@ -85,6 +85,23 @@ def put_weights_back(models: str, name: str, rewritten: str, digest: str) -> Non
         manifests = glob.glob(os.path.join(models, "manifests", "*", "*", "*", "*"))
         if not any(rewritten in _digests(other) for other in manifests):
             os.unlink(blob_path(models, rewritten))
+
+
+def drop_layers(models: str, name: str, media_types: t.Collection[str]) -> None:
+    """Take layers of these media types out of a model's manifest. Their blobs stay: the base has them.
+
+    :param models: the models directory.
+    :raises StoreError: there is no such manifest.
+    :raises OSError: the directory cannot be read or written.
+    """
+    with _as_owner_of(models):
+        path = manifest_path(models, name)
+        try:
+            manifest = _read(path)
+        except FileNotFoundError as error:
+            raise StoreError(f"{path} is not there; is {models} the server's models directory?") from error
+        manifest["layers"] = [layer for layer in manifest["layers"] if layer.get("mediaType") not in media_types]
+        _replace(models, path, json.dumps(manifest, separators=(",", ":")))
 
 
 def models_of(models: str) -> dict[str, str]:
