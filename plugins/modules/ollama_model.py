@@ -518,6 +518,7 @@ class Manager:
                     state.pop(name, None)
                 state.update((name, value) for name, value in wanted.items() if name in SHOWN and value)
                 state.update((name, wanted.get(name)) for name in ("weights_digest", "parameters", "system"))
+        state.setdefault("context_length_in_memory", None)
         if self.params["state"] == "loaded":
             state["context_length_in_memory"] = self._context(before)
         return state
