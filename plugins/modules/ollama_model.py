@@ -545,7 +545,6 @@ from ansible_collections.onprem.llm.plugins.module_utils import _ollama_create a
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
 from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
 
-
 # What is said of a created model field by field, and by a Modelfile at once.
 SHOWN = ("license_sha256", "messages", "adapters", "renderer", "parser", "requires")
 FIELDS = ["system", "template", "license", "messages", "adapters", "renderer", "parser", "requires"]

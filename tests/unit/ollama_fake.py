@@ -78,6 +78,11 @@ class State:
             return str(json.loads(self.manifest(name).read_text())["layers"][0]["digest"])
         return str(self.models[name]["weights"])
 
+    def has(self, blob: str) -> bool:
+        return blob in self.blobs or bool(
+            self.directory and (self.directory / "blobs" / blob.replace(":", "-")).exists()
+        )
+
     def shown(self, name: str) -> dict[str, Any]:
         """The model, less what its manifest has no layer of."""
         model = {**MODEL, **self.models[name]}
@@ -246,12 +251,12 @@ class Handler(BaseHTTPRequestHandler):
             weights = base["weights"]
         else:
             [weights] = body["files"].values()
-            if weights not in self.state.blobs:
+            if not self.state.has(weights):
                 self._answer(400, {"error": f"blob {weights} not found"})
                 return
             weights = self.state.rewrites.get(weights, weights)
         for adapter in body.get("adapters", {}).values():
-            if adapter not in self.state.blobs:
+            if not self.state.has(adapter):
                 self._answer(400, {"error": f"blob {adapter} not found"})
                 return
         self.state.put(
@@ -306,7 +311,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _blob(self, wanted: str, data: bytes) -> None:
         if self.command == "HEAD":
-            self._answer(200 if wanted in self.state.blobs else 404)
+            self._answer(200 if self.state.has(wanted) else 404)
         elif digest(data) != wanted:
             self._answer(400, {"error": f'digest mismatch, expected "{wanted}", got "{digest(data)}"'})
         else:
