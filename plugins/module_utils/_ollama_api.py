@@ -490,9 +490,6 @@ class Client:
             modelfile=shown.get("modelfile") or "",
         )
 
-    def pull(self, name: str, insecure: bool) -> None:
-        self.stream("/api/pull", {"model": name, "insecure": insecure})
-
     def has_blob(self, digest: str) -> bool:
         try:
             self.request("HEAD", "/api/blobs/" + digest)

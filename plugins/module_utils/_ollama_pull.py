@@ -15,6 +15,7 @@ import time
 import typing as t
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer
 from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import (
@@ -26,9 +27,6 @@ from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import (
     blobs,
 )
 
-# How often a registry that is busy or not reached is asked for a manifest, and the longest wait between, in seconds.
-ATTEMPTS = 4
-MAX_WAIT_SECONDS = 60.0
 GGUF_MAGIC = b"GGUF"
 
 
@@ -70,6 +68,34 @@ class Offer:
     def digest(self) -> str:
         """Digest of the manifest as the server lists it."""
         return hashlib.sha256(self.manifest).hexdigest()
+
+
+class PathOrigin:
+    """A file of this host, to be copied as a registry's blob is transferred."""
+
+    label = "this host"
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def open(self, start: int, stop: int) -> t.Any:
+        try:
+            stream = open(self._path, "rb")  # noqa: SIM115 - the reader closes it
+        except OSError as error:
+            raise _registry.Refused(f"{self._path} cannot be read: {error.strerror}") from error
+        size = os.fstat(stream.fileno()).st_size
+        stream.seek(start)
+        return _PathAnswer(stream, f"bytes {start}-{min(stop, size) - 1}/{size}")
+
+
+class _PathAnswer:
+    """What of an HTTP answer is read."""
+
+    status = 206
+
+    def __init__(self, stream: t.BinaryIO, content_range: str) -> None:
+        self.headers = {"Content-Range": content_range}
+        self.read1, self.close = stream.read, stream.close
 
 
 @dataclass
@@ -129,18 +155,19 @@ def sources(name: str, origins: t.Sequence[t.Mapping[str, t.Any]], timeout: floa
             else:
                 own = _registry.parse_name(name, f"{scheme}://{host}")
                 repository = own.repository
-            client = {"timeout": timeout, "time_limit": None}
+            client = _registry.Client(timeout, time_limit=None)
             if repository.host == host:
                 repository = replace(repository, scheme=scheme)
                 login = (origin["username"], origin.get("password") or "") if origin.get("username") else None
-                client.update(login=login, **{key: origin.get(key) for key in ("ca_path", "client_cert", "client_key")})
-            found.append(Source(_registry.Client(**client), repository, public.tag))
+                files = {key: origin.get(key) for key in ("ca_path", "client_cert", "client_key")}
+                client = _registry.Client(timeout, time_limit=None, login=login, **files)
+            found.append(Source(client, repository, public.tag))
     except _registry.RegistryError as error:
         raise PullError(str(error)) from error
     return found
 
 
-def offer(asked: t.Sequence[Source]) -> Offer:
+def offer(asked: t.Sequence[Source], limits: _transfer.Limits) -> Offer:
     """The manifest of the first registry that has one. Who comes before it is not asked for blobs.
 
     :raises PullError: none has the model, each said with its reason.
@@ -148,30 +175,12 @@ def offer(asked: t.Sequence[Source]) -> Offer:
     told = []
     for index, source in enumerate(asked):
         try:
-            manifest = _patiently(lambda source=source: source.client.manifest(source.repository, source.tag))
+            manifest = _transfer.persistently(partial(source.client.manifest, source.repository, source.tag), limits)
             layers = _registry.layers(manifest)
             return Offer(manifest, layers, _registry.parse_manifest(manifest).weights.digest, tuple(asked[index:]))
         except _registry.RegistryError as error:
             told.append(f"{source.repository}:{source.tag}: {error}")
     raise PullError("no registry gives it: " + "; ".join(told))
-
-
-def _patiently(ask: t.Callable[[], bytes]) -> bytes:
-    """The answer of a registry that may be busy.
-
-    :raises _registry.RegistryError: what it said last.
-    """
-    for attempt in range(ATTEMPTS):
-        try:
-            return ask()
-        except _registry.Untrusted:
-            raise
-        except _registry.Unreachable as error:
-            wait = error.retry_after if error.retry_after is not None else 2.0**attempt / 2
-            if attempt + 1 == ATTEMPTS or wait > MAX_WAIT_SECONDS:
-                raise
-            time.sleep(wait)
-    raise AssertionError("unreachable")
 
 
 # --- Transfers -------------------------------------------------------------------------------------------------------
@@ -180,7 +189,7 @@ def _patiently(ask: t.Callable[[], bytes]) -> bytes:
 def pull(
     store: Store, staging_dir: str, wanted: t.Sequence[_registry.Layer], asked: t.Sequence[Source], turn: Turn
 ) -> None:
-    """Bring these blobs into the store, the largest last; one that is there, damaged, is replaced when its own is whole.
+    """Bring these blobs into the store, the largest last. A damaged one is replaced when its own is whole.
 
     :raises Pending: the turn is over.
     :raises PullError: it cannot be done; what came is kept, but for bytes of a wrong sha256.
@@ -259,7 +268,7 @@ def _bring(
     done: int,
     total: int | None,
 ) -> int:
-    """One blob, under its lock; its size. Another play that brings the same one is waited for, and need not be twice."""
+    """One blob, under its lock; its size. Where another play brings the same one, it need not come twice."""
     held = staging.held(digest)
     before = store.identity(digest)
     try:
@@ -269,13 +278,14 @@ def _bring(
             held = staging.held(digest)
             whole = _transfer.fetch(digest, size, origins, staging, turn.bounded())
             turn.account.fetched_bytes += whole.fetched_bytes
-            store.install(whole)
+            store.install(whole, digest)
+            staging.discard(digest)
             return whole.size
     except _transfer.Busy:
         raise Pending("another play transfers it", done + held, total or held) from None
     except _transfer.Paused as paused:
         turn.account.fetched_bytes += max(0, paused.done - held)
-        raise Pending("transfer", done + paused.done, total or paused.total or paused.done) from None
+        raise Pending(paused.phase, done + paused.done, total or paused.total) from None
 
 
 class Files:
@@ -367,19 +377,23 @@ class Files:
             if path:
                 self._take_path(digest, path)
             else:
-                pull_file(self.store, self.staging_dir, digest, _transfer.UrlOrigin(url), self.turn)
+                pull_file(self.store, self.staging_dir, digest, _transfer.UrlOrigin(url or ""), self.turn)
         except StoreError as error:
             raise PullError(str(error)) from error
 
     def _take_path(self, digest: str, path: str) -> None:
         with open(path, "rb") as stream:
-            start, account = stream.read(len(GGUF_MAGIC)), self.turn.account
+            start = stream.read(len(GGUF_MAGIC))
             if start != GGUF_MAGIC:
                 raise PullError(f"{path} is no GGUF file: it begins with {start!r}, not {GGUF_MAGIC!r}")
+            if not self.store.linkable(stream):
+                size = os.fstat(stream.fileno()).st_size
+                pull_file(self.store, self.staging_dir, digest, PathOrigin(path), self.turn, size)
+                return
             stream.seek(0)
-            account.total_bytes, account.origin = os.fstat(stream.fileno()).st_size, "this host"
-            began = time.monotonic()
-            account.fetched_bytes = self.store.take(stream, digest)
+            began, account = time.monotonic(), self.turn.account
+            self.store.link(stream, digest)
+            account.total_bytes, account.origin = os.fstat(stream.fileno()).st_size, PathOrigin.label
             account.seconds = time.monotonic() - began
 
     def _sweep(self, digests: t.Collection[str]) -> None:

@@ -43,9 +43,6 @@ class Staged(t.Protocol):
     """A whole file, its sha256 checked, in a directory of the store's file system."""
 
     @property
-    def digest(self) -> str: ...
-
-    @property
     def dir_fd(self) -> int: ...
 
     @property
@@ -236,8 +233,8 @@ class Store:
         with self._at("blobs") as directory, _opened(blob_name(digest), directory, self.path + "/blobs") as stream:
             yield stream
 
-    def install(self, staged: Staged) -> None:
-        """Put a staged blob in place. One that lies there, as a damaged one, is replaced at that moment.
+    def install(self, staged: Staged, digest: str) -> None:
+        """Put a staged file in place as the blob ``digest``; a damaged one that lies there is replaced at that moment.
 
         :raises StoreError: the staging directory is on another file system.
         """
@@ -251,7 +248,7 @@ class Store:
             finally:
                 os.close(handle)
             try:
-                os.rename(staged.name, blob_name(staged.digest), src_dir_fd=staged.dir_fd, dst_dir_fd=directory)
+                os.rename(staged.name, blob_name(digest), src_dir_fd=staged.dir_fd, dst_dir_fd=directory)
             except OSError as error:
                 if error.errno == errno.EXDEV:
                     raise StoreError(
@@ -260,29 +257,34 @@ class Store:
                 raise
             os.fsync(directory)
 
-    def take(self, stream: t.BinaryIO, digest: str, link: bool = True) -> int:
-        """Have an open file as a blob: linked where it is on this file system and anybody may read it, else copied.
-
-        Its bytes have to have the sha256 ``digest``. What another user's file is linked to can be changed by its owner:
-        the server reads it as it is then, and :meth:`damaged` finds it.
-
-        :returns: the bytes that were copied.
-        :raises StoreError: its sha256 is another, or there is no room.
-        """
-        about, name = os.fstat(stream.fileno()), blob_name(digest)
+    def linkable(self, stream: t.BinaryIO) -> bool:
+        """Whether an open file can be a blob by another name: on this file system, and anybody may read it."""
+        about = os.fstat(stream.fileno())
         with self._at("blobs", make=True) as directory:
-            if link and about.st_dev == os.fstat(directory).st_dev and about.st_mode & stat.S_IROTH:
-                _hold(_sha256(stream), digest)
-                self._link(stream, name, directory)
-                return 0
+            return about.st_dev == os.fstat(directory).st_dev and bool(about.st_mode & stat.S_IROTH)
+
+    def link(self, stream: t.BinaryIO, digest: str) -> None:
+        """Have an open file as a blob by another name. It takes no room twice, and remains its owner's, who may change
+        it: :meth:`damaged` finds that.
+
+        :raises StoreError: its sha256 is not ``digest``.
+        """
+        _hold(_sha256(stream), digest)
+        with self._at("blobs", make=True) as directory:
+            self._link(stream, blob_name(digest), directory)
+
+    def copy(self, stream: t.BinaryIO, digest: str) -> None:
+        """Copy an open file as a blob.
+
+        :raises StoreError: its sha256 is not ``digest``, or there is no room.
+        """
+        size = os.fstat(stream.fileno()).st_size
+        with self._at("blobs", make=True) as directory:
             room = os.fstatvfs(directory)
-            if about.st_size > room.f_bavail * room.f_frsize:
-                raise StoreError(
-                    f"its {about.st_size} bytes have to be copied, and {room.f_bavail * room.f_frsize} are free"
-                )
-            with self._replaced(name, directory) as target:
+            if size > room.f_bavail * room.f_frsize:
+                raise StoreError(f"its {size} bytes have to be copied, and {room.f_bavail * room.f_frsize} are free")
+            with self._replaced(blob_name(digest), directory) as target:
                 _hold(_sha256(stream, target), digest)
-        return about.st_size
 
     def _link(self, stream: t.BinaryIO, name: str, directory: int) -> None:
         root, temporary = self._open_root(), f"{_TEMPORARY}{os.getpid()}-{name}"
@@ -495,9 +497,13 @@ def _adopt_blob(theirs: Store, digest: str, own: Store, result: Adoption) -> Non
         return
     try:
         with theirs.opened(digest) as stream:
-            copied = own.take(stream, digest)
-            result.copied_bytes += copied
-            result.linked_bytes += 0 if copied else os.fstat(stream.fileno()).st_size
+            size = os.fstat(stream.fileno()).st_size
+            if own.linkable(stream):
+                own.link(stream, digest)
+                result.linked_bytes += size
+            else:
+                own.copy(stream, digest)
+                result.copied_bytes += size
     except FileNotFoundError as error:
         raise StoreError(f"{blob_path(theirs.path, digest)} is not there") from error
 

@@ -12,11 +12,11 @@ version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:
-  - Transfers a model's files into the server's models directory, and creates, loads, unloads and deletes models through
-    Ollama's own API, on the host that the server runs on. The server itself pulls nothing and needs no way out.
-  - A transfer asks a registry, or several in order, with its login, the proxy and the authorities of the host. It goes by
-    ranges in parallel, is journalled and goes on where it was cut off, and a file is put in place when its sha256 is
-    right, the manifest last.
+  - Transfers a model's files into the server's models directory, and creates, loads, unloads and deletes models
+    through Ollama's own API, on the host that the server runs on. The server itself pulls nothing and needs no way out.
+  - A transfer asks a registry, or several in order, with its login, the proxy and the authorities of the host. It goes
+    by ranges in parallel, is journalled and goes on where it was cut off, and a file is put in place when its sha256
+    is right, the manifest last.
   - A model is known by the sha256 of its weights' layer (GGUF file), not by its tag, which may be re-pointed, and
     not by the digest of its manifest, which
     differs between a pulled and a created model of the same weights.
@@ -39,7 +39,8 @@ attributes:
     description: Has an action plugin, which runs on the controller.
     support: full
     details:
-      - It calls the module again and again while there is something to transfer or to read, and prints a line each time.
+      - It calls the module again and again while there is something to transfer or to read, and prints a line each
+        time.
   async:
     description: Supports being used with the C(async) keyword.
     support: none
@@ -110,8 +111,8 @@ options:
     type: path
   origins:
     description:
-      - Registries to ask in order, in place of the one of O(name) itself, for O(source=registry). The first that has the
-        model gives its manifest, and it and those after it the files.
+      - Registries to ask in order, in place of the one of O(name) itself, for O(source=registry). The first that has
+        the model gives its manifest, and it and those after it the files.
     type: list
     elements: dict
     default: []
@@ -151,8 +152,8 @@ options:
         type: str
   update:
     description:
-      - Whether weights that the registry's tag has now are taken, whatever is installed and whatever O(digest) says. The
-        registry is asked at every run.
+      - Whether weights that the registry's tag has now are taken, whatever is installed and whatever O(digest) says.
+        The registry is asked at every run.
     type: bool
     default: false
   verify:
@@ -195,8 +196,8 @@ options:
     default: 0
   progress_interval:
     description:
-      - Seconds between the lines that tell of a transfer's progress. After some lines it becomes longer, up to four times
-        as long, since each costs a call of the module.
+      - Seconds between the lines that tell of a transfer's progress. After some lines it becomes longer, up to four
+        times as long, since each costs a call of the module.
     type: float
     default: 15
   announce:
@@ -873,9 +874,8 @@ class Manager:
         other = before is None or (self.pin is not None and before.weights_digest != self.pin)
         found = []
         if other or faulty or self.params["update"]:
-            offer = _ollama_pull.offer(
-                _ollama_pull.sources(self.params["name"], self.params["origins"], self.params["stall_timeout"])
-            )
+            asked = _ollama_pull.sources(self.params["name"], self.params["origins"], self.params["stall_timeout"])
+            offer = _ollama_pull.offer(asked, files.turn.limits)
             self._check_offer(offer, before)
             if before is None:
                 found = ["model"]

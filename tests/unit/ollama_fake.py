@@ -33,12 +33,9 @@ class State:
         self.blobs: set[str] = set()
         self.models: dict[str, dict[str, Any]] = {}
         self.running: dict[str, dict[str, Any]] = {}
-        # What a registry would give: weights by name.
-        self.registry: dict[str, str] = {}
         self.requests: list[tuple[str, str, Any]] = []
         self.trained = 32768
         self.capabilities = ["completion"]
-        self.pull_error: str | None = None
         self.load_error: str | None = None
         self.stream_cut = False
         # The template of the files themselves, which 0.32 shows in place of the model's where chats go through it.
@@ -56,41 +53,51 @@ class State:
         model["digest"] = hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
         self.models[name] = model
         if self.directory:
+            for blob in {weights, *self.blobs}:
+                path = self._blob(blob)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists():
+                    path.write_bytes(b"weights")
             manifest = self.manifest(name)
             manifest.parent.mkdir(parents=True, exist_ok=True)
             kinds = ["model", *(kind for kind in ("system", "template", "messages") if model[kind] != MODEL[kind])]
+            size = self._blob(weights).stat().st_size
             layers = [
-                {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": weights, "size": 1} for kind in kinds
+                {"mediaType": f"application/vnd.ollama.image.{kind}", "digest": weights, "size": size} for kind in kinds
             ]
-            manifest.write_text(json.dumps({"layers": layers}))
-            for blob in {weights, *self.blobs}:
-                path = self.directory / "blobs" / blob.replace(":", "-")
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(b"weights")
+            manifest.write_text(json.dumps({"layers": layers, "for": model["digest"]}))
+            self.read()
+
+    def _blob(self, digest: str) -> Path:
+        assert self.directory
+        return self.directory / "blobs" / digest.replace(":", "-")
 
     def manifest(self, name: str) -> Path:
         assert self.directory
         return self.directory / "manifests/registry.ollama.ai/library" / name.replace(":", "/")
 
-    def weights(self, name: str) -> str:
-        """As the server itself, which reads the manifest anew at each request."""
-        if self.directory:
-            return str(json.loads(self.manifest(name).read_text())["layers"][0]["digest"])
-        return str(self.models[name]["weights"])
+    def has(self, digest: str) -> bool:
+        return digest in self.blobs or (self.directory is not None and self._blob(digest).exists())
 
-    def has(self, blob: str) -> bool:
-        return blob in self.blobs or bool(
-            self.directory and (self.directory / "blobs" / blob.replace(":", "-")).exists()
-        )
-
-    def shown(self, name: str) -> dict[str, Any]:
-        """The model, less what its manifest has no layer of."""
-        model = {**MODEL, **self.models[name]}
-        if self.directory:
-            layers = json.loads(self.manifest(name).read_text())["layers"]
+    def read(self) -> None:
+        """As the server itself, which reads the manifests anew at each request."""
+        if not self.directory:
+            return
+        for path in self.directory.glob("manifests/*/*/*/*"):
+            *host, name, tag = path.relative_to(self.directory / "manifests").parts
+            name = "/".join([*([] if host == ["registry.ollama.ai", "library"] else host), f"{name}:{tag}"])
+            content = path.read_bytes()
+            layers = json.loads(content)["layers"]
+            weights = next(
+                layer["digest"] for layer in layers if layer["mediaType"] == "application/vnd.ollama.image.model"
+            )
+            digest = hashlib.sha256(content).hexdigest()
+            known = self.models.get(name)
+            if known is None or known["weights"] != weights:
+                self.models[name] = {**MODEL, "weights": weights}
             kinds = {layer["mediaType"].rsplit(".", 1)[1] for layer in layers}
-            model.update((kind, MODEL[kind]) for kind in ("system", "template", "messages") if kind not in kinds)
-        return model
+            gone = {kind: MODEL[kind] for kind in ("system", "template", "messages") if kind not in kinds}
+            self.models[name].update(gone, digest=digest)
 
 
 def go_value(value: Any) -> str:
@@ -133,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/x-ndjson")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for item in items:
+        for item in items[:-1] if self.state.stream_cut else items:
             data = json.dumps(item).encode() + b"\n"
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         if self.state.stream_cut:
@@ -151,6 +158,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = json.loads(data) if data else {}
         self.state.requests.append((self.command, path, body))
+        self.state.read()
         name = body.get("model", "")
         name = name if ":" in name.rsplit("/", 1)[-1] else name + ":latest"
         handlers = {
@@ -158,7 +166,6 @@ class Handler(BaseHTTPRequestHandler):
             ("GET", "/api/tags"): self._tags,
             ("GET", "/api/ps"): self._ps,
             ("POST", "/api/show"): self._show,
-            ("POST", "/api/pull"): self._pull,
             ("POST", "/api/copy"): self._copy,
             ("POST", "/api/create"): self._create,
             ("POST", "/api/generate"): self._generate,
@@ -195,11 +202,11 @@ class Handler(BaseHTTPRequestHandler):
     def _show(self, name: str, body: Any) -> None:
         if self._missing(name):
             return
-        model = self.state.shown(name)
+        model = self.state.models[name]
         rows = [(key, one) for key, value in sorted(model["parameters"].items())
                 for one in (value if isinstance(value, list) else [value])]  # fmt: skip
         lines = [
-            f"FROM {BLOBS}/{self.state.weights(name).replace(':', '-')}",
+            f"FROM {BLOBS}/{model['weights'].replace(':', '-')}",
             *(f"ADAPTER {BLOBS}/{adapter.replace(':', '-')}" for adapter in model["adapters"]),
             f"TEMPLATE {quoted(model['template'])}",
             *([f"SYSTEM {quoted(model['system'])}"] if model["system"] else []),
@@ -224,17 +231,6 @@ class Handler(BaseHTTPRequestHandler):
             answer["license"] = "\n".join(model["license"])
         self._answer(200, answer)
 
-    def _pull(self, name: str, body: Any) -> None:
-        if self.state.pull_error:
-            self._stream({"status": "pulling manifest"}, {"error": self.state.pull_error})
-        elif name not in self.state.registry:
-            self._stream({"status": "pulling manifest"}, {"error": "pull model manifest: file does not exist"})
-        else:
-            if not self.state.stream_cut:
-                self.state.put(name, self.state.registry[name])
-            last = [] if self.state.stream_cut else [{"status": "success"}]
-            self._stream({"status": "pulling manifest"}, {"status": "pulling a5fd", "total": 9, "completed": 9}, *last)
-
     def _copy(self, name: str, body: Any) -> None:
         if self._missing(body["source"]):
             return
@@ -247,7 +243,7 @@ class Handler(BaseHTTPRequestHandler):
             if body["from"] not in self.state.models:
                 self._stream({"error": f"pull model manifest: {body['from']}: file does not exist"})
                 return
-            base = self.state.shown(body["from"])
+            base = self.state.models[body["from"]]
             weights = base["weights"]
         else:
             [weights] = body["files"].values()
@@ -306,6 +302,8 @@ class Handler(BaseHTTPRequestHandler):
     def _delete(self, name: str, body: Any) -> None:
         if not self._missing(name):
             del self.state.models[name]
+            if self.state.directory:
+                self.state.manifest(name).unlink()
             self.state.running.pop(name, None)
             self._answer(200)
 

@@ -245,7 +245,7 @@ def test_blob_is_installed_by_rename_and_the_manifest_in_one_step(tmp_path: Path
         assert not own.has(blob.digest)
         assert own.names() == {}
         assert own.manifest("a") is None
-        own.install(blob)
+        own.install(blob, blob.digest)
         content = json.dumps({"layers": [{"digest": blob.digest, "size": 3}]}).encode()
         own.write_manifest("host:1/house/a:b", content)
         assert own.manifest("host:1/house/a:b") == content
@@ -263,7 +263,7 @@ def test_what_is_installed_is_the_owners(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, 12346)
     blob = staged(tmp_path / "staging", b"aaa")
     with store.Store(str(tmp_path / "models")) as own:
-        own.install(blob)
+        own.install(blob, blob.digest)
         own.write_manifest("a", b"{}")
     os.close(blob.dir_fd)
     for path in (tmp_path / "models").rglob("*"):
@@ -281,7 +281,7 @@ def test_damaged_blobs_are_found_and_replaced(models: Path, tmp_path: Path) -> N
         found = own.damaged([good, missing])
         assert found == {good: f"sha256:{hashlib.sha256(b'broken').hexdigest()}", missing: None}
         blob = staged(tmp_path / "staging", content)
-        own.install(blob)
+        own.install(blob, blob.digest)
         os.close(blob.dir_fd)
         assert own.damaged([good]) == {}
 
@@ -295,9 +295,11 @@ def test_file_becomes_a_blob_by_link_or_copy(tmp_path: Path, mode: int) -> None:
     with store.Store(str(tmp_path / "models")) as own:
         for _ in range(2):
             with open(path, "rb") as stream:
-                assert own.take(stream, digest) == (0 if mode == 0o644 else 4)
-        with open(path, "rb") as stream, pytest.raises(store.StoreError, match="is damaged"):
-            own.take(stream, OWN)
+                assert own.linkable(stream) is (mode == 0o644)
+                (own.link if mode == 0o644 else own.copy)(stream, digest)
+        for become in (own.link, own.copy):
+            with open(path, "rb") as stream, pytest.raises(store.StoreError, match="is damaged"):
+                become(stream, OWN)
     blob = Path(store.blob_path(str(tmp_path / "models"), digest))
     assert blob.samefile(path) is (mode == 0o644)
     assert [entry.name for entry in (tmp_path / "models").iterdir()] == ["blobs"]

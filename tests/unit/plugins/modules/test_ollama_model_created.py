@@ -153,7 +153,7 @@ def test_a_field_that_is_emptied(server: Server, tmp_path: Path, empty: dict[str
     done = server.quartet(models_dir=str(tmp_path), **arguments)["model"]
     [base] = server.info(name="base:1")["models"]
     assert {name for name in ("system", "template", "messages") if done[name] == base[name]} == left
-    assert server.state.shown("base:1")["system"] == "Be kind."
+    assert server.state.models["base:1"]["system"] == "Be kind."
 
 
 def test_an_empty_system_in_a_modelfile_takes_the_bases_away(server: Server, tmp_path: Path) -> None:
