@@ -47,7 +47,10 @@ def test_derived_models_are_told_with_the_plan() -> None:
     variables = trusted(yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8")))
     wanted = [{"name": "gemma3:4b", "use": "chat"}]
     entries = [{"name": "clerk", "from": "gemma3:4b"}, {"name": "elsewhere", "from": "phi4:14b"}]
-    named: dict[str, Any] = {"__models_wanted": wanted, "__models_derivation": {"models": entries, "notes": ["clerk: a note"]}}
+    named: dict[str, Any] = {
+        "__models_wanted": wanted,
+        "__models_derivation": {"models": entries, "notes": ["clerk: a note"]},
+    }
     derived = Templar(loader=DataLoader(), variables=named).template(variables["__models_derived"])
     assert derived == [{"name": "clerk", "from": "gemma3:4b", "use": "chat"}]
     named["__models_derived"] = derived
