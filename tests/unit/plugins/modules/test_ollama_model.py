@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -194,25 +193,10 @@ def test_damaged_file_of_a_tag_that_moved_is_not_replaced_by_another_model(serve
     assert server.model(verify=True, update=True)["model"]["weights_digest"] == newer
 
 
-def test_turns_go_on_from_one_another(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_go_on_from_one_another(server: Server) -> None:
     data = b"GGUF" + bytes(3 * 2**20)
     server.offer(data)
-    whole = registry_fake._Handler._answer
-
-    def slowly(self: Any, status: int, body: bytes = b"", **headers: str) -> None:
-        if len(body) <= 65536:
-            whole(self, status, body, **headers)
-            return
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        for start in range(0, len(body), 65536):
-            self.wfile.write(body[start : start + 65536])
-            server.registry.sent += len(body[start : start + 65536])
-            time.sleep(0.08)
-
-    monkeypatch.setattr(registry_fake._Handler, "_answer", slowly)
+    server.registry.bucket = registry_fake.Bucket(1.5 * 2**20)
     first = server.model(announce=True, transfer_seconds=0.5)
     assert (first["pending"]["phase"], first["pending"]["total_bytes"]) == ("announced", len(data) + 2)
     assert [path for path in server.registry.paths if "blobs" in path] == []
