@@ -152,3 +152,8 @@ def test_a_modelfile_is_read_on_the_controller(tmp_path: Path) -> None:
     assert derived_models(given, ["qwen3:8b"])["models"][0]["system"] == "あ"
     fault = derived_models([{"name": "clerk", "modelfile_path": str(tmp_path)}], ["qwen3:8b"])["faults"][0]
     assert "cannot be read on the controller: Is a directory" in fault
+
+
+def test_a_file_of_the_host_that_is_no_model_is_a_fault() -> None:
+    found = faults(__models_node_files={"files": [], "faults": ["house:1 has the node_path /srv/a, which is no model"]})
+    assert found == ["models_catalog: house:1 has the node_path /srv/a, which is no model."]
