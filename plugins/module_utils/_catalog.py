@@ -74,8 +74,8 @@ class CatalogError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One model that can be chosen. ``digest`` is that of the weights, ``sha256:<hex>``. A GGUF file lies on the machine
-    that plans (``path``), on the managed host (``node_path``) or at a web server (``url``)."""
+    """One model that can be chosen. ``digest`` is that of the weights, ``sha256:<hex>``. A GGUF file lies on the
+    machine that plans (``path``), on the managed host (``node_path``) or at a web server (``url``)."""
 
     name: str
     source_type: str
