@@ -6,7 +6,8 @@
 An entry is a mapping::
 
     name: gemma3:1b                       # as users ask for it
-    source: {type: registry, digest: "sha256:..."}   # or {type: gguf, path: /models/x.gguf, sha256: ...}
+    source: {type: registry, digest: "sha256:..."}   # or {type: gguf, path: /models/x.gguf, sha256: ...},
+                                          # with node_path or url in place of path
     size_bytes: 815310432                 # of the weights, exact or rounded up
     quantization: Q4_K_M
     parameters: 999885952
@@ -32,8 +33,12 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.onprem.llm.plugins.module_utils import _benchmarks, _quantization, _text
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}$")
+# A name that says how its registry is asked has all its parts.
+_ADDRESSED = re.compile(r"^https?://[^/]+/[^/]+/[^/]+$")
 _CODE = re.compile(r"^[a-z]{2,3}$")
 _SHA256 = re.compile(r"^(sha256:)?[0-9a-f]{64}$")
+# Where a GGUF file lies: on the machine that plans, on the managed host, at a web server.
+PLACES = ("path", "node_path", "url")
 _FIELDS = frozenset(
     {
         "benchmarks",
@@ -69,7 +74,8 @@ class CatalogError(Exception):
 
 @dataclass(frozen=True)
 class Entry:
-    """One model that can be chosen. ``digest`` is that of the weights, ``sha256:<hex>``; ``path`` is a GGUF file's."""
+    """One model that can be chosen. ``digest`` is that of the weights, ``sha256:<hex>``. A GGUF file lies on the
+    machine that plans (``path``), on the managed host (``node_path``) or at a web server (``url``)."""
 
     name: str
     source_type: str
@@ -92,18 +98,28 @@ class Entry:
     header: str | None = None
     # Bytes of the vision projector in a file of its own; None: not known.
     projector_bytes: int | None = None
+    node_path: str | None = None
+    url: str | None = None
 
     @property
     def source(self) -> dict[str, t.Any]:
         """The entry's source as the plan states it."""
         if self.source_type == "gguf":
-            return {"type": "gguf", "path": self.path, "sha256": self.digest[7:] if self.digest else None}
+            places = {place: getattr(self, place) for place in PLACES if getattr(self, place)}
+            return {"type": "gguf", **places, "sha256": self.digest[7:] if self.digest else None}
         return {"type": "registry", "digest": self.digest}
 
 
 def canonical_name(name: str) -> str:
     """The name with its tag: ``gemma3`` is ``gemma3:latest`` (a colon before a slash belongs to a registry's port)."""
     return name if ":" in name.rsplit("/", 1)[-1] else name + ":latest"
+
+
+def local_name(name: str) -> str:
+    """The name that a server lists the model under: with its tag, and without the scheme of the registry that it comes
+    from, ``http://models.test:5000/team/model:1``."""
+    scheme, separator, rest = name.partition("://")
+    return canonical_name(rest if separator and scheme in ("http", "https") else name)
 
 
 def registry_name(name: str, registry: str) -> str:
@@ -123,7 +139,12 @@ def entry(data: t.Any) -> Entry:
 
     :raises CatalogError: naming the entry, the field, the value and what would be right.
     """
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str) or not _NAME.match(data["name"]):
+    if (
+        not isinstance(data, dict)
+        or not isinstance(data.get("name"), str)
+        or not _NAME.match(data["name"])
+        or ("://" in data["name"] and not _ADDRESSED.match(data["name"]))
+    ):
         raise CatalogError(
             "catalog entry {!r}: a mapping with a name such as 'gemma3:1b' is needed".format(
                 data if not isinstance(data, dict) else data.get("name")
@@ -144,9 +165,15 @@ def entry(data: t.Any) -> Entry:
     digest = source.get("digest" if kind == "registry" else "sha256")
     if digest is not None and (not isinstance(digest, str) or not _SHA256.match(digest)):
         raise wrong("source", source, "the digest must be 64 hexadecimal digits, after 'sha256:' or alone")
-    path = source.get("path")
-    if kind == "gguf" and not (isinstance(path, str) and path):
-        raise wrong("source", source, "a source of type gguf needs a path")
+    places = {place: source[place] for place in PLACES if source.get(place) is not None} if kind == "gguf" else {}
+    if kind == "gguf" and not (len(places) == 1 and all(isinstance(place, str) and place for place in places.values())):
+        raise wrong("source", source, "a source of type gguf needs one of path, node_path and url")
+    if places.get("node_path", "/")[0] != "/":
+        raise wrong("source", source, "node_path is absolute, the file's path on the managed host")
+    if not places.get("url", "https://").startswith("https://"):
+        raise wrong("source", source, "the url must begin with https://")
+    if digest is None and not {"node_path", "url"}.isdisjoint(places):
+        raise wrong("source", source, "the sha256 of the file is needed, 64 hexadecimal digits")
     header = data.get("header")
     if header is not None and not (isinstance(header, str) and header):
         raise wrong("header", header, "it must be the path of a file with the beginning of the GGUF file")
@@ -202,7 +229,9 @@ def entry(data: t.Any) -> Entry:
         name=name,
         source_type=kind,
         digest="sha256:" + digest[-64:] if digest else None,
-        path=path if kind == "gguf" else None,
+        path=places.get("path"),
+        node_path=places.get("node_path"),
+        url=places.get("url"),
         size_bytes=size,
         quantization=data.get("quantization"),
         uses=tuple(uses),
@@ -243,6 +272,8 @@ def _with_variants(entry_: Entry) -> list[Entry]:
             source_type="registry",
             digest=None,
             path=None,
+            node_path=None,
+            url=None,
             size_bytes=size,
             quantization=_quantization.of_tag(tag),
             variants={},

@@ -15,7 +15,7 @@ import re
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
 
 MIB = 2**20
@@ -138,11 +138,11 @@ def judge(
     """
     runs, complete = loads(log)
     used = process_bytes(processes)
-    digests = {canonical_name(item["name"]): str(item.get("weights_digest") or "")[-64:] for item in installed}
-    running = {canonical_name(item["name"]): item for item in loaded}
+    digests = {local_name(item["name"]): str(item.get("weights_digest") or "")[-64:] for item in installed}
+    running = {local_name(item["name"]): item for item in loaded}
     findings = {}
     for model in models:
-        name = canonical_name(model["name"])
+        name = local_name(model["name"])
         present = running.get(name, {})
         blob = digests.get(name, "")
         load = runs.get(blob, Load())

@@ -10,16 +10,18 @@ directory has a header as ``sha256-<hex>-<size of the blob>.gguf``, and what a t
 
 from __future__ import annotations
 
+import base64
 import glob
 import os
 import re
 import struct
 import tempfile
 import typing as t
+import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf, _registry, _text
+from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf, _registry, _text, _transfer
 
 # How far a catalog's size may be above the file's before it is told: listed sizes are rounded up.
 _TOLERANCE = 0.02
@@ -77,6 +79,35 @@ def shortened(header: _gguf.Header, data: bytes) -> bytes:
         if _gguf.read_bytes(short) == header:
             return short
     return data
+
+
+def of_file(path: str) -> tuple[_gguf.Header, bytes]:
+    """The header of a file, and its bytes as they are.
+
+    :raises _gguf.GgufError: it is no model file, or a part of one.
+    :raises OSError: it cannot be read.
+    """
+    header = _gguf.read_file(path)
+    with open(path, "rb") as stream:
+        _gguf.read_header(stream, os.fstat(stream.fileno()).st_size)
+        used = stream.tell()
+        stream.seek(0)
+        return header, stream.read(used)
+
+
+def packed(data: bytes) -> str:
+    """A header as a text that goes from one host to another."""
+    return base64.b64encode(zlib.compress(data, 9)).decode()
+
+
+def unpacked(text: str) -> bytes:
+    """The header of :func:`packed`; empty where it is none, or longer than a header may be."""
+    try:
+        stream = zlib.decompressobj()
+        data = stream.decompress(base64.b64decode(text, validate=True), _gguf.MAX_HEADER_BYTES)
+        return data if stream.eof else b""
+    except (ValueError, zlib.error):
+        return b""
 
 
 @dataclass(frozen=True)
@@ -175,14 +206,52 @@ class Outcome:
     told: list[str] = field(default_factory=list)
 
 
+class _UrlClient(_registry.Client):
+    """A web server's file, asked for as a registry's blob is."""
+
+    def __init__(self, url: str, timeout: float, time_limit: float | None, ca_path: str | None) -> None:
+        super().__init__(timeout, time_limit, ca_path)
+        self._origin = _transfer.UrlOrigin(url, ca_path, timeout=timeout)
+        self.name = _registry.Name("https", self._origin.label, "-", "-", "-")
+
+    def answer(self, repository: _registry.Repository, digest: str, start: int, stop: int) -> t.Any:
+        return self._origin.open(start, stop)
+
+
 @dataclass(frozen=True)
 class Reader:
-    """Where headers come from. ``registry``: see :func:`_registry.parse_name`. ``known``: the public library's tags."""
+    """Where headers come from. ``registry``: see :func:`_registry.parse_name`. ``known``: the public library's tags.
+    ``timeout``, ``time_limit`` (seconds) and ``ca_path`` hold for files at a web server."""
 
     client: _registry.Client
     cache: Cache
     registry: str = ""
     known: _catalog.Library = _catalog.NO_LIBRARY
+    timeout: float = 5
+    time_limit: float | None = 120
+    ca_path: str | None = None
+
+    def keep(self, catalog: t.Sequence[t.Any], found: t.Iterable[t.Mapping[str, t.Any]]) -> list[dict[str, t.Any]]:
+        """The catalog's entries with headers that were read on a managed host: ``name``, ``digest``, ``size_bytes`` and
+        ``header``, its bytes.
+
+        :raises _catalog.CatalogError: an entry of the catalog is wrong.
+        :raises _registry.RegistryError: what was read is no header.
+        """
+        entries = _catalog.merge(catalog)
+        raw = {_catalog.canonical_name(data["name"]): data for data in catalog}
+        kept = []
+        for one in found:
+            try:
+                header = _gguf.read_bytes(one["header"])
+            except _gguf.GgufError as error:
+                raise _registry.RegistryError(f"{one['name']}: {error}") from error
+            there = self.cache.header(one["digest"]) or self.cache.keep_header(
+                one["digest"], one["size_bytes"], header, one["header"]
+            )
+            name = _catalog.canonical_name(one["name"])
+            kept.append(_filled(one["name"], entries[name], raw, there, None))
+        return kept
 
     def read(self, catalog: t.Sequence[t.Any], names: t.Iterable[str], required: bool = False) -> Outcome:
         """The headers of the models called ``names``: entries of the catalog, and others that the registry has. Models
@@ -199,12 +268,16 @@ class Reader:
         without: dict[str, list[str]] = {}
         for name in sorted(set(map(_catalog.canonical_name, names))):
             entry = entries.get(name)
-            if entry is not None and (entry.path is not None or entry.header is not None):
+            if entry is not None and (entry.path or entry.node_path or entry.header):
                 continue
             shown = entry.name if entry else name
             full = _registry.parse_name(shown, self.registry)
             try:
-                kept, projectors = self._header(full, shown, entry, _nearest(name, entries, self.known), outcome.told)
+                if entry is not None and entry.url and entry.digest:
+                    kept, projectors = self._of_url(entry.url, entry.digest), None
+                else:
+                    meant = _nearest(name, entries, self.known)
+                    kept, projectors = self._header(full, shown, entry, meant, outcome.told)
             except _registry.Refused:
                 raise
             except _registry.RegistryError as error:
@@ -231,6 +304,16 @@ class Reader:
             for reason, models in without.items()
         ]
         return outcome
+
+    def _of_url(self, url: str, digest: str) -> Kept:
+        """The header of a file at a web server. Its digest is held against the whole when that is transferred."""
+        kept = self.cache.header(digest)
+        if kept is None:
+            client = _UrlClient(url, self.timeout, self.time_limit, self.ca_path)
+            with client.blob(client.name, digest) as blob:
+                header, data = _registry.read_header(blob)
+                kept = self.cache.keep_header(digest, blob.size, header, data)
+        return kept
 
     def _header(
         self, full: _registry.Name, shown: str, entry: _catalog.Entry | None, meant: str, told: list[str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import typing as t
 
-from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
 
 HOST, NAMESPACE = "registry.ollama.ai", "library"
 
@@ -23,14 +23,16 @@ _SHOWN = 100
 
 
 def parts(name: str) -> tuple[str, str, str, str]:
-    """Host, namespace, model and tag of a name such as ``gemma3:270m`` or ``host:port/namespace/model:tag``.
+    """Host, namespace, model and tag of a name such as ``gemma3:270m`` or ``host:port/namespace/model:tag``, which may
+    have the scheme of the registry before it.
 
     :raises ValueError: it is no model's name; the text says which part cannot be.
     """
     shown = repr(name if len(name) <= _SHOWN else name[:_SHOWN] + "…")
-    path, tag = canonical_name(name).rsplit(":", 1)
+    path, tag = local_name(name).rsplit(":", 1)
     found = path.split("/")
-    found = [*(HOST, NAMESPACE)[: max(0, 3 - len(found))], *found, tag]
+    least = 3 if "://" in name else 1
+    found = [*(HOST, NAMESPACE)[: max(0, 3 - len(found))], *found, tag] if len(found) >= least else []
     if len(found) != len(PARTS):
         raise ValueError(f"{shown} is no model's name; one such as 'qwen3:8b' or 'host/namespace/model:tag' is")
     for part, (kind, pattern) in zip(found, PARTS.items()):

@@ -23,7 +23,8 @@ import typing as t
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
+from ansible_collections.onprem.llm.plugins.module_utils._modelfile import PARAMETERS, Message
 
 CONNECT_SECONDS = 10
 BLOCK_BYTES = 2**20
@@ -34,6 +35,9 @@ _DURATION = re.compile(r"^[+-]?((\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))+$")
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BLOB = re.compile(r"sha256[:-]([0-9a-f]{64})")
+
+# The template of a model that has none (template/template.go, DefaultTemplate).
+NO_TEMPLATE = "{{ .Prompt }}"
 
 
 class OllamaError(Exception):
@@ -60,19 +64,59 @@ class Model:
     parameters: dict[str, t.Any]
     system: str
     template: str
+    license: str = ""
+    messages: tuple[Message, ...] = ()
+    adapters: tuple[str, ...] = ()
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    modelfile: str = ""
 
     def result(self) -> dict[str, t.Any]:
-        return dict(vars(self), capabilities=list(self.capabilities))
+        """The model as a module returns it; a licence may be long, and is told by its sha256."""
+        shown = dict(
+            vars(self),
+            capabilities=list(self.capabilities),
+            messages=[message._asdict() for message in self.messages],
+            adapters=list(self.adapters),
+            license_sha256=text_digest(self.license),
+        )
+        return {name: value for name, value in shown.items() if name not in ("license", "modelfile")}
+
+    def has_template(self, text: str) -> bool:
+        """Whether the model's TEMPLATE is ``text``. Where the engine leaves chats to the file's own template,
+        ``template`` is that one, and the modelfile alone tells."""
+        head = _after_files(self.modelfile)
+        if head.startswith("TEMPLATE "):
+            return head.startswith("TEMPLATE " + _as_shown(text) + "\n")
+        return self.template == text
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a created model shall be, weights and what lies over them. ``template`` None leaves it to the server."""
+    """What a created model shall be, weights and what lies over them. None leaves it to the server; a ``template`` that
+    is empty is none of the model's own. ``license`` is all texts, by newlines, as the server shows them."""
 
     weights_digest: str | None
     parameters: dict[str, t.Any] = field(default_factory=dict)
     system: str = ""
     template: str | None = None
+    license: str | None = None
+    messages: tuple[Message, ...] | None = None
+    adapters: tuple[str, ...] | None = None
+    renderer: str | None = None
+    parser: str | None = None
+    requires: str | None = None
+
+    def result(self) -> dict[str, t.Any]:
+        """What is wanted in the form of :meth:`Model.result`, without what the server decides."""
+        found = dict(
+            vars(self),
+            messages=None if self.messages is None else [message._asdict() for message in self.messages],
+            adapters=None if self.adapters is None else list(self.adapters),
+            license_sha256=None if self.license is None else text_digest(self.license),
+        )
+        return {name: value for name, value in found.items() if value is not None and name != "license"}
 
 
 # --- what answers mean -----------------------------------------------------------------------------------------------
@@ -98,6 +142,41 @@ def weights_digest(modelfile: str) -> str | None:
     return None
 
 
+def text_digest(text: str) -> str:
+    """``sha256:<hex>`` of a text, empty where it is."""
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest() if text else ""
+
+
+def _as_shown(text: str) -> str:
+    """A text in a modelfile as the server writes it (parser/parser.go, quote)."""
+    if "\n" in text or text.startswith(" ") or text.endswith(" "):
+        return f'"""{text}"""' if '"' in text else f'"{text}"'
+    return text
+
+
+def _after_files(modelfile: str) -> str:
+    """A modelfile from its TEMPLATE on: after the comment, the weights, adapters and projectors."""
+    rest = modelfile
+    while rest.startswith(("#", "\n", "FROM ", "ADAPTER ", "DRAFT ")):
+        rest = rest.partition("\n")[2]
+    return rest
+
+
+def _adapters(modelfile: str) -> tuple[str, ...]:
+    """The digests of the adapters that a modelfile names by their blobs."""
+    files = modelfile[: len(modelfile) - len(_after_files(modelfile))]
+    lines = [line for line in files.split("\n") if line.startswith("ADAPTER ")]
+    return tuple("sha256:" + digest for line in lines for digest in _BLOB.findall(line)[-1:])
+
+
+def _handler(modelfile: str, system: str, instruction: str) -> str:
+    """The RENDERER or PARSER of a modelfile, which come right after TEMPLATE and SYSTEM; empty where there is none."""
+    rest = _after_files(modelfile)
+    rest = rest.partition(f"\nSYSTEM {_as_shown(system)}\n")[2] if system else rest
+    found = re.search(rf"^{instruction} (.*)$", rest.split("\nPARAMETER ")[0], re.MULTILINE)
+    return found.group(1) if found else ""
+
+
 def _value(text: str) -> t.Any:
     """A parameter's value as Go prints it: number, true, or a quoted string."""
     try:
@@ -107,13 +186,15 @@ def _value(text: str) -> t.Any:
 
 
 def parse_parameters(text: str) -> dict[str, t.Any]:
-    """The parameters of /api/show (a name and a value a line); a name that stands several times becomes a list."""
+    """The parameters of /api/show (a name and a value a line); a name that stands several times becomes a list, as
+    does a list of one. One that was taken away by a null is none."""
     lines = [line.split(None, 1) for line in text.splitlines() if len(line.split(None, 1)) == 2]
+    lines = [line for line in lines if line[1].strip() != "<nil>"]
     names = [name for name, _text in lines]
     parameters: dict[str, t.Any] = {}
     for name, value in lines:
         parsed = _value(value.strip())
-        if names.count(name) > 1:
+        if names.count(name) > 1 or PARAMETERS.get(name) == "strings":
             parameters.setdefault(name, []).append(parsed)
         else:
             parameters[name] = parsed
@@ -140,7 +221,7 @@ def same_value(one: t.Any, other: t.Any) -> bool:
 
 
 def differences(model: Model, wanted: Wanted) -> list[str]:
-    """What of the installed model is not as wanted: names of parameters, ``weights``, ``system``, ``template``."""
+    """What of the installed model is not as wanted: names of parameters, ``weights``, and the other fields' names."""
     found = ["weights"] if wanted.weights_digest and model.weights_digest != wanted.weights_digest else []
     missing = object()
     for name in sorted(set(model.parameters) | set(wanted.parameters)):
@@ -148,8 +229,12 @@ def differences(model: Model, wanted: Wanted) -> list[str]:
             found.append(name)
     if model.system != wanted.system:
         found.append("system")
-    if wanted.template is not None and model.template != wanted.template:
+    if wanted.template is not None and not model.has_template(wanted.template or NO_TEMPLATE):
         found.append("template")
+    for name in ("license", "messages", "adapters", "renderer", "parser", "requires"):
+        asked = getattr(wanted, name)
+        if asked is not None and getattr(model, name) != asked:
+            found.append(name)
     return found
 
 
@@ -364,11 +449,11 @@ class Client:
         return self._models("/api/ps")
 
     def loaded(self, name: str) -> dict[str, t.Any] | None:
-        return next((loaded(item) for item in self.running() if item.get("name") == canonical_name(name)), None)
+        return next((loaded(item) for item in self.running() if item.get("name") == local_name(name)), None)
 
     def model(self, name: str, tags: t.Sequence[t.Mapping[str, t.Any]] | None = None) -> Model | None:
         """The installed model of that name, or None. ``tags`` saves asking for the list again."""
-        wanted = canonical_name(name)
+        wanted = local_name(name)
         tag = next((item for item in (self.tags() if tags is None else tags) if item.get("name") == wanted), None)
         if tag is None:
             return None
@@ -393,6 +478,16 @@ class Client:
             parameters=parse_parameters(shown.get("parameters") or ""),
             system=shown.get("system") or "",
             template=shown.get("template") or "",
+            license=shown.get("license") or "",
+            messages=tuple(
+                Message(str(message.get("role")), str(message.get("content")))
+                for message in shown.get("messages") or []
+            ),
+            adapters=_adapters(shown.get("modelfile") or ""),
+            renderer=_handler(shown.get("modelfile") or "", shown.get("system") or "", "RENDERER"),
+            parser=_handler(shown.get("modelfile") or "", shown.get("system") or "", "PARSER"),
+            requires=shown.get("requires") or "",
+            modelfile=shown.get("modelfile") or "",
         )
 
     def has_blob(self, digest: str) -> bool:
@@ -447,7 +542,7 @@ class Client:
 
         :raises OllamaError: it is still there then.
         """
-        self.request("POST", "/api/generate", {"model": canonical_name(name), "keep_alive": 0, "stream": False})
+        self.request("POST", "/api/generate", {"model": local_name(name), "keep_alive": 0, "stream": False})
         end = time.monotonic() + patience
         while self.loaded(name):
             if time.monotonic() > end:

@@ -444,6 +444,23 @@ def put_weights_back(models: str, name: str, rewritten: str, digest: str) -> Non
                 store.remove_blob(blob_name(rewritten))
 
 
+def drop_layers(models: str, name: str, media_types: t.Collection[str]) -> None:
+    """Take layers of these media types out of a model's manifest. Their blobs stay: the base has them.
+
+    :param models: the models directory.
+    :raises StoreError: there is no such manifest.
+    :raises OSError: the directory cannot be read or written.
+    """
+    with Store(models) as store:
+        content = store.manifest(name)
+        if content is None:
+            raise StoreError(f"{manifest_path(models, name)} is not there; is {models} the server's models directory?")
+        blobs(content)
+        manifest = json.loads(content)
+        manifest["layers"] = [layer for layer in manifest["layers"] if layer.get("mediaType") not in media_types]
+        store.write_manifest(name, json.dumps(manifest, separators=(",", ":")).encode())
+
+
 def adopt(source: str, destination: str, check: bool = False) -> Adoption:
     """Take over the models of another store, which stays as it is.
 

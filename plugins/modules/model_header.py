@@ -36,10 +36,17 @@ options:
   models:
     description:
       - Names of the models whose headers are wanted. One that is not in O(catalog) gets an entry from what the registry
-        has. One that has a file of its own is passed over.
+        has. One that has a file of its own on this machine or on a managed host is passed over; of a file at a
+        web server the beginning is read.
     type: list
     elements: str
     required: true
+  files:
+    description:
+      - What M(onprem.llm.gguf_header) read on a managed host, to be kept as well.
+    type: list
+    elements: dict
+    default: []
   library:
     description:
       - The public library's tags as in O(onprem.llm.model_select#module:library), for the name that was probably meant.
@@ -179,6 +186,7 @@ def main() -> None:
         argument_spec={
             "catalog": {"type": "list", "elements": "dict", "default": []},
             "models": {"type": "list", "elements": "str", "required": True},
+            "files": {"type": "list", "elements": "dict", "default": []},
             "library": {"type": "dict"},
             "registry": {"type": "str", "default": ""},
             "cache_dir": {"type": "path", "default": "~/.cache/onprem-llm/headers"},
@@ -202,8 +210,13 @@ def main() -> None:
         if login:
             own = _registry.Client(given["timeout"], given["time_limit"], given["ca_path"], login=login)
             client = KnownTo(_registry.parse_address(given["registry"])[1], own, client)
-        reader = _headers.Reader(client, cache, given["registry"], _catalog.library(given["library"]))
+        reader = _headers.Reader(
+            client, cache, given["registry"], _catalog.library(given["library"]),
+            given["timeout"], given["time_limit"], given["ca_path"],
+        )  # fmt: skip
         outcome = reader.read(given["catalog"], given["models"], given["required"])
+        files = [dict(one, header=_headers.unpacked(one["header"])) for one in given["files"]]
+        outcome.entries.extend(reader.keep(given["catalog"], files))
     except (_catalog.CatalogError, _registry.RegistryError) as error:
         module.fail_json(msg=str(error), changed=cache.changed)
     for sentence in outcome.told:

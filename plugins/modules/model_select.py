@@ -167,8 +167,8 @@ options:
   catalog:
     description:
       - Models that can be chosen. A later entry replaces an earlier one of the same name.
-      - An entry has C(name), C(source) (C(type) V(registry) with C(digest), or C(type) V(gguf) with C(path) and
-        C(sha256)), C(size_bytes), C(quantization),
+      - An entry has C(name), C(source) (C(type) V(registry) with C(digest), or C(type) V(gguf) with C(path),
+        C(node_path) or C(url), and C(sha256)), C(size_bytes), C(quantization),
         C(parameters), C(released) (V(2025-04)), C(uses), C(licence), C(context_length), C(languages) (codes that its
         card names; all
         of them with C(languages_complete)), C(note), C(sources) (by field, where its value was read), C(benchmarks) (by

@@ -68,8 +68,9 @@ options:
         weights are not O(digest), if a file of it is missing, or by O(update) and O(verify).
       - V(gguf), it is created from the file O(gguf) or O(url), which becomes a blob of the server's store first.
       - V(model), it is created from the installed model O(from).
+      - V(modelfile), it is created as the Modelfile O(modelfile) says.
     type: str
-    choices: [registry, gguf, model]
+    choices: [registry, gguf, model, modelfile]
     default: registry
   gguf:
     description:
@@ -213,19 +214,85 @@ options:
     description:
       - Name of the installed model to create from, for O(source=model). Its settings are inherited.
     type: str
+  modelfile:
+    description:
+      - The text of a Modelfile, for O(source=modelfile), read by Ollama's own grammar. It is exclusive with the options
+        that say the same field by field.
+      - C(FROM) names an installed model, or the absolute path of a GGUF file on the managed host, which O(sha256)
+        counts for. C(ADAPTER) is an absolute path there, too. C(DRAFT) is refused.
+      - A C(SYSTEM) or C(TEMPLATE) that is empty takes the base's away, as O(system) does. Ollama's own client would
+        leave it.
+      - Ansible takes C({{ .Prompt }}) for an expression of its own. Read the text from a file by a lookup, or mark it
+        C(!unsafe).
+    type: str
   parameters:
     description:
       - Parameters of the model, such as C(temperature), C(stop) (a list) or C(num_predict). With O(source=registry)
         they are added to those that the registry's model has.
+      - V(null) takes a parameter of O(from) away. Names and types are those of Ollama's API; others are errors.
     type: dict
     default: {}
   system:
     description:
-      - System message of a created model. Without it, that of O(from), or none.
+      - System message of a created model. Without it, that of O(from), or none. Empty takes that of O(from) away, which
+        needs O(models_dir), as the server's API cannot.
+      - Whoever may ask the server for a model's description sees it, and so do this module's result and diff. It is no
+        place for secrets. C(no_log) on the task keeps it out of Ansible's output.
     type: str
   template:
     description:
-      - Prompt template of a created model. Without it the server decides.
+      - Prompt template of a created model. Without it the server decides. Empty takes that of O(from) away, which needs
+        O(models_dir).
+    type: str
+  license:
+    description:
+      - Texts of licences of a created model. They come after those of O(from), which stay.
+    type: list
+    elements: str
+  messages:
+    description:
+      - Messages that each conversation with a created model begins with, in place of those of O(from). An empty list
+        takes those away, which needs O(models_dir).
+    type: list
+    elements: dict
+    suboptions:
+      role:
+        description: Who says it.
+        type: str
+        required: true
+        choices: [system, user, assistant]
+      content:
+        description: What is said.
+        type: str
+        required: true
+  adapters:
+    description:
+      - A LoRA adapter of a created model, after those of O(from). Ollama takes one.
+      - A model with an adapter is loaded beside the one without it, and takes memory of its own.
+    type: list
+    elements: dict
+    suboptions:
+      path:
+        description:
+          - GGUF file on the managed host. It need not be there once the server has it and C(sha256) is given.
+        type: path
+        required: true
+      sha256:
+        description: The sha256 of the file, 64 hexadecimal digits.
+        type: str
+  renderer:
+    description:
+      - Name of the engine's renderer that builds the prompts of a created model. Without it, that of O(from), or what
+        the server decides.
+    type: str
+  parser:
+    description:
+      - Name of the engine's parser that reads the answers of a created model. Without it, that of O(from), or what the
+        server decides.
+    type: str
+  requires:
+    description:
+      - The least version of Ollama that a created model needs. Without it, that of O(from).
     type: str
   context_length:
     description:
@@ -281,6 +348,12 @@ EXAMPLES = r"""
     source: model
     from: house-model:1
     system: You are a clerk.
+
+- name: Make a model of a Modelfile that lies on the controller
+  onprem.llm.ollama_model:
+    name: company-assistant
+    source: modelfile
+    modelfile: "{{ lookup('ansible.builtin.file', 'company-assistant.Modelfile', rstrip=false) }}"
 
 - name: Free the memory
   onprem.llm.ollama_model:
@@ -340,6 +413,32 @@ model:
       description: Its prompt template.
       type: str
       sample: "{{ .Prompt }}"
+    messages:
+      description: Messages that each conversation begins with.
+      type: list
+      elements: dict
+      sample: [{role: user, content: Hello}]
+    license_sha256:
+      description: The sha256 of its licences, one after the other by newlines, empty where it has none.
+      type: str
+      sample: ""
+    adapters:
+      description: Digests of its adapters.
+      type: list
+      elements: str
+      sample: []
+    renderer:
+      description: The engine's renderer that builds its prompts, where it has one.
+      type: str
+      sample: ""
+    parser:
+      description: The engine's parser that reads its answers, where it has one.
+      type: str
+      sample: ""
+    requires:
+      description: The least version of Ollama that it needs, where it says so.
+      type: str
+      sample: ""
 loaded:
   description: The model in memory, null where it is not.
   returned: success
@@ -426,8 +525,9 @@ pending:
       type: dict
       sample: {verified: [], damaged: []}
 differences:
-  description: What was not as wanted, names of parameters, V(weights), V(system), V(template), V(blobs) where files
-    were damaged or missing, or V(model) where there was none.
+  description: What was not as wanted, names of parameters, V(weights), V(system), V(template), V(license),
+    V(messages), V(adapters), V(renderer), V(parser), V(requires), V(blobs) where files were damaged or missing, or
+    V(model) where there was none.
   returned: success
   type: list
   elements: str
@@ -440,11 +540,15 @@ from functools import cached_property
 from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _model_name, _ollama_pull, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _model_name, _modelfile, _ollama_pull, _transfer
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
+from ansible_collections.onprem.llm.plugins.module_utils import _ollama_create as create
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
-from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
 
+# What is said of a created model field by field, and by a Modelfile at once.
+SHOWN = ("license_sha256", "messages", "adapters", "renderer", "parser", "requires")
+FIELDS = ["system", "template", "license", "messages", "adapters", "renderer", "parser", "requires"]
 TRANSFER_OPTIONS = {
     "url": {"type": "str"},
     "staging_dir": {"type": "path"},
@@ -492,9 +596,18 @@ class Manager:
         self.params = module.params
         _model_name.parts(self.params["name"])
         self.client = api.Client(self.params["api_url"], self.params["timeout"])
-        self.name = canonical_name(self.params["name"])
+        self.name = local_name(self.params["name"])
         self.keep_alive = api.keep_alive(self.params["keep_alive"])
         self.pin = api.full_digest(self.params["digest"]) if self.params["digest"] else None
+        self.parameters = _modelfile.parameters(self.params["parameters"])
+        self.source, self.origin, self.gguf = self.params["source"], self.params["from"], self.params["gguf"]
+        self.adapter, self.content = None, None
+        if self.source == "modelfile":
+            self._read_modelfile()
+        elif self.params["adapters"]:
+            self.adapter = self.params["adapters"][0]
+        if self.source == "model":
+            _model_name.parts(self.origin)
         self.offered: dict = {}
         self.result = {
             "changed": False,
@@ -574,6 +687,47 @@ class Manager:
         )
         return self.result
 
+    def _read_modelfile(self) -> None:
+        """Let the Modelfile say the source and, with :attr:`fields`, all that lies over it."""
+        try:
+            self.content = _modelfile.content(_modelfile.parse(self.params["modelfile"]))
+        except _modelfile.ModelfileError as error:
+            raise ValueError(f"modelfile: {error}") from error
+        for note in self.content.notes:
+            self.module.warn("{}: {}".format(self.params["name"], note))
+        if self.content.drafts:
+            raise ValueError("modelfile: DRAFT is not supported; its memory would be in no plan")
+        self.source, self.origin = "model", self.content.origin
+        if create.is_path(self.origin):
+            self.source, self.gguf = "gguf", self.origin
+        for word, path in [("FROM", self.gguf), *(("ADAPTER", path) for path in self.content.adapters)]:
+            if path and not path.startswith("/"):
+                raise ValueError(f"modelfile: {word} is {path}; the absolute path on the managed host is needed")
+        if self.content.adapters:
+            self.adapter = {"path": self.content.adapters[0], "sha256": None}
+
+    @cached_property
+    def fields(self) -> create.Fields:
+        """What lies over the weights of a created model."""
+        adapter = self._digest(self.adapter["path"], self.adapter["sha256"]) if self.adapter else None
+        if self.content:
+            return create.of_modelfile(self.content, adapter)
+        parameters, given = dict(self.parameters), self.params
+        if given["context_length"]:
+            parameters["num_ctx"] = given["context_length"]
+        messages = given["messages"]
+        return create.Fields(
+            parameters=parameters,
+            system=given["system"],
+            template=given["template"],
+            license=tuple(given["license"] or ()),
+            messages=None if messages is None else tuple(_modelfile.Message(**item) for item in messages),
+            adapter=adapter,
+            renderer=given["renderer"],
+            parser=given["parser"],
+            requires=given["requires"] and _modelfile.version(given["requires"]),
+        )
+
     def _in_memory(self, model):
         """The runner that serves the model. Ollama has one for all models of the same weights, listed under the name
         that was asked for first; to be unloaded, a model must be listed itself."""
@@ -599,6 +753,7 @@ class Manager:
             "weights_digest": model.weights_digest,
             "parameters": model.parameters,
             "system": model.system,
+            **{name: value for name, value in model.result().items() if name in SHOWN and value},
             "context_length_in_memory": in_memory["context_length"] if in_memory else None,
         }
 
@@ -609,59 +764,63 @@ class Manager:
         state["state"] = self.params["state"]
         if self.result["differences"]:
             base = self._base()
-            if self.params["source"] == "registry":
+            if self.source == "registry":
                 state.update(self.offered)
             else:
-                wanted = self.wanted(base)
-                state.update(weights_digest=wanted.weights_digest, parameters=wanted.parameters, system=wanted.system)
+                wanted = self.wanted(base).result()
+                for name in SHOWN:
+                    state.pop(name, None)
+                state.update((name, value) for name, value in wanted.items() if name in SHOWN and value)
+                state.update((name, wanted.get(name)) for name in ("weights_digest", "parameters", "system"))
+        state.setdefault("context_length_in_memory", None)
         if self.params["state"] == "loaded":
             state["context_length_in_memory"] = self._context(before)
         return state
 
     def _base(self):
-        if self.params["source"] != "model":
+        if self.source != "model":
             return None
-        base = self.client.model(self.params["from"])
+        base = self.client.model(self.origin)
         if base is None and not self.module.check_mode:
-            raise api.OllamaError(
-                "the model {} to create {} from is not installed".format(self.params["from"], self.name)
-            )
+            raise api.OllamaError(f"the model {self.origin} to create {self.name} from is not installed")
         return base
 
     def wanted(self, base) -> api.Wanted:
         """What a created model shall be."""
-        parameters = dict(self.params["parameters"])
-        if self.params["context_length"]:
-            parameters["num_ctx"] = self.params["context_length"]
-        system = self.params["system"]
-        if self.params["source"] == "model":
-            inherited = base.parameters if base else {}
-            return api.Wanted(
-                weights_digest=base.weights_digest if base else None,
-                parameters=dict(inherited, **parameters),
-                system=(base.system if base else "") if system is None else system,
-                template=self.params["template"],
-            )
-        return api.Wanted(self.pin or self.file_digest, parameters, system or "", self.params["template"])
+        if self.source == "model":
+            return self.fields.wanted(base.weights_digest if base else None, base)
+        return self.fields.wanted(self.pin or self.file_digest)
 
     @cached_property
     def file_digest(self) -> str:
         """The sha256 of the GGUF file, as given or as read."""
-        if self.params["sha256"]:
-            return api.full_digest(self.params["sha256"])
+        return self._digest(self.gguf, self.params["sha256"])
+
+    def _digest(self, path: str, sha256: str) -> str:
+        if sha256:
+            return api.full_digest(sha256)
         try:
-            return api.file_digest(self.params["gguf"])
+            return api.file_digest(path)
         except OSError as error:
             raise api.OllamaError(
-                "cannot read {}, and without sha256 nothing says whether {} has its weights: {}".format(
-                    self.params["gguf"], self.name, error.strerror
-                )
+                f"cannot read {path}, and without sha256 nothing says whether {self.name} has what is in it: "
+                f"{error.strerror}"
             ) from error
 
     def present(self, before):
-        source = self.params["source"]
-        if source == "registry":
+        if self.source == "registry":
             return self._from_registry(before)
+        return self._created(before)
+
+    @staticmethod
+    def _lacking(model, parameters: dict) -> list:
+        """The parameters that are not as wanted."""
+        return [
+            name for name, value in sorted(parameters.items()) if not api.same_value(model.parameters.get(name), value)
+        ]
+
+    def _created(self, before):
+        """The model as it is created from a file or from another model."""
         base = self._base()
         wanted = self.wanted(base)
         found = api.differences(before, wanted) if before else ["model"]
@@ -679,22 +838,27 @@ class Manager:
         self.result.update(changed=True, differences=found)
         if self.module.check_mode:
             return before
-        body = {"stream": True}
-        if source == "model":
-            body["from"] = canonical_name(self.params["from"])
+        self._need_directory(self.fields.emptied(base))
+        body = {"stream": True, **self.fields.request(base)}
+        if self.source == "model":
+            body["from"] = local_name(self.origin)
         else:
-            self._bring_file(self.file_digest)
+            self._bring_file(self.file_digest, self.gguf, self.params["url"])
             body["files"] = {"model.gguf": self.file_digest}
-        if wanted.parameters:
-            body["parameters"] = wanted.parameters
-        if wanted.system:
-            body["system"] = wanted.system
-        if wanted.template is not None:
-            body["template"] = wanted.template
+        if self.adapter:
+            self._bring_file(self.fields.adapter, self.adapter["path"])
         self.client.create(self.name, body)
         after = self._there()
-        if source == "gguf" and after.weights_digest != wanted.weights_digest:
+        if self.source == "gguf" and after.weights_digest != wanted.weights_digest:
             after = self._with_own_weights(after, wanted.weights_digest)
+        emptied = self.fields.emptied(after)
+        if emptied:
+            self._need_directory(emptied)
+            try:
+                store.drop_layers(self.params["models_dir"], self.name, emptied)
+            except (store.StoreError, OSError) as error:
+                raise api.OllamaError(f"cannot take {', '.join(emptied)} away: {error}") from error
+            after = self._there()
         left = api.differences(after, wanted)
         if left:
             raise api.OllamaError(
@@ -704,14 +868,22 @@ class Manager:
             )
         return after
 
+    def _need_directory(self, emptied) -> None:
+        if emptied and not self.params["models_dir"]:
+            words = ", ".join(media_type.rsplit(".", 1)[-1] for media_type in emptied)
+            raise api.OllamaError(
+                f"{words} shall be empty, and the server's API leaves what {self.origin or self.gguf} has; give "
+                "models_dir, so that it is taken out of the model's manifest"
+            )
+
     def _from_registry(self, before):
         """The model with the weights that the registry has, transferred where they lack."""
-        files, parameters = self.files, self.params["parameters"]
+        files, parameters = self.files, self.parameters
         faulty = files.faulty(self.params["verify"]) if before else set()
         other = before is None or (self.pin is not None and before.weights_digest != self.pin)
         found = []
         if other or faulty or self.params["update"]:
-            asked = _ollama_pull.sources(self.name, self.params["origins"], self.params["stall_timeout"])
+            asked = _ollama_pull.sources(self.params["name"], self.params["origins"], self.params["stall_timeout"])
             offer = _ollama_pull.offer(asked, files.turn.limits)
             self._check_offer(offer, before)
             if before is None:
@@ -733,7 +905,7 @@ class Manager:
                     f"{offer.weights_digest} was put into {files.store.path}, and the server has the weights "
                     f"{before.weights_digest}; is it the server's models directory?"
                 )
-        lacking = [name for name in sorted(parameters) if before.parameters.get(name) != parameters[name]]
+        lacking = self._lacking(before, parameters)
         if not lacking:
             return before
         self.result.update(changed=True, differences=found or lacking)
@@ -758,7 +930,8 @@ class Manager:
 
     def _with_parameters(self, model, parameters: dict):
         """The pulled model with these parameters, its others kept: the same weights under the same name."""
-        body = {"stream": True, "from": self.name, "parameters": dict(model.parameters, **parameters)}
+        # The server itself adds those that the model has; as /api/show prints them, a list of one is no list any more.
+        body = {"stream": True, "from": self.name, "parameters": parameters}
         self.client.create(self.name, body)
         after = self._there()
         if after.weights_digest != model.weights_digest:
@@ -779,17 +952,15 @@ class Manager:
             raise api.OllamaError(f"cannot put the file's own weights back: {error}") from error
         return self._there()
 
-    def _bring_file(self, digest: str) -> None:
+    def _bring_file(self, digest: str, path, url=None) -> None:
         """Have the file's bytes as a blob that the server sees."""
         files = self.files
         if not files.store.has(digest) or digest in files.damaged:
             try:
-                files.take(digest, self.params["gguf"], self.params["url"])
+                files.take(digest, path, url)
             except OSError as error:
                 raise api.OllamaError(
-                    "the server has not the weights {}, and the file {} cannot be read: {}".format(
-                        digest, self.params["gguf"], error.strerror
-                    )
+                    f"the server has not the file of {digest}, and {path or url} cannot be read: {error.strerror}"
                 ) from error
         if not self.client.has_blob(digest):
             raise api.OllamaError(
@@ -835,12 +1006,30 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent", "loaded", "unloaded"], "default": "present"},
             "api_url": {"type": "str", "default": "http://127.0.0.1:11434"},
             "timeout": {"type": "float", "default": 600},
-            "source": {"type": "str", "choices": ["registry", "gguf", "model"], "default": "registry"},
+            "source": {"type": "str", "choices": ["registry", "gguf", "model", "modelfile"], "default": "registry"},
             "gguf": {"type": "path"},
             "sha256": {"type": "str"},
             "digest": {"type": "str"},
             "models_dir": {"type": "path"},
             "from": {"type": "str"},
+            "modelfile": {"type": "str"},
+            "license": {"type": "list", "elements": "str"},
+            "messages": {
+                "type": "list",
+                "elements": "dict",
+                "options": {
+                    "role": {"type": "str", "required": True, "choices": ["system", "user", "assistant"]},
+                    "content": {"type": "str", "required": True},
+                },
+            },
+            "adapters": {
+                "type": "list",
+                "elements": "dict",
+                "options": {"path": {"type": "path", "required": True}, "sha256": {"type": "str"}},
+            },
+            "renderer": {"type": "str"},
+            "parser": {"type": "str"},
+            "requires": {"type": "str"},
             "parameters": {"type": "dict", "default": {}},
             "system": {"type": "str"},
             "template": {"type": "str"},
@@ -848,14 +1037,30 @@ def main() -> None:
             "keep_alive": {"type": "str", "default": "-1"},
             **TRANSFER_OPTIONS,
         },
-        required_if=[("source", "gguf", ["gguf", "url"], True), ("source", "model", ["from"])],
+        required_if=[
+            ("source", "gguf", ["gguf", "url"], True),
+            ("source", "model", ["from"]),
+            ("source", "modelfile", ["modelfile"]),
+        ],
         required_by={"url": ["sha256"]},
-        mutually_exclusive=[("gguf", "url")],
+        mutually_exclusive=[
+            ("gguf", "url"),
+            *(("modelfile", name) for name in [*FIELDS, "from", "gguf", "url", "context_length"]),
+        ],
         supports_check_mode=True,
     )
     for name, least in LEAST.items():
         if module.params[name] is not None and module.params[name] < least:
             module.fail_json(msg=f"{name} is {module.params[name]}; {least} or more is needed")
+    given = [name for name in FIELDS if module.params[name] is not None]
+    if module.params["source"] == "registry" and given:
+        module.fail_json(msg="{} is of a created model; source is registry".format(", ".join(given)))
+    if module.params["modelfile"] is not None and (
+        module.params["source"] != "modelfile" or module.params["parameters"]
+    ):
+        module.fail_json(msg="modelfile needs source=modelfile, and holds the parameters itself")
+    if len(module.params["adapters"] or ()) > 1:
+        module.fail_json(msg="adapters has {}; Ollama takes one".format(len(module.params["adapters"])))
     use_proxy(module)
     manager = None
     try:

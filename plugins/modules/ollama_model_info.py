@@ -181,7 +181,7 @@ damaged:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
-from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
 
 
 def damaged(models_dir: str, only: str | None) -> dict:
@@ -210,7 +210,7 @@ def main() -> None:
         required_if=[("verify", True, ["models_dir"])],
         supports_check_mode=True,
     )
-    only = canonical_name(module.params["name"]) if module.params["name"] else None
+    only = local_name(module.params["name"]) if module.params["name"] else None
     try:
         wanted = {
             item["name"]: api.full_digest(item["digest"]) if item["digest"] else None
@@ -219,7 +219,7 @@ def main() -> None:
         client = api.Client(module.params["api_url"], module.params["timeout"])
         version = client.version()
         tags = client.tags()
-        needed = {canonical_name(name) for name in wanted}
+        needed = {local_name(name) for name in wanted}
         found = {}
         for tag in tags:
             name = tag.get("name")
@@ -232,7 +232,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     missing = []
     for name, digest in wanted.items():
-        model = found.get(canonical_name(name))
+        model = found.get(local_name(name))
         if model is None or (digest and model.weights_digest != digest):
             missing.append(name)
     module.exit_json(

@@ -38,7 +38,8 @@ def create(store: Store, name: Name, request: dict[str, Any]) -> Iterator[dict[s
     base = next(layer for layer in layers if layer.media_type == LAYER + "model")
     header = gguf.read(store.blob(base.digest))
     contents = _contents(store, layers, request)
-    kept = [layer for layer in layers if layer.media_type.removeprefix(LAYER) not in contents]
+    # Licences come after those that are there; of the others there is one.
+    kept = [layer for layer in layers if layer.media_type.removeprefix(LAYER) not in contents.keys() - {"license"}]
     for layer in kept:
         yield {"status": f"using existing layer {layer.digest}"}
     for kind, texts in contents.items():
@@ -55,10 +56,20 @@ def create(store: Store, name: Name, request: dict[str, Any]) -> Iterator[dict[s
         "architecture": "amd64",
         "os": "linux",
     }
+    requires = request.get("requires") or _required(store, request)
+    if requires:
+        config["requires"] = requires
     config_layer, _ = store.write_layer(CONFIG_TYPE, encode(config) + b"\n")
     yield {"status": "writing manifest"}
     store.write_manifest(name, manifest_bytes(config_layer, kept) + b"\n")
     yield {"status": "success"}
+
+
+def _required(store: Store, request: dict[str, Any]) -> str:
+    """The version that the base requires, where there is one."""
+    if not request.get("from"):
+        return ""
+    return store.model(parse_name(str(request["from"]))).requires
 
 
 def _from_files(store: Store, files: dict[str, str]) -> Generator[dict[str, Any], None, list[Layer]]:

@@ -39,7 +39,8 @@ class Job:
 
 def merged(model: Model, given: dict[str, Any] | None) -> dict[str, Any]:
     """The model's parameters under the request's. Failure 400 where a number that must be whole is none."""
-    options = model.parameters | (given or {})
+    # A null is as good as none, in a request and in a model (api/types.go, FromMap).
+    options = {name: value for name, value in (model.parameters | (given or {})).items() if value is not None}
     for name in _INTEGERS:
         value = options.get(name)
         if value is not None and (

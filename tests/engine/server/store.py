@@ -131,6 +131,7 @@ class Model:
     license: tuple[str, ...]
     parameters: dict[str, Any]
     messages: tuple[dict[str, Any], ...]
+    requires: str
 
     @property
     def size(self) -> int:
@@ -268,6 +269,7 @@ class Store:
             license=tuple(self._text(layers, "license")),
             parameters=json.loads(parameters[0]) if parameters else {},
             messages=tuple(json.loads(messages[0])) if messages else (),
+            requires=about.get("requires", ""),
         )
 
     def models(self) -> list[Model]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.onprem.llm.plugins.filter.derived_models import derived_models
 from ansible_collections.onprem.llm.plugins.modules import model_select
 from role_templates import evaluated, role_variables
 
@@ -101,3 +102,46 @@ def test_a_wish_or_an_entry_is_told_by_the_variable_that_has_it() -> None:
     assert wish.startswith("models_workloads cannot be served: workload chat: slots is 0; ")
     [entry] = faults(refused(catalog=[{"name": "own:1b", "size_bytes": -1}]))
     assert entry.startswith("models_catalog: catalog entry own:1b: size_bytes is -1; ")
+
+
+def served(**given: Any) -> list[str]:
+    variables = trusted(yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8")))
+    found: list[str] = Templar(loader=DataLoader(), variables=given).template(variables["__models_served"])
+    return found
+
+
+def test_a_derived_model_that_is_wrong_is_a_fault_among_others() -> None:
+    given = [
+        {"name": "clerk", "from": "qwen3:8b", "system": "You are a clerk."},
+        {"name": "judge", "from": "qwen3:88b", "modelfile": "FROM qwen3:88b\n"},
+        {"name": "gemma3:4b", "from": "qwen3:8b"},
+        {"name": "long", "from": "qwen3:8b", "parameters": {"num_ctx": 65536}},
+    ]
+    names = served(models_workloads=[{"name": "chat", "models": ["qwen3:8b"]}])
+    found = faults(__models_derivation=derived_models(given, names, ["gemma3:4b"]))
+    assert [fault.split(";")[0] for fault in found] == [
+        "models_derived: judge: from is qwen3:88b, which is no model of any workload",
+        "models_derived: gemma3:4b: its name is the name of a catalog model, gemma3:4b",
+        "models_derived: long: the parameter num_ctx decides how a model is loaded",
+    ]
+
+
+def test_a_derived_model_may_come_from_what_another_node_has_or_chose() -> None:
+    chosen = {"plan": {"instances": [{"models": [{"name": "bge-m3:567m"}]}]}}
+    others = {"gpu2": {"models_workloads": [{"models": ["phi4:14b"]}, "broken"], "models_selection": chosen}}
+    own = [{"models": None, "preferred": ["qwen3:8b"]}]
+    found = served(models_workloads=own, groups={"llm_nodes": ["gpu2"]}, hostvars=others)
+    assert found == ["qwen3:8b", "phi4:14b", "bge-m3:567m"]
+
+
+def test_a_modelfile_is_read_on_the_controller(tmp_path: Path) -> None:
+    (tmp_path / "Modelfile").write_bytes("FROM qwen3:8b\nSYSTEM あ\n".encode("utf-16"))
+    given = [{"name": "clerk", "modelfile_path": str(tmp_path / "Modelfile")}]
+    assert derived_models(given, ["qwen3:8b"])["models"][0]["system"] == "あ"
+    fault = derived_models([{"name": "clerk", "modelfile_path": str(tmp_path)}], ["qwen3:8b"])["faults"][0]
+    assert "cannot be read on the controller: Is a directory" in fault
+
+
+def test_a_file_of_the_host_that_is_no_model_is_a_fault() -> None:
+    found = faults(__models_node_files={"files": [], "faults": ["house:1 has the node_path /srv/a, which is no model"]})
+    assert found == ["models_catalog: house:1 has the node_path /srv/a, which is no model."]

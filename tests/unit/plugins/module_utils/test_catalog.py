@@ -71,7 +71,7 @@ def test_registry_name(name: str, origin: str) -> None:
         pytest.param({"name": "a b"}, "'a b'", id="name with a space"),
         pytest.param({"name": "a", "qantization": "x"}, "did you mean quantization", id="misspelt field"),
         pytest.param({"name": "a", "source": {"type": "file"}}, "must be registry or gguf", id="source type"),
-        pytest.param({"name": "a", "source": {"type": "gguf"}}, "needs a path", id="no path"),
+        pytest.param({"name": "a", "source": {"type": "gguf"}}, "needs one of path", id="no path"),
         pytest.param({"name": "a", "source": {"type": "registry", "digest": "5"}}, "64 hexadecimal", id="short digest"),
         pytest.param({"name": "a", "size_bytes": "4 GB"}, "whole number of bytes", id="size in words"),
         pytest.param({"name": "a", "size_bytes": -1}, "whole number of bytes", id="negative size"),
