@@ -48,6 +48,9 @@ EMPTY_TYPE, EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
 REF_NAME = "org.opencontainers.image.ref.name"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# distribution/reference: a repository's path.
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_PATH = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _BLOCK_BYTES = 2**20
 # The registry hashes and stores what it is sent before it answers.
@@ -142,7 +145,7 @@ def parse_image(reference: str) -> Reference:
         host, path = DOCKER_HUB, path if slash else f"library/{path}"
     if host in ("index.docker.io", DOCKER_HUB_REGISTRY):
         host = DOCKER_HUB
-    good = re.fullmatch(r"[a-z0-9]+([._/-]+[a-z0-9]+)*", path) and re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", host)
+    good = _PATH.fullmatch(path) and re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", host)
     if not good or not _TAG.fullmatch(tag):
         raise MirrorError(f"{reference!r} is no image's name; one such as 'ollama/ollama:0.32.15' is")
     return Reference(host, path, tag)
@@ -769,7 +772,7 @@ class Mirror:
     def unwanted(self, resolved: t.Iterable[Resolved]) -> Unwanted:
         """What nothing of these needs."""
         manifests: dict[str, set[str]] = {}
-        blobs = {digest_of(EMPTY)}
+        blobs: set[str] = set()
         for item in resolved:
             keep = manifests.setdefault(item.wanted.place.path, set())
             found = [digest_of(data) for _reference, data in item.manifests]
