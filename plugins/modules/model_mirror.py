@@ -99,6 +99,15 @@ options:
   ca_path:
     description: A file of authorities to trust in place of the system's.
     type: path
+  proxy:
+    description:
+      - Address of the proxy for transfers, with its login where it wants one.
+    type: str
+  no_proxy:
+    description: Hosts that are reached without O(proxy).
+    type: list
+    elements: str
+    default: []
   update:
     description: Whether upstream is asked again for models without a digest.
     type: bool
@@ -233,6 +242,7 @@ removed:
 
 import os
 import typing as t
+from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _mirror, _registry, _transfer
@@ -344,6 +354,8 @@ def main() -> None:
             "username": {"type": "str"},
             "password": {"type": "str", "no_log": True},
             "ca_path": {"type": "path"},
+            "proxy": {"type": "str", "no_log": True},
+            "no_proxy": {"type": "list", "elements": "str", "default": []},
             "update": {"type": "bool", "default": False},
             "prune": {"type": "bool", "default": False},
             "connections": {"type": "int", "default": 4},
@@ -357,6 +369,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if module.params["proxy"]:
+        password = urlsplit(module.params["proxy"]).password
+        module.no_log_values.update({password, unquote(password)} if password else ())
+        for scheme in ("http", "https"):
+            os.environ[f"{scheme}_proxy"] = os.environ[f"{scheme.upper()}_PROXY"] = module.params["proxy"]
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(module.params["no_proxy"])
     missing: dict[str, list[str]] = {"models": [], "images": [], "files": []}
     try:
         result = run(module, missing)
