@@ -957,7 +957,7 @@ class Manager:
         files = self.files
         if not files.store.has(digest) or digest in files.damaged:
             try:
-                files.take(digest, path, url)
+                files.take(digest, path, url, self.params["origins"])
             except OSError as error:
                 raise api.OllamaError(
                     f"the server has not the file of {digest}, and {path or url} cannot be read: {error.strerror}"
