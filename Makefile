@@ -64,6 +64,10 @@ bench-memory-drawn: venv ## The account against llama.cpp's planner, on COUNT mo
 bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 context lengths take
 	@$(PYTHON) -m tests.memory.plan_speed
 
+.PHONY: bench-warm
+bench-warm: venv docker ## Seconds to the first token after a restart of the engine, with the warmer and without; on the running demo
+	@$(PYTHON) -m tests.warm
+
 .PHONY: docs
 docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
 	@$(PYTHON) tools/role_readme.py
