@@ -69,6 +69,10 @@ bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 contex
 bench-distribution: venv ## One model to 4 nodes, through a mirror and straight from an upstream of 200 Mbit/s; needs docker-registry
 	@$(PYTHON) -m tests.distribution
 
+.PHONY: bench-warm
+bench-warm: venv docker ## Seconds to the first token after a restart of the engine, with the warmer and without; on the running demo
+	@$(PYTHON) -m tests.warm
+
 .PHONY: docs
 docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
 	@$(PYTHON) tools/role_readme.py

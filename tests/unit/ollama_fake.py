@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,9 @@ class State:
         self.trained = 32768
         self.capabilities = ["completion"]
         self.load_error: str | None = None
+        # The same of single models, by name, and how long a load takes.
+        self.load_errors: dict[str, str] = {}
+        self.load_seconds = 0.0
         self.stream_cut = False
         # The template of the files themselves, which 0.32 shows in place of the model's where chats go through it.
         self.native_template = ""
@@ -267,9 +272,12 @@ class Handler(BaseHTTPRequestHandler):
         self._stream({"status": "parsing GGUF"}, {"status": "writing manifest"}, {"status": "success"})
 
     def _load(self, name: str, body: Any) -> bool:
-        if self.state.load_error:
-            self._answer(500, {"error": self.state.load_error})
+        error = self.state.load_error or self.state.load_errors.get(name)
+        if error:
+            self._answer(500, {"error": error})
             return False
+        if name not in self.state.running:
+            time.sleep(self.state.load_seconds)
         weights = self.state.models[name]["weights"]
         # One runner for all models of the same weights, listed under the name that came first.
         name = next((key for key in self.state.running if self.state.models[key]["weights"] == weights), name)
@@ -293,11 +301,12 @@ class Handler(BaseHTTPRequestHandler):
         elif "completion" not in self.state.capabilities:
             self._answer(400, {"error": f'"{name}" does not support generate'})
         elif self._load(name, body):
-            self._answer(200, {"model": name, "response": "", "done": True, "done_reason": "load"})
+            said = {"response": "x", "done_reason": "length", "eval_count": 1} if body.get("prompt") else {}
+            self._answer(200, {"model": name, "response": "", "done": True, "done_reason": "load", **said})
 
     def _embed(self, name: str, body: Any) -> None:
         if not self._missing(name) and self._load(name, body):
-            self._answer(200, {"model": name, "embeddings": []})
+            self._answer(200, {"model": name, "embeddings": [[0.6, 0.8]] if body.get("input") else []})
 
     def _delete(self, name: str, body: Any) -> None:
         if not self._missing(name):
@@ -320,15 +329,33 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._open: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def cut(self) -> None:
+        """End every connection, as the end of the process would."""
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that leave in the middle of an answer are part of the tests."""
 
 
 @contextmanager
-def serve() -> Iterator[tuple[State, str]]:
-    """A server on loopback; its state and its address."""
-    state = State()
-    server = Server(("127.0.0.1", 0), type("Bound", (Handler,), {"state": state}))
+def serve(state: State | None = None, port: int = 0) -> Iterator[tuple[State, str]]:
+    """A server on loopback; its state, that of an earlier one where it is given, and its address."""
+    state = state or State()
+    server = Server(("127.0.0.1", port), type("Bound", (Handler,), {"state": state}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -336,4 +363,5 @@ def serve() -> Iterator[tuple[State, str]]:
     finally:
         server.shutdown()
         server.server_close()
+        server.cut()
         thread.join()

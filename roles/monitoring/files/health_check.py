@@ -57,6 +57,7 @@ class Report:
     models: list[ModelHealth] = field(default_factory=list)
     unplanned: list[str] = field(default_factory=list)
     findings: list[dict[str, str]] = field(default_factory=list)
+    warm: bool | None = None  # what onprem-llm-warm.service says of itself; None where it is not asked
 
     def find(self, level: str, finding: str, message: str, model: str | None = None) -> None:
         subject = {"model": model} if model else {}
@@ -151,6 +152,20 @@ def check(plan: dict[str, Any], engine: Engine, gpu_required: bool) -> Report:
     return report
 
 
+def read_warmer(path: str, report: Report) -> None:
+    """Take in what the service that loads models again after restarts says of itself."""
+    report.warm = False
+    try:
+        with open(path, encoding="utf-8") as file:
+            state = json.load(file)
+        report.warm = bool(state["ready"])
+        status = str(state["status"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        status = f"onprem-llm-warm.service does not run, so no restart of the engine is made good: {error}"
+    if not report.warm:
+        report.find(WARNING, "not_warm", status)
+
+
 def gpu_floor(model: dict[str, Any]) -> float:
     """Bytes that a model with all its layers on GPUs has there at the very least.
 
@@ -238,6 +253,7 @@ def metrics(report: Report) -> str:
         ("health_check_duration_seconds", "Duration of the last check.", [({}, report.duration_seconds)]),
         ("healthy", "1 when every planned model serves.", [({}, int(report.status != "unhealthy"))]),
         ("engine_up", "1 when the engine answers.", [({}, int(report.engine_version is not None))]),
+        ("warm", "1 when onprem-llm-warm.service has every planned model warm.", _flag(report.warm)),
         ("engine_info", "Version of the engine.", version),
         ("models_unplanned", "Loaded models that the plan does not have.", [({}, len(report.unplanned))]),
         ("findings", "Findings of the last check by level.", found),
@@ -261,6 +277,10 @@ def metrics(report: Report) -> str:
             lines += [f"# HELP {metric} {meaning}", f"# TYPE {metric} gauge"]
             lines += [f"{metric}{_labels(labels)} {value + 0!r}" for labels, value in known]
     return "\n".join(lines) + "\n"
+
+
+def _flag(value: bool | None) -> list[tuple[dict[str, str], float | None]]:
+    return [({}, None if value is None else int(value))]
 
 
 def _labels(labels: dict[str, str]) -> str:
@@ -298,6 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="whether a planned GPU model with a part in the host's memory is a fault or a remark",
     )
     parser.add_argument("--metrics", help="file for the node exporter's textfile collector")
+    parser.add_argument("--warm", help="state file of the service that loads models again after restarts")
     options = parser.parse_args(arguments)
     try:
         with open(options.plan, encoding="utf-8") as file:
@@ -306,6 +327,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         print(f"{options.plan}: cannot be read as a plan: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    if options.warm:
+        read_warmer(options.warm, report)
     print(log_line(report), flush=True)
     for finding in report.findings:
         print(f"{finding['level']}: {finding.get('model', 'engine')}: {finding['message']}", file=sys.stderr)

@@ -113,6 +113,28 @@ def test_healthy(engine: FakeEngine, tmp_path: Path) -> None:
     assert check.metrics['onprem_llm_model_planned_bytes{model="embedder:latest"}'] == "50"
 
 
+@pytest.mark.parametrize(
+    ("state", "warm", "said"),
+    [
+        ({"ready": True, "status": "2 of 2 planned models answer"}, "1", None),
+        ({"ready": False, "status": "1 of 2 planned models answer; loading x"}, "0", "loading x"),
+        (None, "0", "does not run"),
+        ([], "0", "does not run"),
+    ],
+)
+def test_what_the_warmer_says_is_told(
+    engine: FakeEngine, tmp_path: Path, state: object, warm: str, said: str | None
+) -> None:
+    file = tmp_path / "warm.json"
+    if state is not None:
+        file.write_text(json.dumps(state))
+    check = Check(tmp_path, engine.url, [CHAT, EMBEDDING], "--warm", str(file))
+    assert check.exit_status == 0, "a warning, since the models themselves are asked"
+    assert check.line["status"] == ("degraded" if said else "healthy")
+    assert (said or "") in check.stderr
+    assert check.metrics["onprem_llm_warm"] == warm
+
+
 def test_probes_change_no_residency(engine: FakeEngine, tmp_path: Path) -> None:
     Check(tmp_path, engine.url, [CHAT, EMBEDDING])
     assert [path for path, _ in engine.posts] == ["/api/generate", "/api/embed"]
