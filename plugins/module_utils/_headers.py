@@ -248,15 +248,16 @@ class Reader:
                 data = self.client.manifest(full)
                 manifest = _registry.parse_manifest(data)
                 self.cache.keep_manifest(full, data)
+            except (_registry.Unreachable, _registry.Unauthorized) as error:
+                # A login that lacks says nothing of the model either.
+                if pinned is not None or noted is None:
+                    raise _registry.RegistryError(str(error)) from error
+                told.append(f"{shown}: {error}; the header is that of the weights that the tag named before")
             except _registry.Refused as error:
                 # What is pinned or was read before is had all the same, or its absence is told.
                 if pinned is None and noted is None:
                     raise _registry.Refused(f"the model {shown!r} is not to be had: {error}{meant}") from error
                 told.append(f"{shown}: {error}; the header is that of the weights that are pinned or were there before")
-            except _registry.Unreachable as error:
-                if pinned is not None or noted is None:
-                    raise
-                told.append(f"{shown}: {error}; the header is that of the weights that the tag named before")
         if pinned and manifest and manifest.weights.digest != pinned:
             told.append(
                 f"{shown}: the registry's tag names the weights {manifest.weights.digest} by now, and the catalog pins "
