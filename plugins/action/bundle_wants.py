@@ -190,7 +190,9 @@ class ActionModule(ActionBase):
         if self._arguments["releases"]:
             mirror = self._arguments["mirrors"].get(facts["distribution"])
             if not mirror:
-                raise AnsibleError(f"mirrors has no archive of {facts['distribution']}, the distribution of {want['release']}")
+                raise AnsibleError(
+                    f"mirrors has no archive of {facts['distribution']}, the distribution of {want['release']}"
+                )
             role, template = SYSTEM_SOURCES
             want["sources"] = {"archive.sources": host.source(role, template, system_apt_mirror_url=mirror)}
             if host.value("docker", "docker_source") == "upstream":

@@ -48,8 +48,6 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PART = re.compile(r"[A-Za-z0-9_+~.-]+")
 
-Stamps = t.Dict[str, t.List[t.Any]]
-
 
 class BundleError(Exception):
     """There is no bundle, or one that cannot be used; the text says why."""
@@ -215,7 +213,9 @@ def load(directory: str, sha256: str = "") -> tuple[Bundle, str]:
         raise BundleError(f"{path} has more than {MAX_LIST_BYTES} bytes")
     found = hashlib.sha256(data).hexdigest()
     if sha256 and found != sha256:
-        raise BundleError(f"{path} has the sha256 {found}, and {sha256} is wanted: it is another bundle, or was changed")
+        raise BundleError(
+            f"{path} has the sha256 {found}, and {sha256} is wanted: it is another bundle, or was changed"
+        )
     return parse(data), found
 
 
@@ -233,7 +233,9 @@ class Reader:
         self, directory: str, stamps: t.Mapping[str, t.Any], report: t.Callable[[int], None] | None = None
     ) -> None:
         self.directory = os.path.realpath(directory)
-        self.stamps: Stamps = {path: list(stamp) for path, stamp in stamps.items() if isinstance(stamp, list)}
+        self.stamps: dict[str, list[t.Any]] = {
+            path: list(stamp) for path, stamp in stamps.items() if isinstance(stamp, list)
+        }
         self._report = report or (lambda count: None)
 
     def state(self, path: str) -> os.stat_result:
@@ -278,6 +280,13 @@ class Reader:
         """
         return self.read_already(path, self.state(path)) or self.read(path)
 
+    def stamp(self, path: str, sha256: str) -> None:
+        """Note the SHA-256 of a file that was just written, and hashed on its way.
+
+        :raises OSError: it is not there.
+        """
+        self.stamps[path] = [*self._times(self.state(path)), sha256]
+
     @staticmethod
     def _times(found: os.stat_result) -> list[int]:
         return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
@@ -305,7 +314,9 @@ def check(reader: Reader, bundle: Bundle, go_on: t.Callable[[], bool] = lambda: 
             faults.append(f"{file.path} is missing ({error.strerror})")
             continue
         if found.st_size != file.size:
-            faults.append(f"{file.path} has {found.st_size} bytes, and {LIST} says {file.size}: it was cut off or changed")
+            faults.append(
+                f"{file.path} has {found.st_size} bytes, and {LIST} says {file.size}: it was cut off or changed"
+            )
         elif reader.read_already(file.path, found) != file.sha256:
             unread.append(file)
     for file in unread:
@@ -317,7 +328,9 @@ def check(reader: Reader, bundle: Bundle, go_on: t.Callable[[], bool] = lambda: 
             faults.append(f"{file.path} cannot be read ({error.strerror})")
             continue
         if digest != file.sha256:
-            faults.append(f"{file.path} has the sha256 {digest}, and {LIST} says {file.sha256}: a byte of it was changed")
+            faults.append(
+                f"{file.path} has the sha256 {digest}, and {LIST} says {file.sha256}: a byte of it was changed"
+            )
     return faults
 
 
