@@ -442,7 +442,7 @@ class Client:
             raise Unauthorized(f"{label} asks for a login, and none is given")
         if "basic" not in kinds:
             raise Unauthorized(f"{label} asks for a login in a way other than Basic and Bearer: {', '.join(kinds)}")
-        return _basic(*self._login)
+        return basic(*self._login)
 
     def _token(self, repository: Repository, challenge: t.Mapping[str, str]) -> str:
         label = f"the registry {repository.host}"
@@ -463,7 +463,7 @@ class Client:
         query = urlencode({key: challenge[key] for key in ("service", "scope") if challenge.get(key)})
         url = realm + ("&" if "?" in realm else "?") + query if query else realm
         try:
-            with self._tokens.open(url, {}, _basic(*self._login) if self._login else "") as response:
+            with self._tokens.open(url, {}, basic(*self._login) if self._login else "") as response:
                 data = _read(response, MAX_MANIFEST_BYTES)
         except _http.Status as error:
             if error.code not in (400, 401, 403, 404):
@@ -509,7 +509,7 @@ def _late(host: str, seconds: float) -> str:
     return f"the registry {host} was not done answering after {seconds:g} seconds"
 
 
-def _basic(user: str, password: str) -> str:
+def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 

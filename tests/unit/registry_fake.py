@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -23,15 +25,49 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+class Bucket:
+    """A rate in bytes per second that all who send share."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate, self._lock, self._free = rate, threading.Lock(), time.monotonic()
+
+    def wait(self, count: int) -> None:
+        """Until ``count`` bytes may be sent."""
+        with self._lock:
+            now = time.monotonic()
+            # What went unused for longer than this is lost.
+            self._free = max(self._free, now - 0.02) + count / self._rate
+            pause = self._free - now
+        if pause > 0:
+            time.sleep(pause)
+
+
 @dataclass
 class State:
-    """``fault`` is the way in which blobs are answered badly; ``requests`` are (path, range) of each request."""
+    """``fault`` is the way in which blobs are answered badly, for the first ``times`` of their answers or, with -1, for
+    ever; ``requests`` are (path, range) of each request, ``authorizations`` their headers of that name; ``sent`` counts
+    the bytes of blobs that went out.
+
+    ``bucket`` bounds the rate. ``login`` is asked for in the way ``challenge`` (basic or bearer), the latter by tokens
+    of ``realm``, which is this server's own unless another is set. ``elsewhere`` is where "redirect" leads. ``after``
+    is the byte of an answer at which "cut", "stall" and "trickle" begin.
+    """
 
     manifests: dict[str, bytes] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
+    authorizations: list[str] = field(default_factory=list)
     fault: str = ""
+    times: int = -1
+    after: int = 0
     sent: int = 0
+    retry_after: str = ""
+    bucket: Bucket | None = None
+    login: tuple[str, str] | None = None
+    challenge: str = "basic"
+    realm: str = ""
+    token: str = "first"
+    elsewhere: str = ""
 
     def put(self, name: str, weights: bytes, *projectors: bytes, size: int | None = None) -> str:
         """Hold a model under ``library/<model>``; the weights' digest."""
@@ -47,11 +83,20 @@ class State:
                 ],
             }
         ).encode()
+        self.blobs[digest(b"{}")] = b"{}"
         return digest(weights)
 
     @property
     def paths(self) -> list[str]:
         return [path for path, _range in self.requests]
+
+    @property
+    def ranges(self) -> list[str]:
+        return [range_ for path, range_ in self.requests if "/blobs/" in path or "/cdn/" in path]
+
+    def basic(self) -> str:
+        user, password = self.login or ("", "")
+        return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -62,73 +107,168 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self._head(status, {"Content-Length": str(len(body))} | headers)
+        self._send(body)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+        for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        for start in range(0, len(body), 65536):
-            self.wfile.write(body[start : start + 65536])
-            self.server.state.sent += 65536
+
+    def _send(self, body: bytes) -> None:
+        state: State = self.server.state
+        block = 16384 if state.bucket else 65536
+        for start in range(0, len(body), block):
+            piece = body[start : start + block]
+            if state.bucket:
+                state.bucket.wait(len(piece))
+            self.wfile.write(piece)
+            with self.server.guard:
+                state.sent += len(piece)
+
+    def _fault(self) -> str:
+        """What is wrong with this answer. A fault counts down with each of the blobs' answers that it spoils."""
+        state: State = self.server.state
+        with self.server.guard:
+            if state.times == 0:
+                return ""
+            if state.times > 0:
+                state.times -= 1
+            return state.fault
 
     def do_GET(self) -> None:
         state: State = self.server.state
         state.requests.append((self.path, self.headers.get("Range", "")))
-        if state.fault == "silent":
+        state.authorizations.append(self.headers.get("Authorization", ""))
+        if self.path.startswith("/token"):
+            self._token()
+        elif state.login and not self.path.startswith("/cdn/") and not self._may():
+            self._challenge()
+        elif self.path.startswith("/cdn/"):
+            self._range(state.blobs[self.path[5:]], "")
+        elif "/blobs/" not in self.path:
+            self._manifest(state.fault)
+        else:
+            self._blob(self._fault())
+
+    def _may(self) -> bool:
+        state: State = self.server.state
+        wanted = state.basic() if state.challenge == "basic" else f"Bearer {state.token}"
+        return self.headers.get("Authorization") == wanted
+
+    def _challenge(self) -> None:
+        state: State = self.server.state
+        realm = state.realm or f"{self.server.scheme}://{self.headers['Host']}/token"
+        told = {
+            "basic": 'Basic realm="models"',
+            "bearer": f'Bearer realm="{realm}",service="models",scope="repository:library/big:pull"',
+        }.get(state.challenge, state.challenge)
+        self._answer(401, WWW_Authenticate=told)
+
+    def _token(self) -> None:
+        state: State = self.server.state
+        if state.fault == "no token":
+            self._answer(200, b"{}")
+        elif state.login and self.headers.get("Authorization") != state.basic():
+            self._answer(401)
+        else:
+            self._answer(200, json.dumps({"token": state.token}).encode())
+
+    def _manifest(self, fault: str) -> None:
+        state: State = self.server.state
+        if self._anywhere(fault):
+            return
+        if self.path in state.manifests:
+            assert "application/vnd.docker.distribution.manifest.v2+json" in self.headers["Accept"]
+            self._answer(200, state.manifests[self.path])
+        else:
+            self._answer(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
+
+    def _anywhere(self, fault: str) -> bool:
+        """The faults that any answer may have."""
+        if fault == "silent":
             time.sleep(3)
-        elif state.fault == "drip":
+            self.close_connection = True
+        elif fault == "drip":
             self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
             for _index in range(60):
                 self.wfile.write(b"x")
                 time.sleep(0.05)
-        elif state.fault.isdigit():
-            self._answer(int(state.fault))
-        elif self.path in state.manifests:
-            assert self.headers["Accept"] == "application/vnd.docker.distribution.manifest.v2+json"
-            self._answer(200, state.manifests[self.path])
-        elif "/blobs/" in self.path and self.path.rpartition("/")[2] in state.blobs:
-            self._blob(state.blobs[self.path.rpartition("/")[2]])
-        elif self.path.startswith("/cdn/"):
-            self._range(state.blobs[self.path[5:]])
+        elif fault.isdigit():
+            self._answer(int(fault), **({"Retry_After": self.server.state.retry_after}))
         else:
-            self._answer(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
+            return False
+        return True
 
-    def _blob(self, data: bytes) -> None:
-        if self.server.state.fault == "redirect":
-            self._answer(307, Location=f"http://{self.headers['Host']}/cdn/{self.path.rpartition('/')[2]}")
-        elif self.server.state.fault == "circle":
+    def _blob(self, fault: str) -> None:
+        state: State = self.server.state
+        name = self.path.rpartition("/")[2]
+        if self._anywhere(fault):
+            return
+        if name not in state.blobs:
+            self._answer(404, b'{"errors":[{"code":"BLOB_UNKNOWN"}]}')
+        elif fault == "redirect":
+            host = state.elsewhere or f"{self.server.scheme}://{self.headers['Host']}"
+            self._answer(307, Location=f"{host}/cdn/{name}")
+        elif fault == "circle":
             self._answer(307, Location=self.path)
         else:
-            self._range(data)
+            self._range(state.blobs[name], fault)
 
-    def _range(self, data: bytes) -> None:
+    def _range(self, data: bytes, fault: str) -> None:
+        state: State = self.server.state
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"])
         assert asked
+        if fault == "shorter":
+            data = data[:-5]
+        if fault == "wrong":
+            data = bytes([data[0] ^ 1]) + data[1:]
+        if int(asked[1]) >= len(data):
+            self._answer(416, Content_Range=f"bytes */{len(data)}")
+            return
         first, last = int(asked[1]), min(int(asked[2]), len(data) - 1)
-        fault = self.server.state.fault
         part, size, where = data[first : last + 1], len(data), f"{first}-{last}"
-        if fault == "whole":
+        if fault == "whole" or (fault == "whole later" and first):
             self._answer(200, data)
-            return
-        if fault == "whole later" and first:
-            self._answer(200, data)
-            return
-        if fault == "other range":
-            where = f"{first + 1}-{last}"
-        if fault == "longer":
-            size += 1
-        if fault == "grows" and first:
-            size += 1
-        if fault == "short":
-            self.close_connection = True
-            self._answer(206, part[:-5], Content_Length=str(len(part)), Content_Range=f"bytes {where}/{size}")
-            return
-        if fault == "no range":
+        elif fault == "whole, cut":
+            self._head(200, {"Content-Length": str(len(data))})
+            self._break_off(data)
+        elif fault == "chunked":
+            self._head(200, {"Transfer-Encoding": "chunked"})
+            for piece in (data + b"and more", b""):
+                self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+        elif fault == "no range":
             self._answer(206, part)
-            return
-        if fault == "gzip":
+        elif fault == "gzip":
             self._answer(206, part, Content_Range=f"bytes {where}/{size}", Content_Encoding="gzip")
-            return
-        self._answer(206, part, Content_Range=f"bytes {where}/{'*' if fault == 'no size' else size}")
+        else:
+            if fault == "other range":
+                where = f"{first + 1}-{last}"
+            if fault == "longer" or (fault == "grows" and first):
+                size += 1
+            shown = "*" if fault == "no size" else str(size)
+            self._head(206, {"Content-Length": str(len(part)), "Content-Range": f"bytes {where}/{shown}"})
+            if fault == "short":
+                self._send(part[:-5])
+                self.close_connection = True
+            elif fault == "cut":
+                self._break_off(part)
+            elif fault == "stall":
+                self._send(part[: state.after])
+                time.sleep(3)
+                self.close_connection = True
+            elif fault == "trickle":
+                self._send(part[: state.after])
+                for byte in part[state.after :]:
+                    self._send(bytes([byte]))
+                    time.sleep(0.05)
+            else:
+                self._send(part)
+
+    def _break_off(self, body: bytes) -> None:
+        self._send(body[: self.server.state.after])
+        self.close_connection = True
 
 
 class _Server(ThreadingHTTPServer):
@@ -139,15 +279,20 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve() -> Iterator[tuple[State, str]]:
-    """A running registry: its state, and its address with scheme."""
+def serve(tls: ssl.SSLContext | None = None) -> Iterator[tuple[State, str]]:
+    """A running registry: its state, and its address with scheme. With ``tls``, by https."""
     server = _Server(("127.0.0.1", 0), _Handler)
     state = State()
     server.state = state  # type: ignore[attr-defined]
+    server.guard = threading.Lock()  # type: ignore[attr-defined]
+    server.scheme = "https" if tls else "http"  # type: ignore[attr-defined]
+    if tls:
+        # The handshake happens in the request's own thread, so that one client holds up no other.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
-        yield state, f"http://127.0.0.1:{server.server_port}"
+        yield state, f"{server.scheme}://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
     finally:
         server.shutdown()
         server.server_close()
