@@ -395,9 +395,6 @@ class Client:
             template=shown.get("template") or "",
         )
 
-    def pull(self, name: str, insecure: bool) -> None:
-        self.stream("/api/pull", {"model": name, "insecure": insecure})
-
     def has_blob(self, digest: str) -> bool:
         try:
             self.request("HEAD", "/api/blobs/" + digest)

@@ -4,31 +4,58 @@
 """Ollama's models directory as files: ``blobs/sha256-<hex>``, and manifests by host, namespace, model and tag.
 
 A running server reads a manifest anew at each request, so what is changed here counts at once (manifest/manifest.go and
-server/images.go of Ollama 0.17 to 0.32).
+server/images.go of Ollama 0.17 to 0.32). The engine's user may write here while root works: every step goes by a
+descriptor of the directory before it, and no link is followed.
 """
 
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import os
 import re
 import stat
-import tempfile
+import time
 import typing as t
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+from ansible_collections.onprem.llm.plugins.module_utils import _model_name
 
 WEIGHTS_TYPE = "application/vnd.ollama.image.model"
-_DEFAULTS = ("registry.ollama.ai", "library")
+MAX_MANIFEST_BYTES = 2**20
+# What the server gives an unreferenced blob before it deletes it at its start (server/images.go of 0.32.15).
+GRACE_SECONDS = 3600
+_BLOCK_BYTES = 2**20
+_TEMPORARY = ".onprem-llm-"
+_BLOB = re.compile(r"sha256[:-]([0-9a-f]{64})")
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+# Without O_NONBLOCK a pipe of the engine's making would be waited for.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class StoreError(Exception):
     """The directory does not hold what the server says that it has."""
+
+
+class Staged(t.Protocol):
+    """A whole file, its sha256 checked, in a directory of the store's file system."""
+
+    @property
+    def dir_fd(self) -> int: ...
+
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A blob that a manifest names, its size in bytes."""
+
+    digest: str
+    size: int
+    media_type: str = ""
 
 
 @dataclass
@@ -47,17 +74,340 @@ def manifest_path(models: str, name: str) -> str:
 
     :raises StoreError: it is no model's name.
     """
-    path, tag = canonical_name(name).rsplit(":", 1)
-    parts = path.split("/")
-    parts = [*_DEFAULTS[: 3 - len(parts)], *parts, tag]
-    if len(parts) != 4 or not all(re.match(r"^\w[\w.:-]*$", part) for part in parts):
-        raise StoreError(f"{name!r} is no model's name")
-    return os.path.join(models, "manifests", *parts)
+    try:
+        return os.path.join(models, "manifests", *_model_name.parts(name))
+    except ValueError as error:
+        raise StoreError(str(error)) from error
 
 
 def blob_path(models: str, digest: str) -> str:
     """Path of the blob ``sha256:<hex>``."""
-    return os.path.join(models, "blobs", digest.replace(":", "-"))
+    return os.path.join(models, "blobs", blob_name(digest))
+
+
+def blob_name(digest: str) -> str:
+    """Name of the blob's file.
+
+    :raises StoreError: it is no digest.
+    """
+    found = _BLOB.fullmatch(digest)
+    if not found:
+        raise StoreError(f"its manifest names {digest[:100]!r}, which is no digest")
+    return "sha256-" + found[1]
+
+
+def blobs(manifest: bytes) -> tuple[Blob, ...]:
+    """The blobs that a manifest names: the configuration, where there is one, then the layers.
+
+    :raises StoreError: it is no manifest.
+    """
+    try:
+        found = json.loads(manifest.decode())
+        parts = [part for part in [found.get("config") or {}, *found["layers"]] if part]
+        named = [Blob(str(part["digest"]), int(part.get("size", 0)), str(part.get("mediaType", ""))) for part in parts]
+        if isinstance(found["layers"], list) and named:
+            return tuple(dict.fromkeys(named))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        pass
+    raise StoreError("it is no manifest")
+
+
+class Store:
+    """A models directory, held open while it is worked with. It need not be there; what is written makes it.
+
+    :param models: its path. ``foreign``: another's store, which is only read, and in which links may lead on.
+    :raises StoreError: it is a link or no directory.
+    """
+
+    def __init__(self, models: str, foreign: bool = False) -> None:
+        self.path = models
+        self._directory = _DIRECTORY | (0 if foreign else os.O_NOFOLLOW)
+        self._root: int | None = None
+        with suppress(FileNotFoundError):
+            self._root = self._enter(models, None)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        if self._root is not None:
+            os.close(self._root)
+            self._root = None
+
+    # --- Ways into it
+
+    def _enter(self, part: str, parent: int | None) -> int:
+        try:
+            return os.open(part, self._directory, dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                place = part if parent is None else f"{self.path}: {part}"
+                raise StoreError(f"{place} is a symbolic link or no directory") from error
+            raise
+
+    def _make(self, part: str, parent: int) -> int:
+        """A directory inside another, and its owner's."""
+        with suppress(FileNotFoundError):
+            return self._enter(part, parent)
+        with suppress(FileExistsError):
+            os.mkdir(part, 0o750, dir_fd=parent)
+        made = self._enter(part, parent)
+        _give(made, os.fstat(parent), 0o750)
+        return made
+
+    def _open_root(self) -> int:
+        if self._root is None:
+            parent = os.open(os.path.dirname(os.path.abspath(self.path)), _DIRECTORY)
+            try:
+                self._root = self._make(os.path.basename(os.path.abspath(self.path)), parent)
+            finally:
+                os.close(parent)
+        return self._root
+
+    @contextmanager
+    def _at(self, *path: str, make: bool = False) -> t.Iterator[int]:
+        """Descriptor of a directory inside.
+
+        :raises FileNotFoundError: it is not there, without ``make``.
+        """
+        if self._root is None and not make:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path)
+        current = os.dup(self._open_root())
+        try:
+            for part in path:
+                inner = self._make(part, current) if make else self._enter(part, current)
+                os.close(current)
+                current = inner
+            yield current
+        finally:
+            os.close(current)
+
+    def make(self) -> None:
+        """Have the directory, with its place for blobs.
+
+        :raises StoreError: one of them is a link.
+        """
+        with self._at("blobs", make=True):
+            pass
+
+    @property
+    def free_bytes(self) -> int | None:
+        """Bytes that are free for blobs, or None where the directory is not there yet."""
+        try:
+            with self._at() as directory:
+                room = os.fstatvfs(directory)
+        except FileNotFoundError:
+            return None
+        return room.f_bavail * room.f_frsize
+
+    # --- Blobs
+
+    def has(self, digest: str, size: int | None = None) -> bool:
+        """Whether the blob is there, with that many bytes where they are known."""
+        found = self.size(digest)
+        return found is not None and size in (None, found)
+
+    def size(self, digest: str) -> int | None:
+        """Bytes of the blob, or None where it is no file."""
+        try:
+            with self._at("blobs") as directory:
+                about = os.stat(blob_name(digest), dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return about.st_size if stat.S_ISREG(about.st_mode) else None
+
+    def identity(self, digest: str) -> tuple[int, int] | None:
+        """What tells one file of that name from another that is put in its place, or None where there is none."""
+        with suppress(FileNotFoundError), self._at("blobs") as directory:
+            about = os.stat(blob_name(digest), dir_fd=directory, follow_symlinks=False)
+            return about.st_ino, about.st_mtime_ns
+        return None
+
+    @contextmanager
+    def opened(self, digest: str) -> t.Iterator[t.BinaryIO]:
+        """The blob, to be read.
+
+        :raises FileNotFoundError: it is not there.
+        :raises StoreError: it is no file.
+        """
+        with self._at("blobs") as directory, _opened(blob_name(digest), directory, self.path + "/blobs") as stream:
+            yield stream
+
+    def install(self, staged: Staged, digest: str) -> None:
+        """Put a staged file in place as the blob ``digest``; a damaged one that lies there is replaced at that moment.
+
+        :raises StoreError: the staging directory is on another file system.
+        """
+        with self._at("blobs", make=True) as directory:
+            handle = os.open(staged.name, _FILE, dir_fd=staged.dir_fd)
+            try:
+                _give(handle, os.fstat(self._open_root()), 0o640)
+                # The server deletes what is older than its grace and not referenced yet.
+                os.utime(handle)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            try:
+                os.rename(staged.name, blob_name(digest), src_dir_fd=staged.dir_fd, dst_dir_fd=directory)
+            except OSError as error:
+                if error.errno == errno.EXDEV:
+                    raise StoreError(
+                        f"the staging directory is on another file system than {self.path}; it has to be on the same"
+                    ) from error
+                raise
+            os.fsync(directory)
+
+    def linkable(self, stream: t.BinaryIO) -> bool:
+        """Whether an open file can be a blob by another name: on this file system, and anybody may read it."""
+        about = os.fstat(stream.fileno())
+        with self._at("blobs", make=True) as directory:
+            return about.st_dev == os.fstat(directory).st_dev and bool(about.st_mode & stat.S_IROTH)
+
+    def link(self, stream: t.BinaryIO, digest: str) -> None:
+        """Have an open file as a blob by another name. It takes no room twice, and remains its owner's, who may change
+        it: :meth:`damaged` finds that.
+
+        :raises StoreError: its sha256 is not ``digest``.
+        """
+        _hold(_sha256(stream), digest)
+        with self._at("blobs", make=True) as directory:
+            self._link(stream, blob_name(digest), directory)
+
+    def copy(self, stream: t.BinaryIO, digest: str) -> None:
+        """Copy an open file as a blob.
+
+        :raises StoreError: its sha256 is not ``digest``, or there is no room.
+        """
+        size = os.fstat(stream.fileno()).st_size
+        with self._at("blobs", make=True) as directory:
+            room = os.fstatvfs(directory)
+            if size > room.f_bavail * room.f_frsize:
+                raise StoreError(f"its {size} bytes have to be copied, and {room.f_bavail * room.f_frsize} are free")
+            with self._replaced(blob_name(digest), directory) as target:
+                _hold(_sha256(stream, target), digest)
+
+    def _link(self, stream: t.BinaryIO, name: str, directory: int) -> None:
+        root, temporary = self._open_root(), f"{_TEMPORARY}{os.getpid()}-{name}"
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=root)
+        # By its descriptor: the path may lead to another file by now.
+        os.link(f"/proc/self/fd/{stream.fileno()}", temporary, dst_dir_fd=root, follow_symlinks=True)
+        os.rename(temporary, name, src_dir_fd=root, dst_dir_fd=directory)
+        # Two names of one file are left as they are by rename.
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=root)
+
+    def remove_blob(self, name: str) -> None:
+        """Remove a file of ``blobs/``, by its name."""
+        with suppress(FileNotFoundError), self._at("blobs") as directory:
+            os.unlink(os.path.basename(name), dir_fd=directory)
+
+    def sha256(self, digest: str) -> str | None:
+        """The sha256 that the blob's bytes have, ``sha256:<hex>``, or None where it is no file."""
+        try:
+            with self.opened(digest) as stream:
+                return _sha256(stream)
+        except (FileNotFoundError, StoreError):
+            return None
+
+    def damaged(self, digests: t.Iterable[str]) -> dict[str, str | None]:
+        """The blobs whose bytes are not those of their name, with the sha256 that they have, None where they lack."""
+        return {digest: found for digest in dict.fromkeys(digests) if (found := self.sha256(digest)) != digest}
+
+    def unreferenced(self, older_than: float = GRACE_SECONDS) -> dict[str, int]:
+        """Files of ``blobs/`` that no manifest names, by name, and their sizes in bytes.
+
+        :param older_than: seconds since the last change; a younger one may belong to a model that is being made.
+        :raises StoreError: a manifest cannot be read, so that nobody knows what it names.
+        """
+        wanted = {blob_name(digest) for digests in self.names().values() for digest in digests}
+        found = {}
+        with suppress(FileNotFoundError), self._at("blobs") as directory:
+            for name in sorted(os.listdir(directory)):
+                about = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                if name not in wanted and not stat.S_ISDIR(about.st_mode) and time.time() - about.st_mtime > older_than:
+                    found[name] = about.st_size
+        return found
+
+    # --- Manifests
+
+    def manifest(self, name: str) -> bytes | None:
+        """A model's manifest, byte by byte, or None where there is none.
+
+        :raises StoreError: it is no file, or the name is none.
+        """
+        place = manifest_path(self.path, name)
+        *path, tag = os.path.relpath(place, self.path).split(os.sep)
+        try:
+            with self._at(*path) as directory, _opened(tag, directory, os.path.dirname(place)) as stream:
+                return stream.read(MAX_MANIFEST_BYTES)
+        except FileNotFoundError:
+            return None
+
+    def write_manifest(self, name: str, content: bytes) -> None:
+        """Give a model this manifest, in one step; its blobs are there already."""
+        *path, tag = os.path.relpath(manifest_path(self.path, name), self.path).split(os.sep)
+        with self._at(*path, make=True) as directory:
+            with self._replaced(tag, directory) as stream:
+                stream.write(content)
+            os.fsync(directory)
+
+    def models(self) -> dict[str, str]:
+        """The models: name as the server lists it → path of its manifest."""
+        found = {}
+        for path in self._manifests("manifests", depth=4):
+            parts = path.split(os.sep)[1:]
+            found[_model_name.shown(*t.cast("tuple[str, str, str, str]", tuple(parts)))] = os.path.join(self.path, path)
+        return found
+
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The models: name as the server lists it → the digests of its blobs.
+
+        :raises StoreError: a manifest cannot be read.
+        """
+        found = {}
+        for name, path in self.models().items():
+            try:
+                found[name] = tuple(blob.digest for blob in blobs(self.manifest(name) or b""))
+            except StoreError as error:
+                raise StoreError(f"{path}: {error}") from error
+        return found
+
+    def _manifests(self, path: str, depth: int) -> t.Iterator[str]:
+        with suppress(FileNotFoundError, StoreError), self._at(*path.split(os.sep)) as directory:
+            entries = sorted(os.listdir(directory))
+            for entry in entries:
+                inner = os.path.join(path, entry)
+                if depth > 1:
+                    yield from self._manifests(inner, depth - 1)
+                elif stat.S_ISREG(os.stat(entry, dir_fd=directory, follow_symlinks=False).st_mode):
+                    yield inner
+
+    @contextmanager
+    def _replaced(self, name: str, directory: int) -> t.Iterator[t.BinaryIO]:
+        """A new file, put in place whole. It is written outside the directories that the server lists or prunes."""
+        root = self._open_root()
+        temporary = f"{_TEMPORARY}{os.getpid()}-{name[:100]}"
+        with suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=root)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=root)
+        try:
+            with open(handle, "wb") as stream:
+                yield stream
+                stream.flush()
+                _give(handle, os.fstat(root), 0o640)
+                os.fsync(handle)
+            os.rename(temporary, name, src_dir_fd=root, dst_dir_fd=directory)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=root)
+            raise
+
+
+def models_of(models: str) -> dict[str, str]:
+    """The models of another's store: name as the server lists it → path of its manifest."""
+    with Store(models, foreign=True) as store:
+        return store.models()
 
 
 def put_weights_back(models: str, name: str, rewritten: str, digest: str) -> None:
@@ -69,32 +419,25 @@ def put_weights_back(models: str, name: str, rewritten: str, digest: str) -> Non
     :raises StoreError: the manifest or the blob is not there, or the manifest does not name ``rewritten``.
     :raises OSError: the directory cannot be read or written.
     """
-    # The engine may write here, and a link of its making must not lead root elsewhere.
-    with _as_owner_of(models):
-        path = manifest_path(models, name)
+    with Store(models) as store:
+        path, content, size = manifest_path(models, name), store.manifest(name), store.size(digest)
+        if content is None or size is None:
+            missing = path if content is None else blob_path(models, digest)
+            raise StoreError(f"{missing} is not there; is {models} the server's models directory?")
         try:
-            manifest = _read(path)
-            size = os.stat(blob_path(models, digest)).st_size
-        except FileNotFoundError as error:
-            raise StoreError(f"{error.filename} is not there; is {models} the server's models directory?") from error
-        layers = [layer for layer in manifest["layers"] if layer.get("mediaType") == WEIGHTS_TYPE]
-        if [layer.get("digest") for layer in layers] != [rewritten]:
+            named = blobs(content)
+        except StoreError as error:
+            raise StoreError(f"{path}: {error}") from error
+        if [blob.digest for blob in named if blob.media_type == WEIGHTS_TYPE] != [rewritten]:
             raise StoreError(f"{path} does not name the weights {rewritten} alone")
-        layers[0].update(digest=digest, size=size)
-        _replace(models, path, json.dumps(manifest, separators=(",", ":")))
-        manifests = glob.glob(os.path.join(models, "manifests", "*", "*", "*", "*"))
-        if not any(rewritten in _digests(other) for other in manifests):
-            os.unlink(blob_path(models, rewritten))
-
-
-def models_of(models: str) -> dict[str, str]:
-    """The models of a store: name as the server lists it → path of its manifest."""
-    found = {}
-    for path in sorted(glob.glob(os.path.join(models, "manifests", "*", "*", "*", "*"))):
-        host, namespace, model, tag = os.path.relpath(path, os.path.join(models, "manifests")).split(os.sep)
-        parts = [model] if (host, namespace) == _DEFAULTS else [namespace, model]
-        found["/".join(parts if host == _DEFAULTS[0] else [host, namespace, model]) + ":" + tag] = path
-    return found
+        manifest = json.loads(content)
+        for layer in manifest["layers"]:
+            if layer.get("mediaType") == WEIGHTS_TYPE:
+                layer.update(digest=digest, size=size)
+        store.write_manifest(name, json.dumps(manifest, separators=(",", ":")).encode())
+        with suppress(StoreError):
+            if not any(rewritten in digests for digests in store.names().values()):
+                store.remove_blob(blob_name(rewritten))
 
 
 def adopt(source: str, destination: str, check: bool = False) -> Adoption:
@@ -107,163 +450,78 @@ def adopt(source: str, destination: str, check: bool = False) -> Adoption:
     :param destination: a models directory, whose parent is there and belongs to the server's user.
     :param check: change nothing, and read no blob.
     :raises OSError: the destination cannot be written.
+    :raises StoreError: it is a link.
     """
     result = Adoption()
-    own = models_of(destination)
-    with _store_opened(destination, check) as (root, blobs):
-        for name, path in models_of(source).items():
-            if name in own:
+    with Store(source, foreign=True) as theirs, Store(destination) as own:
+        kept = own.models()
+        if not check:
+            own.make()
+        for name in theirs.models():
+            if name in kept:
                 result.kept.append(name)
                 continue
             try:
-                with open(path, "rb") as stream:
-                    content = stream.read()
-                manifest = _read(path)
-                digests = [str(part.get("digest")) for part in [manifest.get("config") or {}, *manifest["layers"]]]
+                content = theirs.manifest(name) or b""
+                digests = [blob.digest for blob in blobs(content)]
                 if not check:
-                    for digest in dict.fromkeys(digests):
-                        _adopt_blob(source, digest, root, blobs, result)
-                    _write_manifest(destination, os.path.relpath(path, source), content)
+                    for digest in digests:
+                        _adopt_blob(theirs, digest, own, result)
+                    own.write_manifest(name, content)
             except StoreError as error:
                 result.skipped.append((name, str(error)))
-            except FileNotFoundError as error:
-                result.skipped.append((name, f"{error.filename} is not there"))
             else:
                 result.adopted.append(name)
     return result
 
 
+def _adopt_blob(theirs: Store, digest: str, own: Store, result: Adoption) -> None:
+    if own.has(digest):
+        return
+    try:
+        with theirs.opened(digest) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if own.linkable(stream):
+                own.link(stream, digest)
+                result.linked_bytes += size
+            else:
+                own.copy(stream, digest)
+                result.copied_bytes += size
+    except FileNotFoundError as error:
+        raise StoreError(f"{blob_path(theirs.path, digest)} is not there") from error
+
+
 @contextmanager
-def _store_opened(models: str, check: bool) -> t.Iterator[tuple[int, int]]:
-    """Descriptors of a models directory and of its blobs, both made where they lack. Neither may be a link, since the
-    engine may write beside them, and root links into them. In check mode, both are -1."""
-    if check:
-        yield -1, -1
-        return
-    blobs = os.path.join(models, "blobs")
-    with _as_owner_of(os.path.dirname(models)):
-        os.makedirs(blobs, mode=0o750, exist_ok=True)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-    root = os.open(models, flags)
+def _opened(name: str, directory: int, place: str) -> t.Iterator[t.BinaryIO]:
     try:
-        directory = os.open("blobs", flags, dir_fd=root)
-        try:
-            yield root, directory
-        finally:
-            os.close(directory)
-    finally:
-        os.close(root)
-
-
-def _adopt_blob(source: str, digest: str, root: int, blobs: int, result: Adoption) -> None:
-    if not re.match(r"^sha256:[0-9a-f]{64}$", digest):
-        raise StoreError(f"its manifest names {digest!r}, which is no digest")
-    path, name = blob_path(source, digest), digest.replace(":", "-")
-    with suppress(FileNotFoundError):
-        os.stat(name, dir_fd=blobs, follow_symlinks=False)
-        return
-    try:
-        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = os.open(name, _FILE, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise StoreError(f"{path} is a symbolic link") from error
+            raise StoreError(f"{place}/{name} is a symbolic link") from error
         raise
-    with open(opened, "rb") as stream:
-        about = os.fstat(opened)
-        if not stat.S_ISREG(about.st_mode):
-            raise StoreError(f"{path} is no file")
-        actual = hashlib.sha256()
-        while chunk := stream.read(2**20):
-            actual.update(chunk)
-        if actual.hexdigest() != digest[7:]:
-            raise StoreError(f"{path} is damaged: its sha256 is {actual.hexdigest()}")
-        if about.st_dev == os.fstat(blobs).st_dev and about.st_mode & stat.S_IROTH:
-            os.link(path, name, dst_dir_fd=blobs, follow_symlinks=False)
-            result.linked_bytes += about.st_size
-            return
-        stream.seek(0)
-        _copy_blob(stream, name, about.st_size, root, blobs)
-        result.copied_bytes += about.st_size
+    with open(handle, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise StoreError(f"{place}/{name} is no file")
+        yield stream
 
 
-def _copy_blob(stream: t.BinaryIO, name: str, size: int, root: int, blobs: int) -> None:
-    """Copy a blob beside the directory that the server prunes, and put it in place whole."""
-    owner, room = os.fstat(root), os.fstatvfs(root)
-    if size > room.f_bavail * room.f_frsize:
-        raise StoreError(f"its {size} bytes have to be copied, and {room.f_bavail * room.f_frsize} are free")
-    temporary = f".onprem-llm-{name}"
-    with suppress(FileNotFoundError):
-        os.unlink(temporary, dir_fd=root)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640, dir_fd=root)
-    with open(handle, "wb") as target:
-        while chunk := stream.read(2**20):
-            target.write(chunk)
-        target.flush()
-        os.fsync(handle)
+def _give(handle: int, owner: os.stat_result, mode: int) -> None:
+    """Have a file be the owner's, with this mode."""
+    about = os.fstat(handle)
+    if (about.st_uid, about.st_gid) != (owner.st_uid, owner.st_gid):
         os.fchown(handle, owner.st_uid, owner.st_gid)
-    os.rename(temporary, name, src_dir_fd=root, dst_dir_fd=blobs)
+    os.fchmod(handle, mode)
 
 
-def _write_manifest(models: str, relative: str, content: bytes) -> None:
-    with _as_owner_of(models):
-        path = os.path.join(models, relative)
-        os.makedirs(os.path.dirname(path), mode=0o750, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=".onprem-llm-", dir=models)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o640)
-        os.replace(temporary, path)
+def _sha256(stream: t.BinaryIO, target: t.BinaryIO | None = None) -> str:
+    found = hashlib.sha256()
+    while chunk := stream.read(_BLOCK_BYTES):
+        found.update(chunk)
+        if target:
+            target.write(chunk)
+    return "sha256:" + found.hexdigest()
 
 
-def _read(path: str) -> dict[str, t.Any]:
-    """A manifest. StoreError where it is none."""
-    with open(path, encoding="utf-8") as stream:
-        try:
-            manifest = json.load(stream)
-            if isinstance(manifest["layers"], list) and all(isinstance(layer, dict) for layer in manifest["layers"]):
-                return t.cast("dict[str, t.Any]", manifest)
-        except (ValueError, TypeError, KeyError):
-            pass
-    raise StoreError(f"{path} is no manifest")
-
-
-def _digests(path: str) -> set[str]:
-    """The digests of a manifest's layers; none where the file is gone or no manifest."""
-    try:
-        return {str(layer.get("digest")) for layer in _read(path)["layers"]}
-    except (FileNotFoundError, StoreError):
-        return set()
-
-
-def _replace(models: str, path: str, content: str) -> None:
-    """Put a file in place whole; it is written outside the directories whose files the server lists or prunes."""
-    handle, temporary = tempfile.mkstemp(prefix=".onprem-llm-", dir=models)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fchmod(stream.fileno(), os.stat(path).st_mode & 0o777)
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-@contextmanager
-def _as_owner_of(directory: str) -> t.Iterator[None]:
-    """Do what follows with the rights of the directory's owner, where this process is root."""
-    owner = os.stat(directory)
-    if os.geteuid() != 0 or owner.st_uid == 0:
-        yield
-        return
-    groups, group = os.getgroups(), os.getegid()
-    os.setgroups([])
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
-        os.setgroups(groups)
+def _hold(found: str, digest: str) -> None:
+    if found != digest:
+        raise StoreError(f"the file of the blob {digest} is damaged: its sha256 is {found}")

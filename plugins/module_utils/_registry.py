@@ -25,10 +25,10 @@ import typing as t
 from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit
 
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf, _http
+from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf, _http, _model_name
 from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import WEIGHTS_TYPE
 
-HOST, NAMESPACE = "registry.ollama.ai", "library"
+HOST, NAMESPACE = _model_name.HOST, _model_name.NAMESPACE
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 PROJECTOR_TYPE = "application/vnd.ollama.image.projector"
 # Manifests of images and their indexes, too, each as the registry has it.
@@ -48,13 +48,6 @@ FIRST_BYTES = 2**20
 _BLOCK_BYTES = 2**16
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-# types/model/name.go of Ollama 0.32.15, isValidPart.
-_PARTS = {
-    "host": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,343}(:[0-9]{1,5})?"),
-    "namespace": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}"),
-    "model": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"),
-    "tag": re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,79}"),
-}
 # distribution/reference: a component of a repository's path, and the length of the whole.
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _MAX_PATH = 255
@@ -148,14 +141,10 @@ def parse_name(name: str, registry: str = "") -> Name:
     full = _catalog.canonical_name(_catalog.registry_name(name, registry))
     scheme, separator, rest = full.partition("://")
     scheme, rest = (scheme, rest) if separator else ("https", full)
-    path, tag = rest.rsplit(":", 1)
-    parts = path.split("/")
-    parts = [*(HOST, NAMESPACE)[: 3 - len(parts)], *parts, tag]
-    if len(parts) != 4:
-        raise RegistryError(f"{full!r} is no model's name; one such as 'qwen3:8b' or 'host/namespace/model:tag' is")
-    for part, (kind, pattern) in zip(parts, _PARTS.items()):
-        if not pattern.fullmatch(part):
-            raise RegistryError(f"{full!r} is no model's name: {part!r} cannot be a {kind}")
+    try:
+        parts = _model_name.parts(rest)
+    except ValueError as error:
+        raise RegistryError(str(error)) from error
     if scheme not in ("http", "https"):
         raise RegistryError(f"{full!r} is to be read by {scheme}; registries are read by https")
     return Name(scheme, *parts)
@@ -168,7 +157,7 @@ def parse_address(address: str) -> tuple[str, str]:
     """
     scheme, separator, host = address.rstrip("/").partition("://")
     scheme, host = (scheme, host) if separator else ("https", scheme)
-    if scheme not in ("http", "https") or not _PARTS["host"].fullmatch(host):
+    if scheme not in ("http", "https") or not _model_name.PARTS["host"].fullmatch(host):
         raise RegistryError(f"{address!r} is no registry's address; one such as 'https://mirror.example.com:8444' is")
     return scheme, host
 

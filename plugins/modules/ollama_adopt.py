@@ -108,10 +108,11 @@ def main() -> None:
     source, destination = module.params["source"], module.params["destination"]
     if not os.path.isdir(source):
         module.fail_json(msg=f"source is {source}; there is no such directory")
-    before = sorted(store.models_of(destination))
     try:
+        with store.Store(destination) as own:
+            before = sorted(own.models())
         result = store.adopt(source, destination, module.check_mode)
-    except OSError as error:
+    except (OSError, store.StoreError) as error:
         module.fail_json(msg=f"destination is {destination}; it cannot be written: {error}")
     for name, reason in result.skipped:
         module.warn(f"{name} is not taken over: {reason}")

@@ -12,8 +12,11 @@ version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:
-  - Fetches, creates, loads, unloads and deletes a model through Ollama's own API, on the host that reaches the
-    server.
+  - Transfers a model's files into the server's models directory, and creates, loads, unloads and deletes models
+    through Ollama's own API, on the host that the server runs on. The server itself pulls nothing and needs no way out.
+  - A transfer asks a registry, or several in order, with its login, the proxy and the authorities of the host. It goes
+    by ranges in parallel, is journalled and goes on where it was cut off, and a file is put in place when its sha256
+    is right, the manifest last.
   - A model is known by the sha256 of its weights' layer (GGUF file), not by its tag, which may be re-pointed, and
     not by the digest of its manifest, which
     differs between a pulled and a created model of the same weights.
@@ -25,13 +28,24 @@ attributes:
   check_mode:
     support: full
     details:
-      - Whether a registry would still give the pinned weights is known only once they are pulled.
+      - The registry is asked for the manifest, which says what would be transferred.
   diff_mode:
     support: full
   idempotent:
     support: full
     details:
       - With O(source=gguf) and without O(sha256) the file is read at every run to learn its digest.
+  action:
+    description: Has an action plugin, which runs on the controller.
+    support: full
+    details:
+      - It calls the module again and again while there is something to transfer or to read, and prints a line each
+        time.
+  async:
+    description: Supports being used with the C(async) keyword.
+    support: none
+    details:
+      - A transfer outlives no play. What one has brought is gone on from by the next.
 options:
   name:
     description:
@@ -50,9 +64,9 @@ options:
   source:
     description:
       - Where a model that is not there comes from.
-      - V(registry), the server pulls O(name). A model that is there is pulled again only if its weights are not
-        O(digest).
-      - V(gguf), it is created from the file O(gguf), which is sent to the server.
+      - V(registry), O(name) is transferred from a registry. A model that is there is transferred again only if its
+        weights are not O(digest), if a file of it is missing, or by O(update) and O(verify).
+      - V(gguf), it is created from the file O(gguf) or O(url), which becomes a blob of the server's store first.
       - V(model), it is created from the installed model O(from).
     type: str
     choices: [registry, gguf, model]
@@ -61,26 +75,140 @@ options:
     description:
       - Path of the GGUF file on the managed host, for O(source=gguf).
       - It need not be there once the server has the weights and O(sha256) is given.
+      - Where anybody may read it and it is on the file system of O(models_dir) it is linked, and takes no room twice.
+        Else it is copied.
     type: path
+  url:
+    description:
+      - Address of the GGUF file in place of O(gguf), for O(source=gguf), with O(sha256). It is transferred as a
+        registry's file is.
+    type: str
   sha256:
     description:
-      - The sha256 of O(gguf), 64 hexadecimal digits.
+      - The sha256 of O(gguf) or O(url), 64 hexadecimal digits.
     type: str
   digest:
     description:
       - The sha256 that the weights' layer must have, with or without V(sha256:) before it. A pin, for
-        O(source=registry), where the module fails if the registry gives other weights.
+        O(source=registry). Where the registry's tag has other weights, the module fails and names both digests, before
+        anything is transferred.
       - For O(source=gguf), the weights that the server makes of the file where they may differ from it, see
         O(models_dir).
     type: str
   models_dir:
     description:
-      - The server's models directory (E(OLLAMA_MODELS)) as the managed host sees it, for O(source=gguf).
+      - The server's models directory (E(OLLAMA_MODELS)) as the managed host sees it. Needed for O(source=registry) and
+        O(source=gguf). What is put into it belongs to its owner.
       - From 0.32 on, Ollama writes a file anew when a model is created from it. One that its own C(llama-quantize) did
-        not write comes out with other bytes, and with another digest. With this directory the module puts the file's
-        own bytes back, so that what was checked is what is served. Without it, the module fails and names O(digest) as
-        the way to accept the server's.
+        not write comes out with other bytes, and with another digest. The module puts the file's own bytes back, so
+        that what was checked is what is served.
     type: path
+  staging_dir:
+    description:
+      - Where transfers are kept until they are whole, on the file system of O(models_dir) and outside of it. It is made
+        for the module's user alone. Without it, C(staging) beside O(models_dir).
+    type: path
+  origins:
+    description:
+      - Registries to ask in order, in place of the one of O(name) itself, for O(source=registry). The first that has
+        the model gives its manifest, and it and those after it the files.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      url:
+        description:
+          - Its address, such as V(https://mirror.example.com:8444). Without a scheme it is HTTPS.
+        type: str
+        required: true
+      kind:
+        description:
+          - V(registry) has a model under the path of its name. A O(name) that has a registry's host itself is asked for
+            there.
+          - V(mirror) has the models of any registry, under paths of their own.
+        type: str
+        choices: [registry, mirror]
+        default: registry
+      ca_path:
+        description:
+          - File on the managed host with the authorities to trust, in place of the host's.
+        type: path
+      client_cert:
+        description:
+          - File on the managed host with the certificate to show.
+        type: path
+      client_key:
+        description:
+          - File on the managed host with its key.
+        type: path
+      username:
+        description:
+          - User to log in as.
+        type: str
+      password:
+        description:
+          - The password.
+        type: str
+  update:
+    description:
+      - Whether weights that the registry's tag has now are taken, whatever is installed and whatever O(digest) says.
+        The registry is asked at every run.
+    type: bool
+    default: false
+  verify:
+    description:
+      - Whether every file of an installed model is read and held against its name. A damaged one is transferred again,
+        and the model stays in place until the new one is whole.
+    type: bool
+    default: false
+  proxy:
+    description:
+      - Address of the proxy for transfers, with its login where it wants one. Unlike E(HTTPS_PROXY) in the task's
+        environment it is not seen in the list of processes. Without it, the environment's holds.
+    type: str
+  no_proxy:
+    description:
+      - Hosts that are reached without O(proxy).
+    type: list
+    elements: str
+    default: []
+  connections:
+    description:
+      - How many parts of a file are transferred at once.
+    type: int
+    default: 4
+  reserve_bytes:
+    description:
+      - Bytes that have to stay free beside what is transferred.
+    type: int
+    default: 0
+  stall_timeout:
+    description:
+      - Seconds without a byte after which a connection is given up and made anew.
+    type: float
+    default: 30
+  transfer_seconds:
+    description:
+      - Seconds after which the module hands back with RV(pending) though the transfer is not done. 0 means never. The
+        action plugin sets it to O(progress_interval) and calls again.
+    type: float
+    default: 0
+  progress_interval:
+    description:
+      - Seconds between the lines that tell of a transfer's progress. After some lines it becomes longer, up to four
+        times as long, since each costs a call of the module.
+    type: float
+    default: 15
+  announce:
+    description:
+      - Whether to hand back with RV(pending) before the first byte of a transfer. Set by the action plugin.
+    type: bool
+    default: false
+  resume:
+    description:
+      - The RV(pending.resume) of the call before. Set by the action plugin.
+    type: dict
+    default: {}
   from:
     description:
       - Name of the installed model to create from, for O(source=model). Its settings are inherited.
@@ -112,18 +240,6 @@ options:
         Negative is for ever.
     type: str
     default: "-1"
-  registry:
-    description:
-      - Host, or host and port, of the registry that a model is pulled from in place of Ollama's own, for
-        O(source=registry). The model is pulled under that name and copied to O(name).
-      - A O(name) that has a registry's host itself is pulled from there.
-    type: str
-    default: ""
-  insecure:
-    description:
-      - Whether the server may pull from a registry over plain HTTP.
-    type: bool
-    default: false
 seealso:
   - module: onprem.llm.ollama_model_info
   - name: Ollama API
@@ -136,6 +252,17 @@ EXAMPLES = r"""
   onprem.llm.ollama_model:
     name: qwen3:8b
     digest: sha256:a3de86cd1c132c822487ededd47a324c50491393e6565cd14bafa40d0b8e686f
+    models_dir: /var/lib/onprem-llm/ollama/models
+
+- name: Have it from the site's own registry, and read every file of it
+  onprem.llm.ollama_model:
+    name: qwen3:8b
+    models_dir: /var/lib/onprem-llm/ollama/models
+    verify: true
+    origins:
+      - url: https://models.example.com
+        username: fleet
+        password: "{{ vault_models_password }}"
 
 - name: Create a model from a file and keep it in memory
   onprem.llm.ollama_model:
@@ -143,6 +270,7 @@ EXAMPLES = r"""
     source: gguf
     gguf: /srv/models/house-model.gguf
     sha256: "{{ house_model_sha256 }}"
+    models_dir: /var/lib/onprem-llm/ollama/models
     parameters:
       temperature: 0.3
     state: loaded
@@ -247,27 +375,113 @@ load_duration_seconds:
   returned: success
   type: float
   sample: 1.2
-uploaded_bytes:
-  description: Bytes that were sent to the server, 0 where it had the weights.
+transfer:
+  description: What was transferred, or would be in check mode. Null where nothing was to be.
   returned: success
-  type: int
-  sample: 253113024
+  type: dict
+  contains:
+    total_bytes:
+      description: Size of the files that lacked or were damaged.
+      type: int
+      sample: 253113024
+    held_bytes:
+      description: Bytes of them that an earlier transfer left.
+      type: int
+      sample: 0
+    fetched_bytes:
+      description: Bytes that came.
+      type: int
+      sample: 253113024
+    free_bytes:
+      description: Free bytes of the file system before.
+      type: int
+      sample: 85899345920
+    seconds:
+      description: Seconds that it took.
+      type: float
+      sample: 7.9
+    origin:
+      description: Host that it came from.
+      type: str
+      sample: registry.ollama.ai
+pending:
+  description: Where the work stands that is not done, null where it is. The action plugin returns null.
+  returned: success
+  type: dict
+  contains:
+    phase:
+      description: V(announced), V(transfer), V(verify), or what is waited for.
+      type: str
+      sample: transfer
+    done_bytes:
+      description: Bytes that are done.
+      type: int
+      sample: 104857600
+    total_bytes:
+      description: Bytes in all, 0 where they are not known yet.
+      type: int
+      sample: 253113024
+    resume:
+      description: What the next call takes as O(resume).
+      type: dict
+      sample: {verified: [], damaged: []}
 differences:
-  description: What was not as wanted, names of parameters, V(weights), V(system), V(template), or V(model) where
-    there was none.
+  description: What was not as wanted, names of parameters, V(weights), V(system), V(template), V(blobs) where files
+    were damaged or missing, or V(model) where there was none.
   returned: success
   type: list
   elements: str
   sample: [model]
 """
 
+import os
 import time
 from functools import cached_property
+from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.onprem.llm.plugins.module_utils import _model_name, _ollama_pull, _transfer
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
-from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name, registry_name
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+
+TRANSFER_OPTIONS = {
+    "url": {"type": "str"},
+    "staging_dir": {"type": "path"},
+    "origins": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "url": {"type": "str", "required": True},
+            "kind": {"type": "str", "choices": ["registry", "mirror"], "default": "registry"},
+            "ca_path": {"type": "path"},
+            "client_cert": {"type": "path"},
+            "client_key": {"type": "path"},
+            "username": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
+        },
+    },
+    "update": {"type": "bool", "default": False},
+    "verify": {"type": "bool", "default": False},
+    "proxy": {"type": "str", "no_log": True},
+    "no_proxy": {"type": "list", "elements": "str", "default": []},
+    "connections": {"type": "int", "default": 4},
+    "reserve_bytes": {"type": "int", "default": 0},
+    "stall_timeout": {"type": "float", "default": 30},
+    "transfer_seconds": {"type": "float", "default": 0},
+    "progress_interval": {"type": "float", "default": 15},
+    "announce": {"type": "bool", "default": False},
+    "resume": {"type": "dict", "default": {}},
+}
+LEAST = {
+    "context_length": 1,
+    "connections": 1,
+    "reserve_bytes": 0,
+    "stall_timeout": 1,
+    "transfer_seconds": 0,
+    "progress_interval": 1,
+}
 
 
 class Manager:
@@ -276,19 +490,57 @@ class Manager:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.params = module.params
+        _model_name.parts(self.params["name"])
         self.client = api.Client(self.params["api_url"], self.params["timeout"])
         self.name = canonical_name(self.params["name"])
         self.keep_alive = api.keep_alive(self.params["keep_alive"])
         self.pin = api.full_digest(self.params["digest"]) if self.params["digest"] else None
+        self.offered: dict = {}
         self.result = {
             "changed": False,
             "differences": [],
-            "uploaded_bytes": 0,
             "load_duration_seconds": 0.0,
             "loaded": None,
+            "transfer": None,
+            "pending": None,
         }
 
+    @cached_property
+    def files(self) -> _ollama_pull.Files:
+        """The model in the server's directory, and how what lacks of it comes."""
+        if not self.params["models_dir"]:
+            raise api.OllamaError("models_dir is needed, the server's models directory on this host")
+        staging = self.params["staging_dir"] or os.path.join(os.path.dirname(self.params["models_dir"]), "staging")
+        limits = _transfer.Limits(
+            connections=self.params["connections"],
+            stall_seconds=self.params["stall_timeout"],
+            seconds=self.params["transfer_seconds"],
+            reserve_bytes=self.params["reserve_bytes"],
+        )
+        turn = _ollama_pull.Turn(limits, self.params["announce"])
+        return _ollama_pull.Files(
+            store.Store(self.params["models_dir"]), staging, self.name, turn, self.params["resume"]
+        )
+
     def run(self) -> dict:
+        try:
+            return self._run()
+        except _ollama_pull.Pending as pending:
+            # What is served stays as it is until everything is here.
+            pending = {
+                "phase": pending.phase,
+                "done_bytes": pending.done_bytes,
+                "total_bytes": pending.total_bytes,
+                "resume": self.files.resume(),
+            }
+            return dict(self.result, changed=True, pending=pending, model=None, transfer=self.transferred())
+
+    def transferred(self):
+        """What was transferred so far, or None."""
+        account = self.__dict__["files"].turn.account if "files" in self.__dict__ else None
+        return account.result() if account and account.origin else None
+
+    def _run(self) -> dict:
         state = self.params["state"]
         before = self.client.model(self.name)
         in_memory = self._in_memory(before)
@@ -307,7 +559,9 @@ class Manager:
                     self.client.unload(self.name)
         else:
             after = self.present(before)
-            # A model that was created anew is not the one in memory.
+            # A model that was created anew is not the one in memory, and one in memory was read from the damaged files.
+            if state == "loaded" and in_memory and "blobs" in self.result["differences"] and not self.module.check_mode:
+                self.client.unload(in_memory["name"])
             if state == "loaded":
                 loaded = self.load(after, None if self.result["changed"] else in_memory)
             else:
@@ -315,6 +569,7 @@ class Manager:
         self.result.update(
             model=after.result() if after else None,
             loaded=loaded,
+            transfer=self.transferred(),
             diff={"before": self._state(before, in_memory), "after": self._intended(after, loaded, before)},
         )
         return self.result
@@ -340,6 +595,7 @@ class Manager:
             return {"state": "absent"}
         return {
             "state": "loaded" if in_memory else "present",
+            "manifest_digest": model.digest,
             "weights_digest": model.weights_digest,
             "parameters": model.parameters,
             "system": model.system,
@@ -354,7 +610,7 @@ class Manager:
         if self.result["differences"]:
             base = self._base()
             if self.params["source"] == "registry":
-                state["weights_digest"] = self.pin
+                state.update(self.offered)
             else:
                 wanted = self.wanted(base)
                 state.update(weights_digest=wanted.weights_digest, parameters=wanted.parameters, system=wanted.system)
@@ -405,30 +661,7 @@ class Manager:
     def present(self, before):
         source = self.params["source"]
         if source == "registry":
-            parameters = self.params["parameters"]
-            lacking = before is None or (self.pin is not None and before.weights_digest != self.pin)
-            if not lacking:
-                found = [name for name in sorted(parameters) if before.parameters.get(name) != parameters[name]]
-                if not found:
-                    return before
-                self.result.update(changed=True, differences=found)
-                return before if self.module.check_mode else self._with_parameters(before, parameters)
-            self.result.update(changed=True, differences=["weights" if before else "model"])
-            if self.module.check_mode:
-                return before
-            origin = registry_name(self.name, self.params["registry"])
-            self.client.pull(origin, self.params["insecure"])
-            if origin != self.name:
-                self.client.copy(origin, self.name)
-                self.client.delete(origin)
-            after = self._there()
-            if self.pin and after.weights_digest != self.pin:
-                raise api.OllamaError(
-                    f"the registry's {self.name} has the weights {after.weights_digest}, not {self.pin} as digest asks "
-                    "for; the tag was re-pointed, or the digest is another layer's"
-                )
-            lacking = [name for name in parameters if after.parameters.get(name) != parameters[name]]
-            return self._with_parameters(after, parameters) if lacking else after
+            return self._from_registry(before)
         base = self._base()
         wanted = self.wanted(base)
         found = api.differences(before, wanted) if before else ["model"]
@@ -441,7 +674,7 @@ class Manager:
         if source == "model":
             body["from"] = canonical_name(self.params["from"])
         else:
-            self._send(self.file_digest)
+            self._bring_file(self.file_digest)
             body["files"] = {"model.gguf": self.file_digest}
         if wanted.parameters:
             body["parameters"] = wanted.parameters
@@ -461,6 +694,58 @@ class Manager:
                 )
             )
         return after
+
+    def _from_registry(self, before):
+        """The model with the weights that the registry has, transferred where they lack."""
+        files, parameters = self.files, self.params["parameters"]
+        faulty = files.faulty(self.params["verify"]) if before else set()
+        other = before is None or (self.pin is not None and before.weights_digest != self.pin)
+        found = []
+        if other or faulty or self.params["update"]:
+            asked = _ollama_pull.sources(self.name, self.params["origins"], self.params["stall_timeout"])
+            offer = _ollama_pull.offer(asked, files.turn.limits)
+            self._check_offer(offer, before)
+            if before is None:
+                found = ["model"]
+            elif before.weights_digest != offer.weights_digest:
+                found = ["weights"]
+            elif faulty:
+                found = ["blobs"]
+        if found:
+            self.result.update(changed=True, differences=found)
+            if self.module.check_mode:
+                files.foresee(offer, faulty)
+                self.offered = {"weights_digest": offer.weights_digest, "manifest_digest": offer.digest}
+                return before
+            files.install(offer, faulty)
+            before = self._there()
+            if before.weights_digest != offer.weights_digest:
+                raise api.OllamaError(
+                    f"{offer.weights_digest} was put into {files.store.path}, and the server has the weights "
+                    f"{before.weights_digest}; is it the server's models directory?"
+                )
+        lacking = [name for name in sorted(parameters) if before.parameters.get(name) != parameters[name]]
+        if not lacking:
+            return before
+        self.result.update(changed=True, differences=found or lacking)
+        if self.module.check_mode:
+            self.offered = {"parameters": dict(before.parameters, **parameters), "manifest_digest": None}
+            return before
+        return self._with_parameters(before, parameters)
+
+    def _check_offer(self, offer, before) -> None:
+        """What the registry has is what is wanted, or was before anything was damaged."""
+        if self.params["update"]:
+            return
+        wanted = self.pin or (before.weights_digest if before else None)
+        if wanted and offer.weights_digest != wanted:
+            raise api.OllamaError(
+                "the tag was re-pointed: {} has the weights {} at {}, not {} as {}. Give the digest that is wanted, or "
+                "update: true to take what the registry has".format(
+                    self.name, offer.weights_digest, offer.sources[0].host, wanted,
+                    "digest asks for" if self.pin else "those that are installed and damaged",
+                )
+            )  # fmt: skip
 
     def _with_parameters(self, model, parameters: dict):
         """The pulled model with these parameters, its others kept: the same weights under the same name."""
@@ -485,17 +770,23 @@ class Manager:
             raise api.OllamaError(f"cannot put the file's own weights back: {error}") from error
         return self._there()
 
-    def _send(self, digest: str) -> None:
-        if self.client.has_blob(digest):
-            return
-        try:
-            self.result["uploaded_bytes"] = self.client.upload_blob(digest, self.params["gguf"])
-        except OSError as error:
+    def _bring_file(self, digest: str) -> None:
+        """Have the file's bytes as a blob that the server sees."""
+        files = self.files
+        if not files.store.has(digest) or digest in files.damaged:
+            try:
+                files.take(digest, self.params["gguf"], self.params["url"])
+            except OSError as error:
+                raise api.OllamaError(
+                    "the server has not the weights {}, and the file {} cannot be read: {}".format(
+                        digest, self.params["gguf"], error.strerror
+                    )
+                ) from error
+        if not self.client.has_blob(digest):
             raise api.OllamaError(
-                "the server has not the weights {}, and the file {} cannot be read: {}".format(
-                    digest, self.params["gguf"], error.strerror
-                )
-            ) from error
+                f"{digest} was put into {files.store.path}, and the server does not see it; is it the server's models "
+                "directory?"
+            )
 
     def _there(self):
         model = self.client.model(self.name)
@@ -546,21 +837,37 @@ def main() -> None:
             "template": {"type": "str"},
             "context_length": {"type": "int"},
             "keep_alive": {"type": "str", "default": "-1"},
-            "registry": {"type": "str", "default": ""},
-            "insecure": {"type": "bool", "default": False},
+            **TRANSFER_OPTIONS,
         },
-        required_if=[("source", "gguf", ["gguf"]), ("source", "model", ["from"])],
+        required_if=[("source", "gguf", ["gguf", "url"], True), ("source", "model", ["from"])],
+        required_by={"url": ["sha256"]},
+        mutually_exclusive=[("gguf", "url")],
         supports_check_mode=True,
     )
-    if module.params["context_length"] is not None and module.params["context_length"] < 1:
-        module.fail_json(
-            msg="context_length is {}; a number of tokens above 0 is needed".format(module.params["context_length"])
-        )
+    for name, least in LEAST.items():
+        if module.params[name] is not None and module.params[name] < least:
+            module.fail_json(msg=f"{name} is {module.params[name]}; {least} or more is needed")
+    use_proxy(module)
+    manager = None
     try:
         manager = Manager(module)
         module.exit_json(**manager.run())
-    except (api.OllamaError, ValueError) as error:
-        module.fail_json(msg="{}: {}".format(module.params["name"], error))
+    except (api.OllamaError, _ollama_pull.PullError, store.StoreError, OSError, ValueError) as error:
+        module.fail_json(
+            msg="{}: {}".format(module.params["name"][:200], error), transfer=manager.transferred() if manager else None
+        )
+
+
+def use_proxy(module: AnsibleModule) -> None:
+    """Have transfers go by the proxy; its login is shown nowhere, and not in the environment that a process shows."""
+    if not module.params["proxy"]:
+        return
+    password = urlsplit(module.params["proxy"]).password
+    if password:
+        module.no_log_values.update({password, unquote(password)})
+    for scheme in ("http", "https"):
+        os.environ[f"{scheme}_proxy"] = os.environ[f"{scheme.upper()}_PROXY"] = module.params["proxy"]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(module.params["no_proxy"])
 
 
 if __name__ == "__main__":

@@ -28,12 +28,9 @@ class State:
         self.blobs: set[str] = set()
         self.models: dict[str, dict[str, Any]] = {}
         self.running: dict[str, dict[str, Any]] = {}
-        # What a registry would give: weights by name.
-        self.registry: dict[str, str] = {}
         self.requests: list[tuple[str, str, Any]] = []
         self.trained = 32768
         self.capabilities = ["completion"]
-        self.pull_error: str | None = None
         self.load_error: str | None = None
         self.stream_cut = False
         # What the server makes of a file's weights, where it writes it anew.
@@ -49,24 +46,47 @@ class State:
         model["digest"] = hashlib.sha256(json.dumps(model, sort_keys=True).encode()).hexdigest()
         self.models[name] = model
         if self.directory:
+            for blob in {weights, *self.blobs}:
+                path = self._blob(blob)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists():
+                    path.write_bytes(b"weights")
             manifest = self.manifest(name)
             manifest.parent.mkdir(parents=True, exist_ok=True)
-            layer = {"mediaType": "application/vnd.ollama.image.model", "digest": weights, "size": 1}
-            manifest.write_text(json.dumps({"layers": [layer]}))
-            for blob in {weights, *self.blobs}:
-                path = self.directory / "blobs" / blob.replace(":", "-")
-                path.parent.mkdir(exist_ok=True)
-                path.write_bytes(b"weights")
+            size = self._blob(weights).stat().st_size
+            layer = {"mediaType": "application/vnd.ollama.image.model", "digest": weights, "size": size}
+            manifest.write_text(json.dumps({"layers": [layer], "for": model["digest"]}))
+            self.read()
+
+    def _blob(self, digest: str) -> Path:
+        assert self.directory
+        return self.directory / "blobs" / digest.replace(":", "-")
 
     def manifest(self, name: str) -> Path:
         assert self.directory
         return self.directory / "manifests/registry.ollama.ai/library" / name.replace(":", "/")
 
-    def weights(self, name: str) -> str:
-        """As the server itself, which reads the manifest anew at each request."""
-        if self.directory:
-            return str(json.loads(self.manifest(name).read_text())["layers"][0]["digest"])
-        return str(self.models[name]["weights"])
+    def has(self, digest: str) -> bool:
+        return digest in self.blobs or (self.directory is not None and self._blob(digest).exists())
+
+    def read(self) -> None:
+        """As the server itself, which reads the manifests anew at each request."""
+        if not self.directory:
+            return
+        for path in self.directory.glob("manifests/*/*/*/*"):
+            *host, name, tag = path.relative_to(self.directory / "manifests").parts
+            name = "/".join([*([] if host == ["registry.ollama.ai", "library"] else host), f"{name}:{tag}"])
+            content = path.read_bytes()
+            layers = json.loads(content)["layers"]
+            weights = next(
+                layer["digest"] for layer in layers if layer["mediaType"] == "application/vnd.ollama.image.model"
+            )
+            fresh = {"parameters": {}, "system": "", "template": "{{ .Prompt }}"}
+            digest = hashlib.sha256(content).hexdigest()
+            known = self.models.get(name)
+            if known is None or known["weights"] != weights:
+                self.models[name] = {**fresh, "weights": weights}
+            self.models[name]["digest"] = digest
 
 
 def go_value(value: Any) -> str:
@@ -103,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/x-ndjson")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        for item in items:
+        for item in items[:-1] if self.state.stream_cut else items:
             data = json.dumps(item).encode() + b"\n"
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         if self.state.stream_cut:
@@ -121,6 +141,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = json.loads(data) if data else {}
         self.state.requests.append((self.command, path, body))
+        self.state.read()
         name = body.get("model", "")
         name = name if ":" in name.rsplit("/", 1)[-1] else name + ":latest"
         handlers = {
@@ -128,7 +149,6 @@ class Handler(BaseHTTPRequestHandler):
             ("GET", "/api/tags"): self._tags,
             ("GET", "/api/ps"): self._ps,
             ("POST", "/api/show"): self._show,
-            ("POST", "/api/pull"): self._pull,
             ("POST", "/api/copy"): self._copy,
             ("POST", "/api/create"): self._create,
             ("POST", "/api/generate"): self._generate,
@@ -166,7 +186,7 @@ class Handler(BaseHTTPRequestHandler):
         if self._missing(name):
             return
         model = self.state.models[name]
-        lines = [f"FROM {BLOBS}/{self.state.weights(name).replace(':', '-')}", f"TEMPLATE {model['template']}"]
+        lines = [f"FROM {BLOBS}/{model['weights'].replace(':', '-')}", f"TEMPLATE {model['template']}"]
         answer = {
             "modelfile": f'# Modelfile generated by "ollama show"\n# FROM {name}\n\n' + "\n".join(lines) + "\n",
             "template": model["template"],
@@ -179,17 +199,6 @@ class Handler(BaseHTTPRequestHandler):
         if model["system"]:
             answer["system"] = model["system"]
         self._answer(200, answer)
-
-    def _pull(self, name: str, body: Any) -> None:
-        if self.state.pull_error:
-            self._stream({"status": "pulling manifest"}, {"error": self.state.pull_error})
-        elif name not in self.state.registry:
-            self._stream({"status": "pulling manifest"}, {"error": "pull model manifest: file does not exist"})
-        else:
-            if not self.state.stream_cut:
-                self.state.put(name, self.state.registry[name])
-            last = [] if self.state.stream_cut else [{"status": "success"}]
-            self._stream({"status": "pulling manifest"}, {"status": "pulling a5fd", "total": 9, "completed": 9}, *last)
 
     def _copy(self, name: str, body: Any) -> None:
         if self._missing(body["source"]):
@@ -207,7 +216,7 @@ class Handler(BaseHTTPRequestHandler):
             weights = base["weights"]
         else:
             [weights] = body["files"].values()
-            if weights not in self.state.blobs:
+            if not self.state.has(weights):
                 self._answer(400, {"error": f"blob {weights} not found"})
                 return
             weights = self.state.rewrites.get(weights, weights)
@@ -256,12 +265,14 @@ class Handler(BaseHTTPRequestHandler):
     def _delete(self, name: str, body: Any) -> None:
         if not self._missing(name):
             del self.state.models[name]
+            if self.state.directory:
+                self.state.manifest(name).unlink()
             self.state.running.pop(name, None)
             self._answer(200)
 
     def _blob(self, wanted: str, data: bytes) -> None:
         if self.command == "HEAD":
-            self._answer(200 if wanted in self.state.blobs else 404)
+            self._answer(200 if self.state.has(wanted) else 404)
         elif digest(data) != wanted:
             self._answer(400, {"error": f'digest mismatch, expected "{wanted}", got "{digest(data)}"'})
         else:

@@ -186,18 +186,17 @@ def test_no_model_at_all_is_an_empty_list(server: tuple[ollama_fake.State, api.C
 
 
 def test_an_error_inside_a_successful_stream_is_an_error(server: tuple[ollama_fake.State, api.Client]) -> None:
-    state, client = server
-    state.pull_error = "pull model manifest: dial tcp: connection refused"
-    with pytest.raises(api.OllamaError, match="connection refused"):
-        client.pull("x", insecure=False)
+    _state, client = server
+    with pytest.raises(api.OllamaError, match="file does not exist"):
+        client.create("x", {"from": "nothing:1"})
 
 
 def test_a_stream_that_breaks_off_is_an_error(server: tuple[ollama_fake.State, api.Client]) -> None:
     state, client = server
-    state.registry["x:latest"] = "sha256:" + HEX
+    state.put("base:1", "sha256:" + HEX)
     state.stream_cut = True
     with pytest.raises(api.OllamaError, match=r"ended without success|broke off"):
-        client.pull("x", insecure=False)
+        client.create("x", {"from": "base:1"})
 
 
 def test_upload_in_blocks(server: tuple[ollama_fake.State, api.Client], tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
@@ -47,7 +49,28 @@ def test_manifests_place(name: str, path: str) -> None:
     assert store.manifest_path("/m", name) == f"/m/manifests/{path}"
 
 
-@pytest.mark.parametrize("name", ["", "a/b/c/d", "../x", "a/../b", "x:..", "a//b", ".hidden"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a/b/c/d",
+        "a/b/c/d/e",
+        "../x",
+        "a/../b",
+        "x:..",
+        "a//b",
+        ".hidden",
+        "/etc/passwd",
+        "%2e%2e/x",
+        "a" * 400,
+        "a\nb",
+        "a\x00",
+        "x:1\n",
+        "ä",
+        "a:b:c",
+        "host:port/a/b",
+    ],
+)
 def test_name_that_is_none(name: str) -> None:
     with pytest.raises(store.StoreError, match="is no model's name"):
         store.manifest_path("/m", name)
@@ -105,7 +128,7 @@ def test_link_of_the_owners_making_leads_nowhere(models: Path) -> None:
         for path in [mine, *mine.rglob("*")]:
             os.chown(path, 12345, 12345, follow_symlinks=False)
         (outside / "latest").chmod(0o644)
-        with pytest.raises(PermissionError):
+        with pytest.raises(store.StoreError, match="chat is a symbolic link"):
             store.put_weights_back(str(mine), "chat", REWRITTEN, OWN)
         assert REWRITTEN in (outside / "latest").read_text()
         assert sorted(path.name for path in mine.iterdir()) == ["blobs", "manifests"]
@@ -202,6 +225,104 @@ def test_root_follows_no_link_of_the_engine(tmp_path: Path) -> None:
     destination.mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (destination / "blobs").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="blobs"):
+    with pytest.raises(store.StoreError, match="blobs is a symbolic link"):
         store.adopt(str(source), str(destination))
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def staged(directory: Path, content: bytes) -> Any:
+    """A file in a staging directory, as a transfer leaves it."""
+    directory.mkdir(exist_ok=True)
+    (directory / "whole").write_bytes(content)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    return SimpleNamespace(digest=digest, dir_fd=os.open(directory, os.O_RDONLY), name="whole", size=len(content))
+
+
+def test_blob_is_installed_by_rename_and_the_manifest_in_one_step(tmp_path: Path) -> None:
+    blob = staged(tmp_path / "staging", b"aaa")
+    inode = (tmp_path / "staging" / "whole").stat().st_ino
+    with store.Store(str(tmp_path / "models")) as own:
+        assert not own.has(blob.digest)
+        assert own.names() == {}
+        assert own.manifest("a") is None
+        own.install(blob, blob.digest)
+        content = json.dumps({"layers": [{"digest": blob.digest, "size": 3}]}).encode()
+        own.write_manifest("host:1/house/a:b", content)
+        assert own.manifest("host:1/house/a:b") == content
+        assert own.names() == {"host:1/house/a:b": (blob.digest,)}
+        assert own.has(blob.digest, 3)
+        assert not own.has(blob.digest, 4)
+    path = Path(store.blob_path(str(tmp_path / "models"), blob.digest))
+    assert (path.stat().st_ino, path.stat().st_mode & 0o777) == (inode, 0o640)
+    assert sorted(entry.name for entry in (tmp_path / "models").iterdir()) == ["blobs", "manifests"]
+    os.close(blob.dir_fd)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take another's place")
+def test_what_is_installed_is_the_owners(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12346)
+    blob = staged(tmp_path / "staging", b"aaa")
+    with store.Store(str(tmp_path / "models")) as own:
+        own.install(blob, blob.digest)
+        own.write_manifest("a", b"{}")
+    os.close(blob.dir_fd)
+    for path in (tmp_path / "models").rglob("*"):
+        about = path.stat()
+        assert (about.st_uid, about.st_gid) == (12345, 12346), path
+        assert about.st_mode & 0o777 == (0o750 if path.is_dir() else 0o640)
+
+
+def test_damaged_blobs_are_found_and_replaced(models: Path, tmp_path: Path) -> None:
+    content = b"whole"
+    good = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    missing = "sha256:" + "e" * 64
+    Path(store.blob_path(str(models), good)).write_bytes(b"broken")
+    with store.Store(str(models)) as own:
+        found = own.damaged([good, missing])
+        assert found == {good: f"sha256:{hashlib.sha256(b'broken').hexdigest()}", missing: None}
+        blob = staged(tmp_path / "staging", content)
+        own.install(blob, blob.digest)
+        os.close(blob.dir_fd)
+        assert own.damaged([good]) == {}
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o600])
+def test_file_becomes_a_blob_by_link_or_copy(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    path.chmod(mode)
+    digest = f"sha256:{hashlib.sha256(b'GGUF').hexdigest()}"
+    with store.Store(str(tmp_path / "models")) as own:
+        for _ in range(2):
+            with open(path, "rb") as stream:
+                assert own.linkable(stream) is (mode == 0o644)
+                (own.link if mode == 0o644 else own.copy)(stream, digest)
+        for become in (own.link, own.copy):
+            with open(path, "rb") as stream, pytest.raises(store.StoreError, match="is damaged"):
+                become(stream, OWN)
+    blob = Path(store.blob_path(str(tmp_path / "models"), digest))
+    assert blob.samefile(path) is (mode == 0o644)
+    assert [entry.name for entry in (tmp_path / "models").iterdir()] == ["blobs"]
+    assert len(list((tmp_path / "models" / "blobs").iterdir())) == 1
+
+
+def test_unreferenced_blobs(models: Path) -> None:
+    loose = models / "blobs" / "sha256-1234-partial"
+    loose.write_bytes(b"123")
+    with store.Store(str(models)) as own:
+        assert own.unreferenced() == {}, "a young one may belong to a model that is being made"
+        os.utime(loose, (0, 0))
+        assert own.unreferenced() == {loose.name: 3}
+        own.remove_blob(loose.name)
+        assert own.unreferenced(older_than=-1) == {}
+        Path(store.manifest_path(str(models), "chat")).write_text("{")
+        with pytest.raises(store.StoreError, match="chat/latest: it is no manifest"):
+            own.unreferenced()
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(models: Path) -> None:
+    place = Path(store.manifest_path(str(models), "chat"))
+    place.unlink()
+    os.mkfifo(place)
+    with store.Store(str(models)) as own, pytest.raises(store.StoreError, match="is no file"):
+        own.manifest("chat")

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ollama_fake
 import pytest
+import registry_fake
+from ansible_collections.onprem.llm.plugins.module_utils import _transfer
 
 Run = Callable[..., dict[str, Any]]
 WEIGHTS = b"GGUF and some weights"
@@ -20,33 +24,64 @@ OTHER = "sha256:" + "b" * 64
 
 
 class Server:
-    """The server, and the module told where it is."""
+    """The server with its models directory, a registry, and the module told where they are."""
 
-    def __init__(self, state: ollama_fake.State, url: str, run: Run) -> None:
-        self.state, self.url, self._run = state, url, run
+    def __init__(
+        self, state: ollama_fake.State, url: str, registry: registry_fake.State, origin: str, run: Run
+    ) -> None:
+        self.state, self.url, self.registry, self.origin, self._run = state, url, registry, origin, run
+        assert state.directory
+        self.directory = state.directory
 
     def model(self, name: str = "mine:1", **arguments: Any) -> dict[str, Any]:
-        return self._run("ollama_model", name=name, api_url=self.url, timeout=5, **arguments)
+        given = {
+            "models_dir": str(self.directory), "origins": [{"url": self.origin}], "stall_timeout": 2, **arguments,
+        }  # fmt: skip
+        return self._run("ollama_model", name=name, api_url=self.url, timeout=5, **given)
 
     def info(self, **arguments: Any) -> dict[str, Any]:
         return self._run("ollama_model_info", api_url=self.url, timeout=5, **arguments)
 
+    def offer(self, weights: bytes = WEIGHTS, name: str = "mine:1") -> str:
+        """Have the registry offer a model; its weights' digest."""
+        self.registry.blobs[registry_fake.digest(b"{}")] = b"{}"
+        return self.registry.put(name, weights)
+
+    def blob(self, digest: str) -> Path:
+        return self.directory / "blobs" / digest.replace(":", "-")
+
+    def files(self) -> dict[str, bytes]:
+        """What lies in the models directory."""
+        return {
+            str(path.relative_to(self.directory)): path.read_bytes()
+            for path in self.directory.rglob("*")
+            if path.is_file()
+        }
+
     def quartet(self, changed: bool = True, **arguments: Any) -> dict[str, Any]:
         """Check mode, do, check mode again, do again; the result of doing."""
-        before = (dict(self.state.models), dict(self.state.running), set(self.state.blobs))
+        before = (dict(self.state.models), dict(self.state.running), set(self.state.blobs), self.files())
         assert self.model(check_mode=True, **arguments)["changed"] is changed
-        assert (self.state.models, self.state.running, self.state.blobs) == before, "check mode touched the server"
+        now = (self.state.models, self.state.running, self.state.blobs, self.files())
+        assert now == before, "check mode touched the server"
         done = self.model(**arguments)
         assert done["changed"] is changed, done
+        after = self.registry.sent
         assert self.model(check_mode=True, **arguments)["changed"] is False
-        assert self.model(**arguments)["changed"] is False
+        again = self.model(**arguments)
+        assert (again["changed"], again["transfer"]) == (False, None)
+        if not arguments.get("update"):
+            assert self.registry.sent == after, "the second run asked the registry for something"
         return done
 
 
 @pytest.fixture
-def server(run: Run) -> Iterator[Server]:
-    with ollama_fake.serve() as (state, url):
-        yield Server(state, url, run)
+def server(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(_transfer, "MAX_BACKOFF_SECONDS", 0.01)
+    with ollama_fake.serve() as (state, url), registry_fake.serve() as (registry, origin):
+        state.directory = tmp_path / "data" / "models"
+        state.directory.mkdir(parents=True)
+        yield Server(state, url, registry, origin, run)
 
 
 @pytest.fixture
@@ -56,101 +91,278 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
-def test_pull(server: Server) -> None:
-    server.state.registry["mine:1"] = DIGEST
+def test_transfer(server: Server) -> None:
+    assert server.offer() == DIGEST
+    would = server.model(check_mode=True, diff=True, digest=DIGEST)
+    assert would["transfer"] == {
+        "total_bytes": len(WEIGHTS) + 2, "held_bytes": 0, "fetched_bytes": 0, "seconds": 0.0,
+        "origin": server.origin[7:], "free_bytes": would["transfer"]["free_bytes"],
+    }  # fmt: skip
+    assert would["diff"]["after"]["weights_digest"] == DIGEST
     done = server.quartet(digest=DIGEST[7:])
     assert done["model"]["weights_digest"] == DIGEST
-    assert done["loaded"] is None
-    assert len(server.state.asked("/api/pull")) == 1
+    assert done["model"]["digest"] == would["diff"]["after"]["manifest_digest"]
+    assert done["transfer"]["fetched_bytes"] == len(WEIGHTS) + 2
+    assert (done["loaded"], done["pending"]) == (None, None)
+    files = server.files()
+    assert (
+        files["manifests/registry.ollama.ai/library/mine/1"]
+        == server.registry.manifests["/v2/library/mine/manifests/1"]
+    )
+    assert files[f"blobs/{DIGEST.replace(':', '-')}"] == WEIGHTS
+    assert list((server.directory.parent / "staging").iterdir()) == []
+    assert (server.directory.parent / "staging").stat().st_mode & 0o777 == 0o700
 
 
-def test_pull_from_another_registry_gives_the_usual_name(server: Server) -> None:
-    server.state.registry["models.test:5000/library/mine:1"] = DIGEST
-    done = server.quartet(digest=DIGEST, registry="models.test:5000")
-    assert done["model"]["weights_digest"] == DIGEST
-    assert list(server.state.models) == ["mine:1"]
-
-
-def test_parameters_of_a_pulled_model(server: Server) -> None:
-    server.state.registry["mine:1"] = DIGEST
+def test_parameters_of_a_transferred_model(server: Server) -> None:
+    server.offer()
     done = server.quartet(digest=DIGEST, parameters={"num_thread": 8})
     assert done["differences"] == ["model"]
     assert done["model"]["parameters"] == {"num_thread": 8}
     again = server.quartet(digest=DIGEST, parameters={"num_thread": 4})
     assert again["differences"] == ["num_thread"]
     assert again["model"]["weights_digest"] == DIGEST
-    assert len(server.state.asked("/api/pull")) == 1
+    assert again["transfer"] is None
 
 
-def test_pull_again_where_the_weights_are_others(server: Server) -> None:
+def test_transfer_again_where_the_weights_are_others(server: Server) -> None:
     server.state.put("mine:1", OTHER)
-    server.state.registry["mine:1"] = DIGEST
+    server.offer()
     done = server.quartet(digest=DIGEST)
     assert done["differences"] == ["weights"]
+    assert not server.blob(OTHER).exists(), "nothing else has it"
 
 
-def test_a_model_that_is_there_is_not_pulled_without_a_pin(server: Server) -> None:
+def test_a_model_that_is_there_is_not_asked_for_without_a_pin(server: Server) -> None:
     server.state.put("mine:latest", OTHER)
     server.quartet(changed=False, name="mine")
-    assert server.state.asked("/api/pull") == []
+    assert server.registry.requests == []
 
 
-def test_pulled_weights_that_are_not_the_pinned_ones_fail(server: Server) -> None:
-    server.state.registry["mine:1"] = OTHER
+def test_re_pointed_tag_is_refused_with_both_digests(server: Server) -> None:
+    server.offer(b"GGUF of another day")
     result = server.model(digest=DIGEST)
     assert result["failed"]
-    assert "re-pointed" in result["msg"]
-    assert OTHER in result["msg"]
+    for said in ("re-pointed", DIGEST, registry_fake.digest(b"GGUF of another day"), "update: true"):
+        assert said in result["msg"]
+    assert [path for path in server.registry.paths if "blobs" in path] == []
+    assert server.model(digest=DIGEST, check_mode=True)["failed"]
 
 
-def test_a_pull_that_fails_inside_its_stream_fails(server: Server) -> None:
-    result = server.model()
+def test_update_takes_what_the_registry_has(server: Server) -> None:
+    server.offer()
+    server.model(digest=DIGEST)
+    newer = server.offer(b"GGUF of another day")
+    assert server.model()["changed"] is False
+    done = server.quartet(update=True, digest=DIGEST)
+    assert (done["model"]["weights_digest"], done["differences"]) == (newer, ["weights"])
+    assert not server.blob(DIGEST).exists()
+
+
+@pytest.mark.parametrize("damage", [b"GGUF and some weighty", b"GGUF", None])
+def test_damaged_files_are_found_and_mended(server: Server, damage: bytes | None) -> None:
+    server.offer()
+    server.model(digest=DIGEST, state="loaded")
+    blob, inode = server.blob(DIGEST), server.blob(DIGEST).stat().st_ino
+    if damage is None:
+        blob.unlink()
+    else:
+        blob.write_bytes(damage)
+    assert server.quartet(digest=DIGEST, state="loaded", verify=True)["differences"] == ["blobs"]
+    assert blob.read_bytes() == WEIGHTS
+    assert blob.stat().st_ino != inode, "what a reader has open is not written into"
+    assert [body for body in server.state.asked("/api/generate") if body.get("keep_alive") == 0], "it was read from it"
+
+
+def test_a_missing_file_is_brought_without_being_asked_to_look(server: Server) -> None:
+    server.offer()
+    server.model(digest=DIGEST)
+    server.blob(DIGEST).unlink()
+    assert server.quartet()["differences"] == ["blobs"]
+
+
+def test_damaged_file_of_a_tag_that_moved_is_not_replaced_by_another_model(server: Server) -> None:
+    server.offer()
+    server.model()
+    server.blob(DIGEST).write_bytes(b"x" * len(WEIGHTS))
+    newer = server.offer(b"GGUF of another day")
+    result = server.model(verify=True)
     assert result["failed"]
-    assert "file does not exist" in result["msg"]
+    assert DIGEST in result["msg"]
+    assert newer in result["msg"]
+    assert server.model(verify=True, update=True)["model"]["weights_digest"] == newer
+
+
+def test_turns_go_on_from_one_another(server: Server) -> None:
+    data = b"GGUF" + bytes(3 * 2**20)
+    server.offer(data)
+    server.registry.bucket = registry_fake.Bucket(1.5 * 2**20)
+    first = server.model(announce=True, transfer_seconds=0.5)
+    assert (first["pending"]["phase"], first["pending"]["total_bytes"]) == ("announced", len(data) + 2)
+    assert [path for path in server.registry.paths if "blobs" in path] == []
+    turns, fetched, result = [first["pending"]["done_bytes"]], 0, first
+    while result["pending"]:
+        assert server.state.models == {}
+        result = server.model(transfer_seconds=0.5, connections=1, resume=result["pending"]["resume"])
+        fetched += result["transfer"]["fetched_bytes"]
+        turns.append(result["pending"]["done_bytes"] if result["pending"] else len(data) + 2)
+    assert turns == sorted(turns)
+    assert len(turns) > 3
+    assert result["model"]["weights_digest"] == registry_fake.digest(data)
+    assert fetched <= 1.25 * len(data)
+
+
+def test_what_does_not_fit_is_refused_before_the_first_byte(server: Server) -> None:
+    server.offer()
+    result = server.model(reserve_bytes=2**62)
+    assert result["failed"]
+    assert re.search(
+        rf"{len(WEIGHTS) + 2} bytes are to come, \d+ are free at \S+/staging, and {2**62} are to stay", result["msg"]
+    )
+    assert [path for path in server.registry.paths if "blobs" in path] == []
+
+
+def test_wrong_bytes_are_not_installed_and_the_model_before_stays(server: Server) -> None:
+    server.state.put("mine:1", OTHER)
+    server.offer()
+    server.registry.blobs[DIGEST] = b"x" * len(WEIGHTS)
+    before = server.files()
+    result = server.model(digest=DIGEST)
+    assert result["failed"]
+    assert DIGEST in result["msg"]
+    assert registry_fake.digest(b"x" * len(WEIGHTS)) in result["msg"]
+    assert server.files().items() >= before.items()
+    assert server.info()["models"][0]["weights_digest"] == OTHER
+
+
+def test_registries_are_asked_in_order(server: Server) -> None:
+    server.offer()
+    with registry_fake.serve() as (empty, other):
+        done = server.quartet(origins=[{"url": other, "kind": "mirror"}, {"url": server.origin}])
+        assert done["transfer"]["origin"] == server.origin[7:]
+        assert [path for path in empty.paths if "/manifests/" in path]
+    server.model(state="absent")
+    with registry_fake.serve() as (_empty, other):
+        result = server.model(name="none:1", origins=[{"url": other}, {"url": server.origin}])
+    assert result["failed"]
+    assert other[7:] in result["msg"]
+    assert server.origin[7:] in result["msg"]
+
+
+def test_a_mirror_keeps_other_hosts_models_and_they_keep_their_names(server: Server) -> None:
+    server.offer()
+    path = "/v2/models.test/team/own/manifests/1"
+    server.registry.manifests[path] = server.registry.manifests["/v2/library/mine/manifests/1"]
+    done = server.quartet(name="models.test/team/own:1", origins=[{"url": server.origin, "kind": "mirror"}])
+    assert done["model"]["name"] == "models.test/team/own:1"
+    assert "manifests/models.test/team/own/1" in server.files()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "a/../../b:1",
+        "/etc/passwd",
+        "%2e%2e/%2e%2e/x",
+        "x:../y",
+        "a" * 400,
+        "a\nb",
+        "a b",
+        "x:",
+        "h/n/m/o:1",
+        "-x",
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused(server: Server, name: str) -> None:
+    for state in ("present", "absent", "loaded", "unloaded"):
+        result = server.model(name=name, state=state)
+        assert result["failed"]
+        assert "is no model's name" in result["msg"]
+        assert len(result["msg"]) < 1000
+    assert server.state.requests == []
+    assert server.registry.requests == []
+    assert server.files() == {}
+
+
+def test_the_directory_of_another_server_is_noticed(server: Server, tmp_path: Path) -> None:
+    server.offer()
+    other = tmp_path / "other" / "models"
+    other.mkdir(parents=True)
+    result = server.model(models_dir=str(other))
+    assert result["failed"]
+    assert "is not installed" in result["msg"] or "is it the server's models directory" in result["msg"]
+
+
+def test_login_of_the_proxy_is_shown_nowhere(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "no_proxy"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.setenv(name.upper(), "")
+    result = server.model(proxy="http://site:pass-of-it@127.0.0.1:1", no_proxy=["elsewhere.test"])
+    assert result["failed"]
+    assert "pass-of-it" not in json.dumps(result)
+    monkeypatch.setenv("no_proxy", "")
+    server.offer()
+    assert server.model(proxy="http://site:pass-of-it@127.0.0.1:1", no_proxy=["127.0.0.1"])["changed"]
+
+
+def test_password_of_an_origin_is_shown_nowhere(server: Server) -> None:
+    server.registry.fault = "401"
+    result = server.model(origins=[{"url": server.origin, "username": "fleet", "password": "word-of-it"}])
+    assert result["failed"]
+    assert "word-of-it" not in json.dumps(result)
 
 
 def test_create_from_a_file(server: Server, weights: Path) -> None:
     arguments = {"source": "gguf", "gguf": str(weights), "sha256": DIGEST[7:], "context_length": 512}
     done = server.quartet(parameters={"temperature": 0.3, "stop": ["a", "b"]}, system="You are a clerk.", **arguments)
-    assert done["uploaded_bytes"] == len(WEIGHTS)
+    assert done["transfer"]["origin"] == "this host"
+    assert server.blob(DIGEST).samefile(weights), "linked, not copied"
     assert done["model"]["parameters"] == {"temperature": 0.3, "stop": ["a", "b"], "num_ctx": 512}
     assert server.state.asked("/api/create")[0]["files"] == {"model.gguf": DIGEST}
 
 
 def test_the_file_is_not_needed_once_the_server_has_the_weights(server: Server, tmp_path: Path) -> None:
     gone = {"source": "gguf", "gguf": str(tmp_path / "gone.gguf"), "sha256": DIGEST}
-    server.state.blobs.add(DIGEST)
-    assert server.quartet(**gone)["uploaded_bytes"] == 0
+    (server.directory / "blobs").mkdir()
+    server.blob(DIGEST).write_bytes(WEIGHTS)
+    assert server.quartet(**gone)["transfer"] is None
     assert server.model(source="gguf", gguf=gone["gguf"])["msg"].startswith("mine:1: cannot read")
 
 
-def test_a_file_that_the_server_writes_anew_keeps_its_own_weights(
-    server: Server, weights: Path, tmp_path: Path
-) -> None:
-    server.state.rewrites[DIGEST] = OTHER
-    server.state.directory = tmp_path / "models"
-    arguments = {"source": "gguf", "gguf": str(weights), "sha256": DIGEST, "models_dir": str(tmp_path / "models")}
-    done = server.quartet(**arguments)
-    assert done["model"]["weights_digest"] == DIGEST
-    assert [path.name for path in (tmp_path / "models" / "blobs").iterdir()] == [DIGEST.replace(":", "-")]
+def test_a_file_that_only_its_owner_reads_is_copied(server: Server, weights: Path) -> None:
+    weights.chmod(0o600)
+    done = server.quartet(source="gguf", gguf=str(weights))
+    assert (done["transfer"]["fetched_bytes"], server.blob(DIGEST).read_bytes()) == (len(WEIGHTS), WEIGHTS)
+    assert not server.blob(DIGEST).samefile(weights)
 
 
-def test_without_the_directory_the_servers_weights_are_accepted_by_their_digest(server: Server, weights: Path) -> None:
-    server.state.rewrites[DIGEST] = OTHER
-    arguments = {"source": "gguf", "gguf": str(weights), "sha256": DIGEST}
-    refused = server.model(**arguments)
-    assert refused["failed"]
-    assert refused["msg"].endswith(f"or accept the server's with digest: {OTHER}")
-    assert server.model(digest=OTHER, **arguments)["changed"] is False
-    server.state.models.clear()
-    assert server.quartet(digest=OTHER, **arguments)["model"]["weights_digest"] == OTHER
-
-
-def test_the_directory_of_another_server_is_told(server: Server, weights: Path, tmp_path: Path) -> None:
-    server.state.rewrites[DIGEST] = OTHER
-    result = server.model(source="gguf", gguf=str(weights), models_dir=str(tmp_path))
+def test_a_file_that_is_no_gguf_is_refused(server: Server, weights: Path) -> None:
+    weights.write_bytes(b"<html>")
+    result = server.model(source="gguf", gguf=str(weights))
     assert result["failed"]
-    assert result["msg"].endswith(f"is {tmp_path} the server's models directory?")
+    assert "is no GGUF file: it begins with b'<htm'" in result["msg"]
+    assert server.files() == {}
+
+
+def test_a_file_that_the_server_writes_anew_keeps_its_own_weights(server: Server, weights: Path) -> None:
+    server.state.rewrites[DIGEST] = OTHER
+    done = server.quartet(source="gguf", gguf=str(weights), sha256=DIGEST)
+    assert done["model"]["weights_digest"] == DIGEST
+    assert [path.name for path in (server.directory / "blobs").iterdir()] == [DIGEST.replace(":", "-")]
+
+
+def test_the_servers_weights_are_accepted_by_their_digest(server: Server, weights: Path) -> None:
+    server.state.rewrites[DIGEST] = OTHER
+    done = server.quartet(source="gguf", gguf=str(weights), sha256=DIGEST, digest=OTHER)
+    assert done["model"]["weights_digest"] == OTHER
+
+
+def test_a_file_for_the_directory_of_another_server_is_told(server: Server, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    result = server.model(source="gguf", gguf=str(weights), models_dir=str(tmp_path / "other" / "models"))
+    assert result["failed"]
+    assert "the server does not see it; is it the server's models directory?" in result["msg"]
 
 
 def test_a_missing_file_is_named(server: Server, tmp_path: Path) -> None:
@@ -161,10 +373,10 @@ def test_a_missing_file_is_named(server: Server, tmp_path: Path) -> None:
     assert server.model(source="gguf", gguf=gone, sha256=DIGEST, check_mode=True)["changed"]
 
 
-def test_a_file_of_another_digest_is_refused_by_the_server(server: Server, weights: Path) -> None:
+def test_a_file_of_another_digest_is_refused(server: Server, weights: Path) -> None:
     result = server.model(source="gguf", gguf=str(weights), sha256="b" * 64)
     assert result["failed"]
-    assert "digest mismatch" in result["msg"]
+    assert f"its sha256 is {DIGEST}" in result["msg"]
     assert server.state.models == {}
 
 
@@ -216,8 +428,8 @@ def test_load(server: Server) -> None:
     assert len(server.state.asked("/api/generate")) == 2
 
 
-def test_load_pulls_first(server: Server) -> None:
-    server.state.registry["mine:1"] = DIGEST
+def test_load_transfers_first(server: Server) -> None:
+    server.offer()
     assert server.quartet(state="loaded", digest=DIGEST)["loaded"]["name"] == "mine:1"
 
 
@@ -281,6 +493,9 @@ def test_diff_tells_what_would_change(server: Server, weights: Path) -> None:
     arguments = {"source": "gguf", "gguf": str(weights), "sha256": DIGEST, "system": "You are a clerk."}
     would = server.model(check_mode=True, diff=True, state="loaded", context_length=512, **arguments)["diff"]
     did = server.model(diff=True, state="loaded", context_length=512, **arguments)["diff"]
+    for side in would, did:
+        # The server gives a created model its manifest.
+        side["after"].pop("manifest_digest", None)
     assert would == did
     assert did["before"] == {"state": "absent"}
     assert did["after"] == {
@@ -296,7 +511,7 @@ def test_diff_tells_what_would_change(server: Server, weights: Path) -> None:
         ({"source": "model"}, "from"),
         ({"digest": "a5fd"}, "64 hexadecimal"),
         ({"keep_alive": "banana"}, "no keep-alive"),
-        ({"context_length": 0}, "above 0"),
+        ({"context_length": 0}, "1 or more"),
         ({"api_url": "somewhere"}, "no address of a server"),
         ({"api_url": "http://127.0.0.1:1"}, "cannot be reached"),
     ],

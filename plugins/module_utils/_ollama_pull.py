@@ -1,0 +1,406 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bringing a model's blobs into a store: which registries are asked, what has to come, and the transfer in turns.
+
+A turn is bounded in seconds. What it got stays in the staging directory and in the store, and the next turn goes on
+from there; the manifest is written when every blob is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import typing as t
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import (
+    WEIGHTS_TYPE,
+    Blob,
+    Store,
+    StoreError,
+    blob_name,
+    blobs,
+)
+
+GGUF_MAGIC = b"GGUF"
+
+
+class PullError(Exception):
+    """The model cannot be brought in; the text says why, and what would be right."""
+
+
+class Pending(Exception):
+    """The turn is over, or the transfer is announced before its first byte; bytes are those of all blobs to bring."""
+
+    def __init__(self, phase: str, done_bytes: int, total_bytes: int) -> None:
+        super().__init__(f"{phase}: {done_bytes} of {total_bytes} bytes are here")
+        self.phase, self.done_bytes, self.total_bytes = phase, done_bytes, total_bytes
+
+
+@dataclass(frozen=True)
+class Source:
+    """A registry that may have the model: where, under which tag, and how it is asked."""
+
+    client: _registry.Client
+    repository: _registry.Repository
+    tag: str
+
+    @property
+    def host(self) -> str:
+        return self.repository.host
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a registry has under the model's name: the manifest, byte by byte, and who has its blobs, in order."""
+
+    manifest: bytes
+    layers: tuple[_registry.Layer, ...]
+    weights_digest: str
+    sources: tuple[Source, ...]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the manifest as the server lists it."""
+        return hashlib.sha256(self.manifest).hexdigest()
+
+
+class PathOrigin:
+    """A file of this host, to be copied as a registry's blob is transferred."""
+
+    label = "this host"
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def open(self, start: int, stop: int) -> t.Any:
+        try:
+            stream = open(self._path, "rb")  # noqa: SIM115 - the reader closes it
+        except OSError as error:
+            raise _registry.Refused(f"{self._path} cannot be read: {error.strerror}") from error
+        size = os.fstat(stream.fileno()).st_size
+        stream.seek(start)
+        return _PathAnswer(stream, f"bytes {start}-{min(stop, size) - 1}/{size}")
+
+
+class _PathAnswer:
+    """What of an HTTP answer is read."""
+
+    status = 206
+
+    def __init__(self, stream: t.BinaryIO, content_range: str) -> None:
+        self.headers = {"Content-Range": content_range}
+        self.read1, self.close = stream.read, stream.close
+
+
+@dataclass
+class Account:
+    """What was, or would be, transferred. Sizes in bytes; held is what earlier turns left of it."""
+
+    total_bytes: int = 0
+    held_bytes: int = 0
+    fetched_bytes: int = 0
+    free_bytes: int | None = None
+    seconds: float = 0.0
+    origin: str | None = None
+
+    def result(self) -> dict[str, t.Any]:
+        return dict(vars(self), seconds=round(self.seconds, 3))
+
+
+@dataclass
+class Turn:
+    """How long this turn may last (``seconds``, 0 for ever), and how it is made."""
+
+    limits: _transfer.Limits
+    announce: bool = False
+    account: Account = field(default_factory=Account)
+    _start: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds; infinite without a bound."""
+        if not self.limits.seconds:
+            return float("inf")
+        return max(0.0, self.limits.seconds - (time.monotonic() - self._start))
+
+    def bounded(self) -> _transfer.Limits:
+        return self.limits if not self.limits.seconds else replace(self.limits, seconds=max(0.1, self.left))
+
+
+# --- Registries ------------------------------------------------------------------------------------------------------
+
+
+def sources(name: str, origins: t.Sequence[t.Mapping[str, t.Any]], timeout: float) -> list[Source]:
+    """The registries to ask for a model, in order; without origins, its name's own.
+
+    An origin is ``url``, ``kind`` (``mirror`` or ``registry``), and may have ``ca_path``, ``client_cert``,
+    ``client_key``, ``username`` and ``password``. A name that has a registry's host itself is asked for there where the
+    origin is a plain registry, and an origin's login and certificates are for its own host alone.
+
+    :raises PullError: the name is none, or an origin's address.
+    """
+    found = []
+    try:
+        public = _registry.parse_name(name)
+        for origin in origins or [{"url": f"https://{public.host}", "kind": "registry"}]:
+            scheme, host = _registry.parse_address(origin["url"])
+            if origin.get("kind") == "mirror":
+                repository = _registry.mirrored(public, origin["url"])
+            else:
+                own = _registry.parse_name(name, f"{scheme}://{host}")
+                repository = own.repository
+            client = _registry.Client(timeout, time_limit=None)
+            if repository.host == host:
+                repository = replace(repository, scheme=scheme)
+                login = (origin["username"], origin.get("password") or "") if origin.get("username") else None
+                files = {key: origin.get(key) for key in ("ca_path", "client_cert", "client_key")}
+                client = _registry.Client(timeout, time_limit=None, login=login, **files)
+            found.append(Source(client, repository, public.tag))
+    except _registry.RegistryError as error:
+        raise PullError(str(error)) from error
+    return found
+
+
+def offer(asked: t.Sequence[Source], limits: _transfer.Limits) -> Offer:
+    """The manifest of the first registry that has one. Who comes before it is not asked for blobs.
+
+    :raises PullError: none has the model, each said with its reason.
+    """
+    told = []
+    for index, source in enumerate(asked):
+        try:
+            manifest = _transfer.persistently(partial(source.client.manifest, source.repository, source.tag), limits)
+            layers = _registry.layers(manifest)
+            return Offer(manifest, layers, _registry.parse_manifest(manifest).weights.digest, tuple(asked[index:]))
+        except _registry.RegistryError as error:
+            told.append(f"{source.repository}:{source.tag}: {error}")
+    raise PullError("no registry gives it: " + "; ".join(told))
+
+
+# --- Transfers -------------------------------------------------------------------------------------------------------
+
+
+def pull(
+    store: Store, staging_dir: str, wanted: t.Sequence[_registry.Layer], asked: t.Sequence[Source], turn: Turn
+) -> None:
+    """Bring these blobs into the store, the largest last. A damaged one is replaced when its own is whole.
+
+    :raises Pending: the turn is over.
+    :raises PullError: it cannot be done; what came is kept, but for bytes of a wrong sha256.
+    """
+    layers = sorted({layer.digest: layer for layer in wanted}.values(), key=lambda layer: layer.size)
+    with staged(store, staging_dir) as staging:
+        total = sum(layer.size for layer in layers)
+        account = turn.account
+        account.total_bytes, account.free_bytes = total, staging.free_bytes
+        account.held_bytes = sum(min(staging.held(layer.digest), layer.size) for layer in layers)
+        account.origin = asked[0].host
+        fits(total - account.held_bytes, account.free_bytes, turn.limits.reserve_bytes, staging_dir)
+        if turn.announce:
+            raise Pending("announced", account.held_bytes, total)
+        done, start = 0, time.monotonic()
+        try:
+            for layer in layers:
+                origins = [_transfer.RegistryOrigin(of.client, of.repository, layer.digest) for of in asked]
+                _bring(store, staging, layer.digest, layer.size, origins, turn, done, total)
+                done += layer.size
+        finally:
+            account.seconds = time.monotonic() - start
+
+
+def pull_file(
+    store: Store, staging_dir: str, digest: str, origin: _transfer.Origin, turn: Turn, size: int | None = None
+) -> None:
+    """Bring one blob from elsewhere into the store. As :func:`pull`."""
+    with staged(store, staging_dir) as staging:
+        account = turn.account
+        held = staging.held(digest)
+        account.held_bytes, account.free_bytes, account.origin = held, staging.free_bytes, origin.label
+        account.total_bytes = size or 0
+        fits((size or 0) - held, account.free_bytes, turn.limits.reserve_bytes, staging_dir)
+        if turn.announce:
+            raise Pending("announced", held, size or 0)
+        start = time.monotonic()
+        try:
+            account.total_bytes = _bring(store, staging, digest, size, [origin], turn, 0, size)
+        finally:
+            account.seconds = time.monotonic() - start
+
+
+@contextmanager
+def staged(store: Store, staging_dir: str) -> t.Iterator[_transfer.Staging]:
+    """The staging directory, and what goes wrong with it in words.
+
+    :raises PullError: it cannot be used, or a transfer failed.
+    """
+    try:
+        store.make()
+        with _transfer.Staging(staging_dir) as staging:
+            yield staging
+    except _transfer.NoSpace as error:
+        raise PullError(str(error)) from error
+    except (_transfer.TransferError, _registry.RegistryError) as error:
+        raise PullError(str(error)) from error
+
+
+def fits(needed: int, free: int, reserve: int, place: str) -> None:
+    """:raises PullError: the bytes do not fit beside the reserve."""
+    if needed > 0 and needed + reserve > free:
+        raise PullError(
+            f"{needed} bytes are to come, {free} are free at {place}, and {reserve} are to stay so; "
+            f"{needed + reserve - free} are missing"
+        )
+
+
+def _bring(
+    store: Store,
+    staging: _transfer.Staging,
+    digest: str,
+    size: int | None,
+    origins: t.Sequence[t.Any],
+    turn: Turn,
+    done: int,
+    total: int | None,
+) -> int:
+    """One blob, under its lock; its size. Where another play brings the same one, it need not come twice."""
+    held = staging.held(digest)
+    before = store.identity(digest)
+    try:
+        with staging.lock(digest, min(turn.left, 86400.0)):
+            if store.identity(digest) != before and store.has(digest, size):
+                return t.cast(int, store.size(digest))
+            held = staging.held(digest)
+            whole = _transfer.fetch(digest, size, origins, staging, turn.bounded())
+            turn.account.fetched_bytes += whole.fetched_bytes
+            store.install(whole, digest)
+            staging.discard(digest)
+            return whole.size
+    except _transfer.Busy:
+        raise Pending("another play transfers it", done + held, total or held) from None
+    except _transfer.Paused as paused:
+        turn.account.fetched_bytes += max(0, paused.done - held)
+        raise Pending(paused.phase, done + paused.done, total or paused.total) from None
+
+
+class Files:
+    """One model in the store: what of it lies there whole, and how the rest comes.
+
+    :param resume: what :meth:`resume` gave at the end of the turn before.
+    """
+
+    def __init__(
+        self, store: Store, staging_dir: str, name: str, turn: Turn, resume: t.Mapping[str, t.Iterable[str]]
+    ) -> None:
+        self.store, self.staging_dir, self.name, self.turn = store, staging_dir, name, turn
+        self._good = set(resume.get("verified") or ())
+        self.damaged = set(resume.get("damaged") or ())
+
+    def resume(self) -> dict[str, list[str]]:
+        """What the next turn need not find out again."""
+        return {"verified": sorted(self._good), "damaged": sorted(self.damaged)}
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        """The blobs of the installed model, by its manifest."""
+        content = self.store.manifest(self.name)
+        return blobs(content) if content else ()
+
+    def faulty(self, verify: bool) -> set[str]:
+        """Digests of the installed model's blobs that are missing or of another size than the manifest says.
+
+        :param verify: read every blob, too, and name the damaged ones.
+        :raises Pending: the turn is over before all are read.
+        """
+        named = self.blobs
+        found = {blob.digest for blob in named if not self.store.has(blob.digest, blob.size)}
+        if not verify:
+            return found
+        unread = [blob for blob in named if blob.digest not in found | self._good | self.damaged]
+        total, left = sum(blob.size for blob in named), sum(blob.size for blob in unread)
+        if unread and self.turn.announce:
+            raise Pending("verify", total - left, total)
+        for blob in unread:
+            if not self.turn.left:
+                raise Pending("verify", total - left, total)
+            good = self.store.sha256(blob.digest) == blob.digest
+            (self._good if good else self.damaged).add(blob.digest)
+            left -= blob.size
+        return found | self.damaged & {blob.digest for blob in named}
+
+    def _lacking(self, offered: Offer, faulty: t.Collection[str]) -> list[_registry.Layer]:
+        return [
+            layer for layer in offered.layers if layer.digest in faulty or not self.store.has(layer.digest, layer.size)
+        ]
+
+    def foresee(self, offered: Offer, faulty: t.Collection[str]) -> None:
+        """Fill in the account of what :meth:`install` would transfer."""
+        lacking, account = self._lacking(offered, faulty), self.turn.account
+        account.total_bytes = sum(layer.size for layer in lacking)
+        account.free_bytes = self.store.free_bytes
+        account.origin = offered.sources[0].host
+
+    def install(self, offered: Offer, faulty: t.Collection[str]) -> None:
+        """Have what the registry offers, its blobs first. What is installed stays until all of them are here.
+
+        :raises Pending: the turn is over.
+        :raises PullError: it cannot be done.
+        """
+        installed = self.blobs
+        # A second look: a server that started meanwhile may have pruned what no manifest named yet.
+        for _look in range(2):
+            lacking = self._lacking(offered, faulty)
+            if lacking:
+                pull(self.store, self.staging_dir, lacking, offered.sources, self.turn)
+            came = {layer.digest for layer in lacking}
+            self._good |= came
+            self.damaged -= came
+            faulty = set(faulty) - came
+        weights = [blob.digest for blob in installed if blob.media_type == WEIGHTS_TYPE]
+        if weights == [offered.weights_digest] and not faulty:
+            # The files were mended; what lies over the weights is the host's own.
+            return
+        self.store.write_manifest(self.name, offered.manifest)
+        self._sweep({blob.digest for blob in installed})
+
+    def take(self, digest: str, path: str | None, url: str | None) -> None:
+        """Have a GGUF file as a blob: of this host by link or copy, or of a web server.
+
+        :raises OSError: the file cannot be read.
+        """
+        try:
+            if path:
+                self._take_path(digest, path)
+            else:
+                pull_file(self.store, self.staging_dir, digest, _transfer.UrlOrigin(url or ""), self.turn)
+        except StoreError as error:
+            raise PullError(str(error)) from error
+
+    def _take_path(self, digest: str, path: str) -> None:
+        with open(path, "rb") as stream:
+            start = stream.read(len(GGUF_MAGIC))
+            if start != GGUF_MAGIC:
+                raise PullError(f"{path} is no GGUF file: it begins with {start!r}, not {GGUF_MAGIC!r}")
+            if not self.store.linkable(stream):
+                size = os.fstat(stream.fileno()).st_size
+                pull_file(self.store, self.staging_dir, digest, PathOrigin(path), self.turn, size)
+                return
+            stream.seek(0)
+            began, account = time.monotonic(), self.turn.account
+            self.store.link(stream, digest)
+            account.total_bytes, account.origin = os.fstat(stream.fileno()).st_size, PathOrigin.label
+            account.seconds = time.monotonic() - began
+
+    def _sweep(self, digests: t.Collection[str]) -> None:
+        """Remove those of the blobs that no model has any more."""
+        try:
+            used = {digest for named in self.store.names().values() for digest in named}
+        except StoreError:
+            return
+        for digest in set(digests) - used:
+            self.store.remove_blob(blob_name(digest))

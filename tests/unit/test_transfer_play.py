@@ -1,0 +1,164 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A play that transfers a model, from a registry on loopback into a small Ollama's store: what it prints as it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ollama_fake
+import pytest
+import registry_fake
+
+ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = b"GGUF" + bytes(range(256)) * (2**20 // 64)
+PASSWORD = "word-of-the-fleet"
+
+PLAY = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - name: Have the model
+      onprem.llm.ollama_model: "{{ arguments }}"
+      register: had
+      delegate_to: "{{ delegate | default(omit) }}"
+      no_log: "{{ secret | default(false) }}"
+    - ansible.builtin.copy:
+        content: "{{ {'changed': had.changed, 'transfer': had.transfer, 'pending': had.pending} | to_json }}"
+        dest: "{{ result }}"
+      check_mode: false
+      diff: false
+"""
+
+
+class Site:
+    def __init__(self, ollama: ollama_fake.State, url: str, registry: registry_fake.State, origin: str, place: Path):
+        self.ollama, self.url, self.registry, self.origin, self.place = ollama, url, registry, origin, place
+
+    def result(self) -> dict[str, Any]:
+        """What the last play's module returned."""
+        return dict(json.loads((self.place / "result.json").read_text(encoding="utf-8")))
+
+    def play(self, *more: str, variables: dict[str, Any] | None = None, **arguments: Any) -> tuple[int, str]:
+        """Exit status and output."""
+        given = {
+            "name": "mine:1", "api_url": self.url, "models_dir": str(self.place / "data" / "models"),
+            "progress_interval": 1,
+            "origins": [{"url": self.origin, "username": "fleet", "password": PASSWORD}],
+        }  # fmt: skip
+        playbook = self.place / "play.yml"
+        playbook.write_text(PLAY, encoding="utf-8")
+        inventory = self.place / "hosts.yml"
+        vars_of_all = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        inventory.write_text(json.dumps({"all": {"hosts": {"node1": None, "node2": None}, "vars": vars_of_all}}))
+        every = {
+            "arguments": {**given, **arguments},
+            "result": str(self.place / "result.json"),
+            **(variables or {}),
+        }
+        result = subprocess.run(
+            [
+                Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, playbook, "--limit", "node1",
+                "-e", json.dumps(every), *more,
+            ],
+            cwd=ROOT,
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )  # fmt: skip
+        return result.returncode, result.stdout + result.stderr
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with ollama_fake.serve() as (ollama, url), registry_fake.serve() as (registry, origin):
+        ollama.directory = tmp_path / "data" / "models"
+        ollama.directory.mkdir(parents=True)
+        registry.blobs[registry_fake.digest(b"{}")] = b"{}"
+        registry.put("mine:1", WEIGHTS)
+        registry.login = ("fleet", PASSWORD)
+        yield Site(ollama, url, registry, origin, tmp_path)
+
+
+def test_a_long_transfer_tells_of_itself(site: Site) -> None:
+    site.registry.bucket = registry_fake.Bucket(1.3 * 2**20)
+    status, output = site.play("-v")
+    assert status == 0, output
+    lines = [line for line in output.splitlines() if line.startswith("node1: mine:1: ")]
+    origin = re.escape(site.origin[7:])
+    assert re.fullmatch(
+        rf"node1: mine:1: 4.0 MiB to be transferred from {origin}, [\d.]+ [GT]iB free on the disk", lines[0]
+    )
+    assert len(lines) >= 3
+    shares = []
+    for line in lines[1:]:
+        told = re.fullmatch(rf"node1: mine:1: (\d+) %, [\d.]+ [KM]iB of 4.0 MiB(.*), from {origin}", line)
+        assert told, line
+        shares.append(int(told[1]))
+    assert shares == sorted(shares)
+    assert any(re.search(r", [\d.]+ [KM]iB/s, \d+ s left, from", line) for line in lines), lines
+    found = site.result()
+    assert found["changed"] is True
+    assert found["pending"] is None
+    assert len(WEIGHTS) + 2 <= found["transfer"]["fetched_bytes"] <= 1.3 * len(WEIGHTS)
+    assert found["transfer"]["total_bytes"] == len(WEIGHTS) + 2
+    assert PASSWORD not in output
+    sent = site.registry.sent
+    status, output = site.play()
+    assert (status, site.result()) == (0, {"changed": False, "transfer": None, "pending": None})
+    assert (site.registry.sent, "to be transferred" in output) == (sent, False)
+
+
+def test_check_mode_says_what_would_come(site: Site) -> None:
+    status, output = site.play("--check", "--diff")
+    assert status == 0, output
+    found = site.result()
+    assert (found["changed"], found["transfer"]["fetched_bytes"]) == (True, 0)
+    assert found["transfer"]["total_bytes"] == len(WEIGHTS) + 2
+    assert "+weights_digest" in output.replace(" ", "") or registry_fake.digest(WEIGHTS) in output
+    assert site.ollama.models == {}
+
+
+def test_what_is_here_of_a_failed_transfer_is_kept(site: Site) -> None:
+    whole = dict(site.registry.manifests)
+    site.registry.bucket = registry_fake.Bucket(2**20)
+    # The tag is gone after the second look at it.
+    looks = iter(range(100))
+
+    class Once(dict[str, bytes]):
+        def __contains__(self, key: object) -> bool:
+            return key in whole and next(looks) < 2
+
+        def __getitem__(self, key: str) -> bytes:
+            return whole[key]
+
+    site.registry.manifests = Once(whole)
+    status, output = site.play()
+    assert status != 0
+    assert "no registry gives it" in output
+    assert re.search(r"node1: mine:1: \d+ %", output)
+    site.registry.manifests, site.registry.bucket = whole, None
+    status, output = site.play()
+    assert status == 0, output
+    assert site.result()["transfer"]["held_bytes"] > 2**17
+    assert site.result()["transfer"]["fetched_bytes"] < len(WEIGHTS)
+
+
+def test_delegated_and_secret(site: Site) -> None:
+    status, output = site.play(variables={"delegate": "node2", "secret": True})
+    assert status == 0, output
+    assert "to be transferred" not in output, "no_log is for the lines, too"
+    site.registry.put("mine:1", WEIGHTS + b"x")
+    status, output = site.play(variables={"delegate": "node2"}, update=True)
+    assert status == 0, output
+    assert "node1 -> node2: mine:1: 4.0 MiB to be transferred" in output
