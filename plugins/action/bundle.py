@@ -4,20 +4,11 @@
 
 from __future__ import annotations
 
-import typing as t
-
-from ansible.plugins.action import ActionBase
-from ansible_collections.onprem.llm.plugins.plugin_utils._calls import until_done
-
-SECONDS = 15
+from ansible_collections.onprem.llm.plugins.plugin_utils._turns import TurnsAction
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _supports_check_mode = True
+class ActionModule(TurnsAction):
+    MODULE = "onprem.llm.bundle"
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        arguments = {"seconds": SECONDS, **self._task.args}
-        result.update(until_done(self, "onprem.llm.bundle", arguments, task_vars or {}))
-        return result
+    def subject(self) -> str:
+        return f"bundle {self._task.args.get('path')}"

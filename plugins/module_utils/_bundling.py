@@ -17,19 +17,11 @@ import typing as t
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.llm.plugins.module_utils import _apt, _bundle, _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _apt, _bundle, _mirror, _registry, _transfer
 
-HUB, HUB_HOST = "docker.io", "registry-1.docker.io"
-# Where a registry keeps files that are no models, each under the tag sha256-<hex>.
-FILES = "onprem-llm/files"
-REFERENCE = "org.opencontainers.image.ref.name"
-EMPTY_TYPE, EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
-FILE_TYPE = "application/vnd.onprem-llm.gguf"
-OCI_MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-OCI_INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+OCI_INDEX_TYPE = _mirror.OCI_INDEX
 
 _LOOPBACK = re.compile(r"(127\.[0-9.]+|localhost|\[::1\])(:[0-9]+)?")
-_IMAGE = re.compile(r"[a-z0-9._/-]+:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 Run = t.Callable[[t.Any], "tuple[int, str, str]"]
 
@@ -107,20 +99,6 @@ def blob_path(digest: str) -> str:
     return "oci/blobs/" + digest.replace(":", "/")
 
 
-def parse_image(reference: str) -> tuple[str, str, str]:
-    """Host, path and tag of a container image's reference; one without a host is of Docker's hub.
-
-    :raises BundleError: it is no reference with a tag.
-    """
-    first, separator, rest = reference.partition("/")
-    named = bool(separator) and ("." in first or ":" in first or first == "localhost")
-    host, place = (first, rest) if named else (HUB, reference)
-    if not _IMAGE.fullmatch(place):
-        raise _bundle.BundleError(f"{reference!r} is no image's name with its tag, such as 'ollama/ollama:0.32.15'")
-    path, _colon, tag = place.rpartition(":")
-    return host, path if "/" in path or named else f"library/{path}", tag
-
-
 class Looker:
     """Looks up what a bundle takes.
 
@@ -175,8 +153,16 @@ class Looker:
             return _registry.Repository(*_registry.parse_address(self._registries[host].url), path)
         # As Docker does: https, but for a registry on this very host.
         return _registry.Repository(
-            "http" if _LOOPBACK.fullmatch(host) else "https", HUB_HOST if host == HUB else host, path
+            "http" if _LOOPBACK.fullmatch(host) else "https",
+            _mirror.DOCKER_HUB_REGISTRY if host == _mirror.DOCKER_HUB else host,
+            path,
         )
+
+    def label(self, piece: Piece) -> str:
+        """Where a piece comes from, for people."""
+        if "file" in piece.source:
+            return "this host"
+        return self.origin(piece.source, piece.digest).label
 
     def origin(self, source: t.Mapping[str, t.Any], digest: str) -> _transfer.Origin:
         """Where a piece is fetched from."""
@@ -188,10 +174,10 @@ class Looker:
 
     def image(self, reference: str, digest: str) -> None:
         """A container image, an index with all that it names."""
-        host, path, tag = parse_image(reference)
-        name = f"{host}/{path}:{tag}"
-        data = self._manifests(host, path, digest, f"image {name}")
-        self._describe(data, digest, name)
+        parsed = _mirror.parse_image(reference)
+        name = f"{parsed.host}/{parsed.path}:{parsed.tag}"
+        data = self._manifests(parsed.host, parsed.path, digest, f"image {name}")
+        self._describe(data, digest, str(parsed.place))
         self.plan.images.append(_bundle.Image(name, digest))
 
     def model(self, name: str, digest: str) -> None:
@@ -211,7 +197,7 @@ class Looker:
         manifest = _digest(data)
         self._blobs(full.host, path, data, f"model {key}")
         self.plan.write(blob_path(manifest), data)
-        self._describe(data, manifest, key)
+        self._describe(data, manifest, str(_mirror.model_place(key)))
         self.plan.models.append(_bundle.Model(key, weights, manifest))
 
     def file(self, name: str, sha256: str, source: t.Mapping[str, t.Any]) -> None:
@@ -311,34 +297,32 @@ class Looker:
         for layer in _registry.layers(manifest):
             self.plan.add(Piece(blob_path(layer.digest), layer.digest, layer.size, purpose, source))
 
-    def _describe(self, manifest: bytes, digest: str, name: str) -> None:
-        media_type = json.loads(manifest).get("mediaType") or OCI_MANIFEST_TYPE
-        self.plan.index.append(
-            {"mediaType": media_type, "digest": digest, "size": len(manifest), "annotations": {REFERENCE: name}}
-        )
+    def _describe(self, manifest: bytes, digest: str, place: str) -> None:
+        describe(self.plan, manifest, digest, place)
 
 
 def _digest(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
+    return _mirror.digest_of(data)
+
+
+def describe(plan: Plan, manifest: bytes, digest: str, place: str) -> None:
+    """Name a manifest in the layout's index by its repository and tag on a mirror."""
+    entry = {"mediaType": _mirror.media_type(manifest), "digest": digest, "size": len(manifest)}
+    plan.index.append({**entry, "annotations": {_mirror.REF_NAME: place}})
 
 
 def describe_file(plan: Plan, sha256: str, size: int) -> None:
     """Note a GGUF file, whose size is known by now, as an artifact of the image layout."""
-    empty = {"mediaType": EMPTY_TYPE, "digest": _digest(EMPTY), "size": len(EMPTY)}
-    layer = {"mediaType": FILE_TYPE, "digest": f"sha256:{sha256}", "size": size}
-    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST_TYPE, "config": empty, "layers": [layer]}
-    data = json.dumps(manifest, sort_keys=True).encode()
-    plan.write(blob_path(_digest(EMPTY)), EMPTY)
-    plan.write(blob_path(_digest(data)), data)
-    name = f"{FILES}:sha256-{sha256}"
-    plan.index.append(
-        {"mediaType": OCI_MANIFEST_TYPE, "digest": _digest(data), "size": len(data), "annotations": {REFERENCE: name}}
-    )
+    digest = f"sha256:{sha256}"
+    manifest = _mirror.file_manifest(digest, size)
+    plan.write(blob_path(_digest(_mirror.EMPTY)), _mirror.EMPTY)
+    plan.write(blob_path(_digest(manifest)), manifest)
+    describe(plan, manifest, _digest(manifest), str(_mirror.file_place(digest)))
 
 
 def describe_layout(plan: Plan) -> None:
     """The files that make ``oci/`` an image layout (OCI image-layout.md, 1.0.0)."""
-    index = sorted(plan.index, key=lambda item: str(item["annotations"][REFERENCE]))
+    index = sorted(plan.index, key=lambda item: str(item["annotations"][_mirror.REF_NAME]))
     text = {"schemaVersion": 2, "mediaType": OCI_INDEX_TYPE, "manifests": index}
     plan.write("oci/index.json", (json.dumps(text, indent=1, sort_keys=True) + "\n").encode())
     plan.write("oci/oci-layout", b'{"imageLayoutVersion": "1.0.0"}\n')

@@ -92,16 +92,24 @@ options:
       - Seconds without a byte after which a connection is given up.
     type: float
     default: 30
-  seconds:
+  progress_interval:
+    description: Seconds between two lines of the play's output.
+    type: float
+    default: 15
+  transfer_seconds:
     description:
-      - Seconds after which a call hands back with what is RV(pending). V(0) is no bound.
+      - Seconds after which the module hands back with RV(pending) though it is not done. 0 means never. The action plugin
+        sets it to O(progress_interval) and calls again.
     type: float
     default: 0
-  goes_on:
-    description:
-      - Whether this call goes on where the last one handed back, without looking up anew what is wanted.
+  announce:
+    description: Whether to hand back with RV(pending) before the first byte. Set by the action plugin.
     type: bool
     default: false
+  resume:
+    description: RV(pending.resume) of the call before. Set by the action plugin.
+    type: dict
+    default: {}
 seealso:
   - module: onprem.llm.bundle_wants
   - module: onprem.llm.bundle_info
@@ -138,11 +146,30 @@ missing_bytes:
   returned: always
   type: int
   sample: 253115392
-fetched_bytes:
-  description: Bytes that came over the network.
+transfer:
+  description: What was, or would be, transferred, in bytes of the whole bundle.
   returned: always
-  type: int
-  sample: 253115392
+  type: dict
+  contains:
+    total_bytes:
+      description: Bytes of images, models and packages.
+      type: int
+    held_bytes:
+      description: Bytes that were there before.
+      type: int
+    fetched_bytes:
+      description: Bytes that came over the network.
+      type: int
+    free_bytes:
+      description: Bytes that the file system has free.
+      type: int
+    seconds:
+      description: What it took.
+      type: float
+    origin:
+      description: Where from.
+      type: str
+  sample: {total_bytes: 253115392, held_bytes: 0, fetched_bytes: 253115392, free_bytes: 81604378624, seconds: 12.5, origin: "the world"}
 pending:
   description: What is not done yet, because the time of the call was over.
   returned: always
@@ -157,6 +184,9 @@ pending:
     phase:
       description: What is being done.
       type: str
+    resume:
+      description: What the next call is to be given.
+      type: dict
   sample: null
 """
 
@@ -166,14 +196,21 @@ import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _apt, _bundle, _bundling, _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _apt,
+    _bundle,
+    _bundling,
+    _mirror,
+    _registry,
+    _transfer,
+)
 
 PLAN, STAMPS = "plan.json", "stamps.json"
 
 
 def looked_up(module: AnsibleModule, looker: _bundling.Looker, path: str) -> _bundling.Plan:
     """What the bundle takes: as the last call had it where this one goes on, else looked up."""
-    if module.params["goes_on"]:
+    if module.params["resume"]:
         try:
             with open(path, "rb") as stream:
                 return _bundling.Plan.load(stream.read())
@@ -193,6 +230,11 @@ def kept_stamps(path: str) -> dict[str, t.Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def pending(phase: str, done: int, total: int) -> dict[str, t.Any]:
+    """What is left for the next call, which goes on with what this one looked up."""
+    return {"phase": phase, "done_bytes": done, "total_bytes": total, "resume": {"looked_up": True}}
 
 
 class Progress:
@@ -250,15 +292,28 @@ def make(module: AnsibleModule, staging: _transfer.Staging | None, work: str) ->
         "size_bytes": size,
         "missing": [{"path": piece.path, "size": piece.size, "purpose": piece.purpose} for piece in missing],
         "missing_bytes": wanted,
-        "fetched_bytes": 0,
+        "transfer": {
+            "total_bytes": size,
+            "held_bytes": size - wanted,
+            "fetched_bytes": 0,
+            "free_bytes": 0,
+            "seconds": 0.0,
+            "origin": ", ".join(sorted({looker.label(piece) for piece in missing})),
+        },
         "pending": None,
     }
     if staging is None:
         return result
+    transfer, started = result["transfer"], time.monotonic()
+    transfer["free_bytes"] = staging.free_bytes
     held = sum(staging.held(piece.digest) for piece in missing)
     if wanted - held + limits.reserve_bytes > staging.free_bytes and wanted > held:
         raise _transfer.NoSpace(wanted - held + limits.reserve_bytes, staging.free_bytes)
-    progress = Progress(given["seconds"], size - wanted, size)
+    if given["announce"] and missing:
+        result["changed"] = False
+        result["pending"] = pending("announced", size - wanted + held, size)
+        return result
+    progress = Progress(given["transfer_seconds"], size - wanted, size)
     try:
         for piece in missing:
             bounded = _transfer.Limits(
@@ -268,7 +323,7 @@ def make(module: AnsibleModule, staging: _transfer.Staging | None, work: str) ->
                 seconds=progress.left(),
             )
             try:
-                result["fetched_bytes"] += _bundling.bring(
+                transfer["fetched_bytes"] += _bundling.bring(
                     piece, looker, staging, reader, bounded, lambda _done, _total: None
                 )
             except _transfer.Paused as pause:
@@ -280,8 +335,9 @@ def make(module: AnsibleModule, staging: _transfer.Staging | None, work: str) ->
         bundle, sha256, changed = _bundling.seal(plan, reader, given["version"])
         result.update(sha256=sha256, size_bytes=bundle.size, changed=changed or bool(missing))
     except _transfer.Paused:
-        result["pending"] = {"done_bytes": progress.done, "total_bytes": progress.total, "phase": "bundle"}
+        result["pending"] = pending("transfer", progress.done, progress.total)
     finally:
+        transfer["seconds"] = round(time.monotonic() - started, 3)
         _bundle.write(stamps, json.dumps(reader.stamps).encode())
     return result
 
@@ -307,8 +363,10 @@ def main() -> None:
             "connections": {"type": "int", "default": 4},
             "reserve_bytes": {"type": "int", "default": 1073741824},
             "stall_timeout": {"type": "float", "default": 30},
-            "seconds": {"type": "float", "default": 0},
-            "goes_on": {"type": "bool", "default": False},
+            "progress_interval": {"type": "float", "default": 15},
+            "transfer_seconds": {"type": "float", "default": 0},
+            "announce": {"type": "bool", "default": False},
+            "resume": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -321,7 +379,13 @@ def main() -> None:
         os.makedirs(directory, exist_ok=True)
         with _transfer.Staging(work) as staging:
             module.exit_json(**make(module, staging, work))
-    except (_bundle.BundleError, _apt.AptError, _registry.RegistryError, _transfer.TransferError) as error:
+    except (
+        _bundle.BundleError,
+        _apt.AptError,
+        _mirror.MirrorError,
+        _registry.RegistryError,
+        _transfer.TransferError,
+    ) as error:
         module.fail_json(msg=f"{directory}: {error}")
     except OSError as error:
         module.fail_json(msg=f"{error.filename or directory}: {error.strerror}")

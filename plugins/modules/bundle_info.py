@@ -56,16 +56,24 @@ options:
       - Whether every file is read again, whatever is remembered.
     type: bool
     default: false
-  seconds:
+  progress_interval:
+    description: Seconds between two lines of the play's output.
+    type: float
+    default: 15
+  transfer_seconds:
     description:
-      - Seconds after which a call hands back with what is RV(pending). V(0) is no bound.
+      - Seconds after which the module hands back with RV(pending) though it is not done. 0 means never. The action plugin
+        sets it to O(progress_interval) and calls again.
     type: float
     default: 0
-  goes_on:
-    description:
-      - Whether this call goes on where the last one handed back.
+  announce:
+    description: Whether to hand back with RV(pending) before the first byte. Set by the action plugin.
     type: bool
     default: false
+  resume:
+    description: RV(pending.resume) of the call before. Set by the action plugin.
+    type: dict
+    default: {}
 notes:
   - The only thing that is written is the file O(stamps), in check mode, too.
 seealso:
@@ -130,6 +138,9 @@ pending:
     phase:
       description: What is being done.
       type: str
+    resume:
+      description: What the next call is to be given.
+      type: dict
   sample: null
 """
 
@@ -204,8 +215,8 @@ def look(module: AnsibleModule) -> dict[str, t.Any]:
         fault = signature_fault(module, directory)
         if fault:
             tell([fault])
-    end = time.monotonic() + given["seconds"] if given["seconds"] else None
-    stamps = {} if given["reread"] and not given["goes_on"] else kept_stamps(given["stamps"], directory)
+    end = time.monotonic() + given["transfer_seconds"] if given["transfer_seconds"] else None
+    stamps = {} if given["reread"] and not given["resume"] else kept_stamps(given["stamps"], directory)
 
     def count(number: int) -> None:
         result["read_bytes"] += number
@@ -216,7 +227,12 @@ def look(module: AnsibleModule) -> dict[str, t.Any]:
         tell(_bundle.lacking(bundle, given["wants"]))
     except _bundle.Paused:
         done = sum(file.size for file in bundle.contents if file.path in reader.stamps)
-        result["pending"] = {"done_bytes": done, "total_bytes": bundle.size, "phase": f"reading {given['path']}"}
+        result["pending"] = {
+            "phase": "verify",
+            "done_bytes": done,
+            "total_bytes": bundle.size,
+            "resume": {"reading": True},
+        }
     finally:
         if reader.stamps != stamps:
             _bundle.write(given["stamps"], json.dumps({directory: reader.stamps}).encode())
@@ -232,8 +248,10 @@ def main() -> None:
             "wants": {"type": "dict", "default": {}},
             "stamps": {"type": "path", "default": "/var/lib/onprem-llm/bundle-stamps.json"},
             "reread": {"type": "bool", "default": False},
-            "seconds": {"type": "float", "default": 0},
-            "goes_on": {"type": "bool", "default": False},
+            "progress_interval": {"type": "float", "default": 15},
+            "transfer_seconds": {"type": "float", "default": 0},
+            "announce": {"type": "bool", "default": False},
+            "resume": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
