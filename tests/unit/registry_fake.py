@@ -50,7 +50,7 @@ class State:
 
     ``bucket`` bounds the rate. ``login`` is asked for in the way ``challenge`` (basic or bearer), the latter by tokens
     of ``realm``, which is this server's own unless another is set. ``elsewhere`` is where "redirect" leads. ``after``
-    is the byte of an answer at which "cut", "stall" and "trickle" begin.
+    is the byte of an answer at which "cut", "stall" and "trickle" begin, and what "slow" sends each second.
     """
 
     manifests: dict[str, bytes] = field(default_factory=dict)
@@ -258,6 +258,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(part[: state.after])
                 time.sleep(3)
                 self.close_connection = True
+            elif fault == "slow":
+                for start in range(0, len(part), state.after):
+                    self._send(part[start : start + state.after])
+                    time.sleep(1)
             elif fault == "trickle":
                 self._send(part[: state.after])
                 for byte in part[state.after :]:
