@@ -221,9 +221,11 @@ class ActionModule(ActionBase):
             if source.get("type") == "registry":
                 full = str(_registry.parse_name(model["name"], registry))
                 gather(wants["models"], {"name": full, "digest": source.get("digest") or ""}, host.name)
-            elif source.get("url"):
-                want = {"name": model["name"], "sha256": source["sha256"], "url": source["url"]}
-                gather(wants["files"], want, host.name)
+            elif source.get("type") == "gguf":
+                # A mirror that is filled by a bundle has the files that lie on the controller from there, too.
+                want = {"name": model["name"], "sha256": str(source["sha256"]).replace("sha256:", "")}
+                place = {key: source[key] for key in ("url", "path") if source.get(key)}
+                gather(wants["files"], {**want, **place}, host.name)
 
     def _read_plans(self, path: str | None) -> dict[str, t.Any]:
         if not path:

@@ -48,9 +48,10 @@ options:
     default: {}
   stamps:
     description:
-      - File on the managed host that remembers what was read. It holds nothing that is not in the bundle.
+      - File on the managed host that remembers what was read. By default it is gone at the next boot, as what only root
+        should write and nobody needs to keep.
     type: path
-    default: /var/lib/onprem-llm/bundle-stamps.json
+    default: /run/onprem-llm-bundle.json
   reread:
     description:
       - Whether every file is read again, whatever is remembered.
@@ -246,7 +247,7 @@ def main() -> None:
             "sha256": {"type": "str", "default": ""},
             "signers": {"type": "str", "default": ""},
             "wants": {"type": "dict", "default": {}},
-            "stamps": {"type": "path", "default": "/var/lib/onprem-llm/bundle-stamps.json"},
+            "stamps": {"type": "path", "default": "/run/onprem-llm-bundle.json"},
             "reread": {"type": "bool", "default": False},
             "progress_interval": {"type": "float", "default": 15},
             "transfer_seconds": {"type": "float", "default": 0},
