@@ -177,7 +177,9 @@ def main() -> None:
         recap = re.search(r"(?m)^localhost .*changed=(\d+)", output)
         sha256 = re.search(r"model_mirror_bundle_sha256: ([0-9a-f]{64})", output)
         runs.append({"sent": dict(registry.sent), "changed": int(recap[1]), "sha256": sha256[1]})
-        print(f"bundle.yml in {time.monotonic() - started:.0f} s: {sum(registry.sent.values())} bytes from the registry")
+        print(
+            f"bundle.yml in {time.monotonic() - started:.0f} s: {sum(registry.sent.values())} bytes from the registry"
+        )
     print(output)
     (STATE / "bundle.sha256").write_text(runs[-1]["sha256"], encoding="utf-8")
     (STATE / "runs.json").write_text(json.dumps(runs), encoding="utf-8")

@@ -53,7 +53,13 @@ def run(client: docker.DockerClient, fleet: Fleet) -> None:
         engine = supplies["engine"]
         digest = upstream.push_image(client, Path(engine["archive"]), engine["image_id"], engine["version"])
         model = upstream.push_model(Path(supplies["models"]["embedding"]["path"]))
-        told = {"address": upstream.address, "ca": str(upstream.directory / "ca.crt"), "image": digest, "model": model, "version": engine["version"]}
+        told = {
+            "address": upstream.address,
+            "ca": str(upstream.directory / "ca.crt"),
+            "image": digest,
+            "model": model,
+            "version": engine["version"],
+        }
         write_if_changed(fleet.state / "upstream.json", json.dumps(told))
         upstream.log.write_text("", encoding="utf-8")
         trial(client, upstream, told)
@@ -78,7 +84,9 @@ def trial(client: docker.DockerClient, upstream: Upstream, told: dict) -> None:
     check("the model's weights went out once", sent.get(told["model"]["digest"]),
           sent.get(told["model"]["digest"], 0) <= told["model"]["size_bytes"] * 1.02)  # fmt: skip
     check("the largest of all blobs", largest, largest > 10**7)
-    _code, image = inside(client, NODE, "docker", "container", "inspect", "--format", "{{.Config.Image}}", "onprem-llm-ollama")
+    _code, image = inside(
+        client, NODE, "docker", "container", "inspect", "--format", "{{.Config.Image}}", "onprem-llm-ollama"
+    )
     check("the node runs the image by the mirror's digest", image.strip(),
           image.startswith("10.78.6.12:8444/") and image.strip().endswith(f":{told['version']}@{told['image']}"))  # fmt: skip
     before = upstream.requests()

@@ -177,9 +177,7 @@ def test_an_unpinned_model_stays_until_update(host: MirrorRegistry, upstream: tu
     assert mirror.weights(manifest, "tiny:1") == second != first
 
 
-def test_a_tag_that_was_pointed_elsewhere_names_both_digests(
-    host: MirrorRegistry, upstream: tuple[State, str]
-) -> None:
+def test_a_tag_that_was_pointed_elsewhere_names_both_digests(host: MirrorRegistry, upstream: tuple[State, str]) -> None:
     state, address = upstream
     found = state.put("tiny:1", WEIGHTS)
     pin = digest(b"other")
@@ -247,9 +245,7 @@ def test_a_changed_file_is_named_and_nothing_of_it_stays(host: MirrorRegistry, t
     assert digest(WEIGHTS) not in host.registry.blobs()
 
 
-def test_weights_under_two_names_come_once(
-    host: MirrorRegistry, upstream: tuple[State, str], tmp_path: Path
-) -> None:
+def test_weights_under_two_names_come_once(host: MirrorRegistry, upstream: tuple[State, str], tmp_path: Path) -> None:
     state, address = upstream
     fill(host, file(tmp_path))
     pin = state.put("tiny:1", WEIGHTS)
@@ -298,9 +294,7 @@ def test_a_turn_hands_back_and_the_next_goes_on(host: MirrorRegistry, upstream: 
     assert read(host, "library/tiny", pin) == WEIGHTS
 
 
-def test_what_does_not_fit_is_refused_before_the_first_byte(
-    host: MirrorRegistry, upstream: tuple[State, str]
-) -> None:
+def test_what_does_not_fit_is_refused_before_the_first_byte(host: MirrorRegistry, upstream: tuple[State, str]) -> None:
     state, address = upstream
     pin = state.put("tiny:1", WEIGHTS)
     with pytest.raises(mirror.MirrorError, match=f"{2 * len(WEIGHTS) + 2} bytes"):
