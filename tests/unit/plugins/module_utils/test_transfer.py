@@ -43,7 +43,8 @@ CHILD = Path(__file__).parents[2] / "transfer_child.py"
 # A part is 1 MiB at least, so that each connection has two.
 DATA = random.Random(1).randbytes(8 * MIB + 1234)
 DIGEST = digest(DATA)
-QUICK = Limits(stall_seconds=0.6, attempts=3, backoff_seconds=0.02, part_bytes=MIB)
+LONG = pytest.mark.long
+QUICK = Limits(stall_seconds=0.6, attempts=2, backoff_seconds=0.02, part_bytes=MIB)
 
 
 class World:
@@ -76,7 +77,7 @@ class World:
 
     def part_way(self, count: int = 3 * MIB) -> int:
         """Leave a transfer in the middle; the bytes that are held."""
-        self.state.bucket = Bucket(4 * MIB)
+        self.state.bucket = Bucket(12 * MIB)
 
         def interrupt(done: int, _total: int) -> None:
             if done > count:
@@ -85,6 +86,11 @@ class World:
         with pytest.raises(KeyboardInterrupt):
             self.fetch(report=interrupt)
         self.state.bucket = None
+        before = -1
+        # What the server had under its hands goes nowhere, but counts.
+        while before < self.state.sent:
+            before = self.state.sent
+            time.sleep(0.1)
         self.state.requests.clear()
         self.state.sent = 0
         return self.staging.held(DIGEST)
@@ -125,10 +131,10 @@ def test_a_file_of_no_bytes(world: World) -> None:
 @pytest.mark.parametrize(
     ("fault", "times", "after", "most"),
     [
-        ("500", 2, 0, 0),
-        ("503", 2, 0, 0),
+        ("500", 1, 0, 0),
+        ("503", 1, 0, 0),
         ("cut", 5, 300_000, 0),
-        ("cut", 2, 0, 0),
+        ("cut", 1, 0, 0),
         ("short", 3, 0, 0),
         ("silent", 1, 0, 0),
         ("drip", 1, 0, 0),
@@ -137,7 +143,7 @@ def test_a_file_of_no_bytes(world: World) -> None:
         ("redirect", -1, 0, 0),
         ("no size", -1, 0, 0),
         ("whole", -1, 0, 0),
-        ("whole later", -1, 0, 9 * MIB),
+        ("whole later", -1, 0, 4 * len(DATA)),
         ("whole, cut", 2, 3 * MIB, 6 * MIB),
         ("chunked", -1, 0, 0),
     ],
@@ -192,13 +198,13 @@ def test_what_would_be_the_same_again_is_not_asked_again(world: World, fault: st
 @pytest.mark.parametrize(
     ("fault", "after", "said"),
     [
-        ("500", 0, "answered 500 .*; 3 attempts in a row gained nothing"),
+        ("500", 0, "answered 500 .*; 2 attempts in a row gained nothing"),
         ("429", 0, "answered 429"),
         ("cut", 0, "broke off at byte"),
-        ("stall", 0, "less than 65536 bytes in 0.6 seconds; 3 attempts"),
-        ("trickle", 0, "less than 65536 bytes in 0.6 seconds; 3 attempts"),
-        ("silent", 0, "less than 65536 bytes in 0.6 seconds; 3 attempts"),
-        ("drip", 0, "less than 65536 bytes in 0.6 seconds; 3 attempts"),
+        ("stall", 0, "less than 65536 bytes in 0.6 seconds; 2 attempts"),
+        ("trickle", 0, "less than 65536 bytes in 0.6 seconds; 2 attempts"),
+        ("silent", 0, "less than 65536 bytes in 0.6 seconds; 2 attempts"),
+        ("drip", 0, "less than 65536 bytes in 0.6 seconds; 2 attempts"),
     ],
 )
 def test_what_goes_on_for_ever_ends_and_loses_nothing(world: World, fault: str, after: int, said: str) -> None:
@@ -218,7 +224,7 @@ def test_what_goes_on_for_ever_ends_and_loses_nothing(world: World, fault: str, 
 
 
 def test_a_server_that_is_not_there(world: World) -> None:
-    with pytest.raises(TransferError, match=r"127\.0\.0\.1:1 was not reached.*refused.*3 attempts in a row"):
+    with pytest.raises(TransferError, match=r"127\.0\.0\.1:1 was not reached.*refused.*2 attempts in a row"):
         world.fetch(world.origin("http://127.0.0.1:1"))
 
 
@@ -226,7 +232,7 @@ def test_a_truncated_blob_gives_what_it_has(world: World) -> None:
     """Its server promises all of it, and always ends early."""
     world.state.blobs[DIGEST] = DATA
     world.state.fault, world.state.after = "whole, cut", 5 * MIB
-    with pytest.raises(TransferError, match=r"broke off at byte 5242880.*3 attempts"):
+    with pytest.raises(TransferError, match=r"broke off at byte 5242880.*2 attempts"):
         world.fetch()
     assert world.staging.held(DIGEST) == 5 * MIB
 
@@ -302,7 +308,10 @@ def test_a_long_pass_of_sha256_is_left_to_the_next_call(world: World, monkeypatc
     assert world.fetch(limits=replace(QUICK, seconds=60)).fetched_bytes == 0
 
 
-@pytest.mark.parametrize("fault", ["500", "429", "stall", "trickle", "drip", "cut", "wrong"])
+@pytest.mark.parametrize(
+    "fault",
+    ["500", "trickle", "wrong", *(pytest.param(fault, marks=LONG) for fault in ("429", "stall", "drip", "cut"))],
+)
 def test_bounded_calls_of_what_goes_on_for_ever_end(world: World, fault: str) -> None:
     """A call may be shorter than the time after which a server has stalled."""
     world.state.fault = fault
@@ -467,12 +476,14 @@ def test_a_disk_that_fills_up_keeps_what_is_there(
         assert real(staging) >= 0
         held = staging.held(DIGEST)
         assert 3 * MIB < held < len(DATA)
-        assert len(DATA) - held <= caught.value.needed <= len(DATA) - held + MIB
+        # On a full disk there is no room for the last journal either, which is behind by a MiB or two.
+        assert 0 <= len(DATA) - held - caught.value.needed <= 2.5 * MIB
         grow()
-        world.state.sent = 0
+        world.state.requests.clear()
         staged = _transfer.fetch(DIGEST, len(DATA), [world.origin()], staging, QUICK)
         assert world.content(staged) == DATA
-        assert world.state.sent == len(DATA) - held
+        asked = [list(map(int, re.findall(r"[0-9]+", one))) for one in world.state.ranges]
+        assert sum(last + 1 - start for start, last in asked) == len(DATA) - held
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------
@@ -516,7 +527,7 @@ def test_a_killed_transfer_goes_on_in_another_process(world: World) -> None:
     assert world.state.sent - len(DATA) <= 2.5 * MIB, "the journal is behind by a MiB, and the sockets' buffers"
 
 
-@pytest.mark.long
+@LONG
 def test_at_half_of_64_mib_a_kill_costs_a_twentieth_at_most(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     data = random.Random(2).randbytes(64 * MIB)
     monkeypatch.setattr(sys.modules[__name__], "BIG", world.state.put("big:1b", data))
@@ -529,7 +540,7 @@ def test_at_half_of_64_mib_a_kill_costs_a_twentieth_at_most(world: World, monkey
     assert refetched <= 0.05 * len(data)
 
 
-@pytest.mark.long
+@LONG
 def test_killed_again_and_again(world: World) -> None:
     data = random.Random(3).randbytes(64 * MIB)
     sys.modules[__name__].BIG = world.state.put("big:1b", data)  # type: ignore[attr-defined]
@@ -574,33 +585,37 @@ def journal(world: World, synced: bool = False) -> Path:
     return Path(world.staging.path) / f"{DIGEST[7:]}{'.synced' if synced else ''}.json"
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda found: b"",
-        lambda found: b"\0" * 200,
-        lambda found: b"[]",
-        lambda found: b"[" * 100_000,
-        lambda found: json.dumps(found).encode()[:-20],
-        lambda found: json.dumps({**found, "version": 2}).encode(),
-        lambda found: json.dumps({**found, "size": 5}).encode(),
-        lambda found: json.dumps({**found, "segments": []}).encode(),
-        lambda found: json.dumps({**found, "segments": [[0, 5, 9]]}).encode(),
-        lambda found: json.dumps({**found, "segments": [[0, len(DATA) + 1, len(DATA)]]}).encode(),
-        lambda found: json.dumps({**found, "segments": [[0, 0.5, len(DATA)]]}).encode(),
-        lambda found: json.dumps({**found, "segments": [[5, 5, len(DATA)]]}).encode(),
-        lambda found: json.dumps({**found, "segments": "x"}).encode(),
-        lambda found: json.dumps({**found, "patience": [1]}).encode(),
-        lambda found: json.dumps({**found, "wrong": "x"}).encode(),
-        lambda found: json.dumps({key: value for key, value in found.items() if key != "boot"}).encode(),
-    ],
-)
-def test_a_journal_that_cannot_be_trusted_begins_anew(world: World, damage: Callable[[dict[str, Any]], bytes]) -> None:
-    world.part_way(MIB)
-    found = json.loads(journal(world).read_bytes())
+DAMAGES: list[Callable[[dict[str, Any]], bytes]] = [
+    lambda found: b"",
+    lambda found: b"\0" * 200,
+    lambda found: b"[]",
+    lambda found: b"[" * 100_000,
+    lambda found: json.dumps(found).encode()[:-20],
+    lambda found: json.dumps({**found, "version": 2}).encode(),
+    lambda found: json.dumps({**found, "size": 5}).encode(),
+    lambda found: json.dumps({**found, "segments": []}).encode(),
+    lambda found: json.dumps({**found, "segments": [[0, 5, 9]]}).encode(),
+    lambda found: json.dumps({**found, "segments": [[0, len(DATA) + 1, len(DATA)]]}).encode(),
+    lambda found: json.dumps({**found, "segments": [[0, 0.5, len(DATA)]]}).encode(),
+    lambda found: json.dumps({**found, "segments": [[5, 5, len(DATA)]]}).encode(),
+    lambda found: json.dumps({**found, "segments": "x"}).encode(),
+    lambda found: json.dumps({**found, "patience": [1]}).encode(),
+    lambda found: json.dumps({**found, "wrong": "x"}).encode(),
+    lambda found: json.dumps({key: value for key, value in found.items() if key != "boot"}).encode(),
+]
+
+
+def test_a_journal_that_cannot_be_trusted_begins_anew(world: World) -> None:
+    held = world.part_way(MIB)
+    whole = journal(world).read_bytes()
+    found = json.loads(whole)
     assert found["version"] == 1
-    journal(world).write_bytes(damage(found))
-    assert world.staging.held(DIGEST) == 0
+    for damage in DAMAGES:
+        journal(world).write_bytes(damage(found))
+        assert world.staging.held(DIGEST) == 0, damage(found)[:500]
+    journal(world).write_bytes(whole)
+    assert world.staging.held(DIGEST) == held
+    journal(world).write_bytes(b"")
     assert world.content(world.fetch()) == DATA
     assert world.state.sent == len(DATA)
 
