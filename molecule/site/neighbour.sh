@@ -1,8 +1,9 @@
 #!/bin/bash
 # Makes the neighbour what a site has: a proxy that asks for a login, a package mirror behind it, whose certificate is of the site's own
-# authority, with a registry of models, and a reverse proxy in front of the gateway. Arguments: user and password of the proxy, the URL of the real archive.
+# authority, with a registry of models, and a reverse proxy in front of the gateway. Arguments: user and password of the proxy, the URL of the real
+# archive, the hash of the registry's password.
 set -euo pipefail
-user=$1 password=$2 archive=$3
+user=$1 password=$2 archive=$3 models=$4
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update >/dev/null
 apt-get -qq install --no-install-recommends tinyproxy nginx-light >/dev/null
@@ -22,6 +23,7 @@ Allow fd78:3::/64
 BasicAuth $user $password
 ConnectPort 443
 CONF
+echo "fleet:$models" >/etc/nginx/models.htpasswd
 cat >/etc/nginx/sites-enabled/default <<CONF
 server {
     listen 443 ssl;
@@ -32,10 +34,11 @@ server {
     location / {
         return 404;
     }
-    # The site's models. Ollama's downloader insists on a Location of every blob; "#" is where it is.
+    # The site's models, for those who log in.
     location /v2/library/ {
         root /srv/registry;
-        add_header Location "#";
+        auth_basic "models";
+        auth_basic_user_file /etc/nginx/models.htpasswd;
     }
     proxy_http_version 1.1;
     proxy_set_header Connection "";

@@ -159,7 +159,7 @@ def sources(name: str, origins: t.Sequence[t.Mapping[str, t.Any]], timeout: floa
             if repository.host == host:
                 repository = replace(repository, scheme=scheme)
                 login = (origin["username"], origin.get("password") or "") if origin.get("username") else None
-                files = {key: origin.get(key) for key in ("ca_path", "client_cert", "client_key")}
+                files = {key: origin.get(key) or None for key in ("ca_path", "client_cert", "client_key")}
                 client = _registry.Client(timeout, time_limit=None, login=login, **files)
             found.append(Source(client, repository, public.tag))
     except _registry.RegistryError as error:

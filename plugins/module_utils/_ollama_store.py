@@ -258,10 +258,14 @@ class Store:
             os.fsync(directory)
 
     def linkable(self, stream: t.BinaryIO) -> bool:
-        """Whether an open file can be a blob by another name: on this file system, and anybody may read it."""
+        """Whether an open file can be a blob by another name: on this file system, for anybody to read, and of the
+        directory's type, where SELinux has one."""
         about = os.fstat(stream.fileno())
         with self._at("blobs", make=True) as directory:
-            return about.st_dev == os.fstat(directory).st_dev and bool(about.st_mode & stat.S_IROTH)
+            same = about.st_dev == os.fstat(directory).st_dev and _selinux_type(stream.fileno()) == _selinux_type(
+                directory
+            )
+        return same and bool(about.st_mode & stat.S_IROTH)
 
     def link(self, stream: t.BinaryIO, digest: str) -> None:
         """Have an open file as a blob by another name. It takes no room twice, and remains its owner's, who may change
@@ -511,6 +515,13 @@ def _give(handle: int, owner: os.stat_result, mode: int) -> None:
     if (about.st_uid, about.st_gid) != (owner.st_uid, owner.st_gid):
         os.fchown(handle, owner.st_uid, owner.st_gid)
     os.fchmod(handle, mode)
+
+
+def _selinux_type(handle: int) -> str:
+    try:
+        return os.getxattr(handle, "security.selinux").decode().split(":")[2]
+    except (OSError, IndexError, UnicodeDecodeError):
+        return ""
 
 
 def _sha256(stream: t.BinaryIO, target: t.BinaryIO | None = None) -> str:

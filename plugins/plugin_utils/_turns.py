@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Long transfers in turns, each told in a line of the play's output.
 
-A module that transfers hands back when its turn is over, with ``pending`` set, and what it got stays. So no job outlives
-the play, no connection is silent for long, and somebody who watches sees how far it is.
+A module that transfers hands back when its turn is over, with ``pending`` set, and what it got stays. So no job
+outlives the play, no connection is silent for long, and somebody who watches sees how far it is.
 """
 
 from __future__ import annotations

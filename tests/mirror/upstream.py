@@ -32,9 +32,10 @@ class Upstream:
         script = f"""
             set -e
             [ ! -e ca.crt ] || exit 0
-            openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj "/CN=Upstream authority" \
+            curve="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+            openssl req -x509 $curve -days 30 -subj "/CN=Upstream authority" -addext keyUsage=critical,keyCertSign \
               -keyout ca.key -out ca.crt
-            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=upstream" -keyout up.key -out up.csr
+            openssl req $curve -subj "/CN=upstream" -keyout up.key -out up.csr
             printf 'subjectAltName=IP:{host},IP:127.0.0.1' > up.ext
             openssl x509 -req -in up.csr -CA ca.crt -CAkey ca.key -days 30 -out up.crt -extfile up.ext
         """
@@ -79,6 +80,11 @@ class Upstream:
         for match in pattern.finditer(self.log.read_text(encoding="utf-8", errors="replace")):
             found[match[1]] = found.get(match[1], 0) + int(match[2])
         return found
+
+    def clients(self) -> set[str]:
+        """Addresses that asked, but for this machine's own."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        return set(re.findall(r"^(\d\S+) - - \[", text, re.MULTILINE)) - {"127.0.0.1"}
 
     def requests(self) -> int:
         return len(re.findall(r'"(?:GET|HEAD) /v2/', self.log.read_text(encoding="utf-8", errors="replace")))

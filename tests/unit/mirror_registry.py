@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import jinja2
-
 from ansible_collections.onprem.llm.plugins.module_utils import _mirror
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -44,7 +44,6 @@ def test_password_of_the_proxy_is_roots_alone(box, proxy: dict) -> None:
     assert sorted(holders) == [
         "/etc/apt/auth.conf.d/onprem-llm-proxy.conf",
         "/etc/onprem-llm/docker-proxy.env",
-        "/etc/onprem-llm/engine-proxy.env",
     ]
     for holder in holders:
         assert (box.file(holder).user, box.file(holder).mode) == ("root", 0o600)
@@ -55,17 +54,16 @@ def test_password_of_the_proxy_is_roots_alone(box, proxy: dict) -> None:
     assert proxy["password"] not in box.check_output("journalctl --no-pager")
 
 
-def test_docker_and_the_engine_know_the_proxy(box, proxy: dict) -> None:
+def test_docker_knows_the_proxy_and_the_engine_does_not(box) -> None:
     info = json.loads(box.check_output("docker info --format %s", "{{json .}}"))
     assert info["HttpsProxy"].endswith("@10.78.3.100:3128")
-    assert "172.30.250.0/28" in info["NoProxy"].split(",")
+    direct = {"172.30.250.0/28", "localhost", "127.0.0.0/8", "::1", ".internal", "site-box1", "10.78.3.11"}
+    assert direct <= {*info["NoProxy"].split(",")}
     engine = json.loads(box.check_output("docker container inspect onprem-llm-ollama"))[0]
-    environment = dict(entry.split("=", 1) for entry in engine["Config"]["Env"])
-    assert environment["HTTPS_PROXY"] == proxy["url"]
-    assert "HTTP_PROXY" not in environment
-    assert {"localhost", "127.0.0.0/8", "::1", ".internal", "site-box1", "10.78.3.11"} <= {
-        *environment["NO_PROXY"].split(",")
-    }
+    names = {entry.split("=", 1)[0].upper() for entry in engine["Config"]["Env"]}
+    assert not names & {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_DIR"}
+    assert [mount["Destination"] for mount in engine["Mounts"]] == ["/var/lib/ollama"]
+    assert list(engine["NetworkSettings"]["Networks"]) == ["onprem-llm"]
 
 
 def test_docker_pulls_by_way_of_the_proxy_and_trusts_the_authority(box, neighbour) -> None:
@@ -79,24 +77,31 @@ def test_docker_pulls_by_way_of_the_proxy_and_trusts_the_authority(box, neighbou
     assert neighbour.check_output(log).count("CONNECT mirror.site.test:443") > before
 
 
-def test_engine_pulls_from_the_sites_registry_by_way_of_the_proxy(gateway, neighbour) -> None:
-    """The box has no way to the mirror, and no certificate of a public authority is the mirror's."""
+def test_model_came_from_the_sites_registry_by_way_of_the_proxy(gateway, neighbour) -> None:
+    """The box has no way to the mirror, whose certificate is of no public authority, and which asks for a login."""
     model = json.loads((FLEET.state / "registry" / "model.json").read_text(encoding="utf-8"))
     asked = neighbour.check_output("cat /var/log/nginx/access.log").splitlines()
     blob = f"GET /v2/library/site-search/blobs/{model['digest']} "
-    assert [line for line in asked if blob in line and line.startswith("127.0.0.1 ") and "ollama/" in line]
+    came = [line for line in asked if blob in line and '" 206 ' in line]
+    assert came
+    for line in came:
+        assert line.startswith("127.0.0.1 - fleet ")
+        assert '"onprem.llm"' in line
     installed = {item["name"]: item["digest"] for item in gateway.api("/api/tags")["models"]}
     assert model["name"] in installed
-    assert gateway.host.file(f"/var/lib/onprem-llm/ollama/models/blobs/{model['digest'].replace(':', '-')}").exists
-    engine = json.loads(gateway.host.check_output("docker container inspect onprem-llm-ollama"))[0]
-    assert list(engine["NetworkSettings"]["Networks"]) == ["onprem-llm"], "its way out is gone again"
+    blob_file = gateway.host.file(f"/var/lib/onprem-llm/ollama/models/blobs/{model['digest'].replace(':', '-')}")
+    assert (blob_file.user, blob_file.group, blob_file.mode) == ("onprem-ollama", "onprem-ollama", 0o640)
+    manifest = gateway.host.file("/var/lib/onprem-llm/ollama/models/manifests/registry.ollama.ai/library/site-search/1")
+    kept = (FLEET.state / "registry/v2/library/site-search/manifests/1").read_text(encoding="utf-8")
+    assert manifest.content_string == kept, "byte by byte"
+    staging = gateway.host.file("/var/lib/onprem-llm/ollama/staging")
+    assert (staging.user, staging.mode, staging.listdir()) == ("root", 0o700, [])
 
 
-def test_engine_has_the_sites_authority(box) -> None:
-    box.check_output(
-        "docker exec onprem-llm-ollama sh -c %s",
-        'for d in $(echo $SSL_CERT_DIR | tr : " "); do ls $d; done | grep -q onprem-llm-site-ca.crt',
-    )
+def test_password_of_the_registry_is_nowhere(box) -> None:
+    password = (FLEET.state / "registry_password").read_text(encoding="utf-8")
+    assert box.run("grep -rlF %s /etc /opt /var/lib/onprem-llm /home", password).stdout == ""
+    assert password not in box.check_output("journalctl --no-pager")
 
 
 def test_addresses_are_the_fleets_and_not_the_default_routes(box) -> None:

@@ -34,10 +34,19 @@ def test_a_change_of_what_runs_is_told_before_it_happens(changes: list[str]) -> 
         assert lines == ["gpu1:", "  nothing to do"]
 
 
-@pytest.mark.parametrize(("kind", "copies"), [("registry", 1), ("gguf", 2)])
-def test_a_projector_needs_room_beside_the_weights(kind: str, copies: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "devices", "copies"),
+    [("registry", (1, 1), [1]), ("gguf", (1, 1), [1, 1]), ("gguf", (1, 2), [2, 1])],
+)
+def test_a_projector_needs_room_beside_the_weights(kind: str, devices: tuple[int, int], copies: list[int]) -> None:
     account = {"weights_bytes": 100, "projector_bytes": 7}
+    there = {path: {"device": device} for path, device in zip(("/store", "/files"), devices, strict=True)}
     for projector, size in ((account, 107), ({"weights_bytes": 100}, 100)):
         absent = [{"name": "sees:1b", "source": {"type": kind}, "account": projector}]
-        needs = outlook("space", {}, __models_absent=absent, models_store_dir="/store", models_staging_dir="/staging")
-        assert [need["size"] for need in needs] == [size * copies, size][:copies]
+        given: dict[str, Any] = {
+            "__models_absent": absent, "models_store_dir": "/store", "models_files_dir": "/files",
+            "models_reserve_gib": 2, "__host_state": {"filesystems": there},
+        }  # fmt: skip
+        needs = outlook("space", {}, **given)
+        assert [need["size"] for need in needs] == [*(size * copy for copy in copies), 2 * 2**30]
+    assert outlook("space", {}, **{**given, "__models_absent": []}) == []
