@@ -74,6 +74,14 @@ options:
     description:
       - File with the authorities that are trusted, in place of the system's.
     type: path
+  username:
+    description:
+      - User to log in to O(registry) as. No other registry, which a model's name may have, is told.
+    type: str
+  password:
+    description:
+      - The password.
+    type: str
 attributes:
   check_mode:
     support: full
@@ -150,6 +158,22 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _headers, _registry
 
 
+class KnownTo:
+    """A client whose login is for one host, and another for all others: models may name a registry themselves."""
+
+    def __init__(self, host: str, own: _registry.Client, others: _registry.Client) -> None:
+        self._host, self._own, self._others = host, own, others
+
+    def _of(self, name: _registry.Name) -> _registry.Client:
+        return self._own if name.host == self._host else self._others
+
+    def manifest(self, name: _registry.Name) -> bytes:
+        return self._of(name).manifest(name)
+
+    def blob(self, name: _registry.Name, *arguments) -> _registry.Blob:
+        return self._of(name).blob(name, *arguments)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -162,6 +186,8 @@ def main() -> None:
             "timeout": {"type": "float", "default": 5},
             "time_limit": {"type": "float", "default": 120},
             "ca_path": {"type": "path"},
+            "username": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
         },
         supports_check_mode=True,
     )
@@ -170,9 +196,13 @@ def main() -> None:
         if not 0 < given[name] <= 86400:
             module.fail_json(msg=f"{name} is {given[name]:g}; seconds above 0 and up to 86400 are needed")
     cache = _headers.Cache(given["cache_dir"], module.check_mode)
-    client = _registry.Client(given["timeout"], given["time_limit"], given["ca_path"])
-    reader = _headers.Reader(client, cache, given["registry"], _catalog.library(given["library"]))
+    login = (given["username"], given["password"] or "") if given["username"] and given["registry"] else None
     try:
+        client = _registry.Client(given["timeout"], given["time_limit"], given["ca_path"])
+        if login:
+            own = _registry.Client(given["timeout"], given["time_limit"], given["ca_path"], login=login)
+            client = KnownTo(_registry.parse_address(given["registry"])[1], own, client)
+        reader = _headers.Reader(client, cache, given["registry"], _catalog.library(given["library"]))
         outcome = reader.read(given["catalog"], given["models"], given["required"])
     except (_catalog.CatalogError, _registry.RegistryError) as error:
         module.fail_json(msg=str(error), changed=cache.changed)

@@ -665,6 +665,15 @@ class Manager:
         base = self._base()
         wanted = self.wanted(base)
         found = api.differences(before, wanted) if before else ["model"]
+        faulty = self.files.faulty(True) if before and self.params["verify"] else set()
+        if faulty and source == "model":
+            raise api.OllamaError(
+                "these of its files are damaged: {}. Have {} mended, which it was made of, and make this anew".format(
+                    ", ".join(sorted(faulty)), self.params["from"]
+                )
+            )
+        if faulty:
+            found.append("blobs")
         if not found:
             return before
         self.result.update(changed=True, differences=found)

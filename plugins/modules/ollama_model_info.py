@@ -40,6 +40,15 @@ options:
         description:
           - The sha256 of its weights, with or without V(sha256:) before it.
         type: str
+  models_dir:
+    description:
+      - The server's models directory (E(OLLAMA_MODELS)) as the managed host sees it, for O(verify).
+    type: path
+  verify:
+    description:
+      - Whether every file of the models is read and held against its name. That takes a minute for some 30 to 100 GB.
+    type: bool
+    default: false
 seealso:
   - module: onprem.llm.ollama_model
 """
@@ -54,6 +63,12 @@ EXAMPLES = r"""
     wanted:
       - name: house-model:1
         digest: "{{ house_model_sha256 }}"
+  register: server
+
+- name: Read every file of what the server has
+  onprem.llm.ollama_model_info:
+    verify: true
+    models_dir: /var/lib/onprem-llm/ollama/models
   register: server
 
 - name: Say so
@@ -155,11 +170,27 @@ missing:
   type: list
   elements: str
   sample: [house-model:1]
+damaged:
+  description: By model, its files that are not what their name says, with the sha256 that they have, null where there
+    is no file. Models without such a file are not named.
+  returned: when O(verify)
+  type: dict
+  sample: {}
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
+from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
 from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+
+
+def damaged(models_dir: str, only: str | None) -> dict:
+    """By model, the blobs whose bytes are not those of their name. Each is read once, however many models have it."""
+    with store.Store(models_dir) as own:
+        named = {name: digests for name, digests in own.names().items() if only in (None, name)}
+        wrong = own.damaged(digest for digests in named.values() for digest in digests)
+    found = {name: {digest: wrong[digest] for digest in digests if digest in wrong} for name, digests in named.items()}
+    return {name: digests for name, digests in found.items() if digests}
 
 
 def main() -> None:
@@ -168,12 +199,15 @@ def main() -> None:
             "api_url": {"type": "str", "default": "http://127.0.0.1:11434"},
             "timeout": {"type": "float", "default": 600},
             "name": {"type": "str"},
+            "models_dir": {"type": "path"},
+            "verify": {"type": "bool", "default": False},
             "wanted": {
                 "type": "list",
                 "elements": "dict",
                 "options": {"name": {"type": "str", "required": True}, "digest": {"type": "str"}},
             },
         },
+        required_if=[("verify", True, ["models_dir"])],
         supports_check_mode=True,
     )
     only = canonical_name(module.params["name"]) if module.params["name"] else None
@@ -193,7 +227,8 @@ def main() -> None:
             if model:
                 found[name] = model
         loaded = [api.loaded(item) for item in client.running() if only is None or item.get("name") == only]
-    except (api.OllamaError, ValueError) as error:
+        more = {"damaged": damaged(module.params["models_dir"], only)} if module.params["verify"] else {}
+    except (api.OllamaError, store.StoreError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     missing = []
     for name, digest in wanted.items():
@@ -206,6 +241,7 @@ def main() -> None:
         models=[model.result() for name, model in sorted(found.items()) if only is None or name == only],
         loaded=loaded,
         missing=missing,
+        **more,
     )
 
 

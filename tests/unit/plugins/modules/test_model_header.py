@@ -302,3 +302,18 @@ def test_a_registry_that_knows_no_ranges(ask: Asked) -> None:
         served.shutdown()
         served.server_close()
     assert Path(result["entries"][0]["header"]).read_bytes() == HEADER
+
+
+def test_login_is_for_the_registry_alone(ask: Asked) -> None:
+    ask.state.put("own:1b", WEIGHTS)
+    ask.state.login = ("fleet", "word-of-it")
+    refused = ask("own:1b", required=True)
+    assert refused["failed"]
+    with registry_fake.serve() as (other, url):
+        other.login = ("someone", "else")
+        other.put("own:1b", WEIGHTS)
+        done = ask("own:1b", f"{url}/library/own:1b", username="fleet", password="word-of-it")
+        assert other.requests
+        assert not [header for header in other.authorizations if header], "another registry was told"
+    assert done["headers"][0]["architecture"] == "llama"
+    assert "word-of-it" not in str(done)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -536,3 +537,99 @@ def test_info(server: Server) -> None:
     assert server.info(wanted=wanted[3:])["missing"] == []
     alone = server.info(name="a:1", wanted=[{"name": "b:1"}], check_mode=True)
     assert ([model["name"] for model in alone["models"]], alone["loaded"], alone["missing"]) == (["a:1"], [], [])
+
+
+def test_info_reads_every_file(server: Server) -> None:
+    server.offer()
+    server.model()
+    directory = str(server.directory)
+    assert server.info(verify=True, models_dir=directory)["damaged"] == {}
+    server.blob(DIGEST).write_bytes(b"GGUF of nothing")
+    found = server.info(verify=True, models_dir=directory)["damaged"]
+    assert found == {"mine:1": {DIGEST: registry_fake.digest(b"GGUF of nothing")}}
+    server.blob(DIGEST).unlink()
+    assert server.info(verify=True, models_dir=directory, name="mine:1")["damaged"] == {"mine:1": {DIGEST: None}}
+    assert server.info(verify=True)["failed"]
+
+
+def test_damaged_file_of_a_created_model_is_mended_from_the_file(server: Server, weights: Path) -> None:
+    arguments = {"source": "gguf", "gguf": str(weights), "sha256": DIGEST}
+    weights.chmod(0o600)
+    server.model(**arguments)
+    server.blob(DIGEST).write_bytes(b"GGUF and some weighty")
+    assert server.quartet(verify=True, **arguments)["differences"] == ["blobs"]
+    assert server.blob(DIGEST).read_bytes() == WEIGHTS
+    server.blob(DIGEST).write_bytes(b"GGUF and some weighty")
+    weights.unlink()
+    failed = server.model(verify=True, **arguments)
+    assert failed["failed"]
+    assert str(weights) in failed["msg"]
+
+
+def test_gguf_from_an_address(server: Server) -> None:
+    server.registry.blobs[DIGEST] = WEIGHTS
+    url = f"{server.origin}/cdn/{DIGEST}"
+    done = server.quartet(source="gguf", url=url, sha256=DIGEST)
+    assert (done["transfer"]["fetched_bytes"], done["transfer"]["origin"]) == (len(WEIGHTS), server.origin[7:])
+    assert server.model(source="gguf", url=url)["failed"], "without its sha256 nobody knows what it is"
+
+
+def test_another_program_that_transfers_the_same_is_waited_for(server: Server) -> None:
+    server.offer()
+    staging = server.directory.parent / "staging"
+    with _transfer.Staging(str(staging)) as held, held.lock(DIGEST):
+        pending = server.model(transfer_seconds=0.5)["pending"]
+        assert pending["phase"] == "another play transfers it"
+    assert server.model()["changed"]
+
+
+class Pruned:
+    """A server with three models, one of them in memory."""
+
+    def __init__(self, server: Server, run: Run) -> None:
+        self.server, self._run = server, run
+        for name in ("wanted:1", "spare:1", "twin:1"):
+            server.offer(b"GGUF " + name[:1].encode(), name=name)
+            server.model(name)
+        loose = server.directory / "blobs" / "sha256-partial"
+        loose.write_bytes(b"12345")
+        os.utime(loose, (0, 0))
+
+    def __call__(self, check_mode: bool = False, **arguments: Any) -> dict[str, Any]:
+        given = {"api_url": self.server.url, "timeout": 5, "models_dir": str(self.server.directory), **arguments}
+        return self._run("ollama_prune", check_mode=check_mode, **given)
+
+
+def test_prune(server: Server, run: Run) -> None:
+    prune = Pruned(server, run)
+    before = server.files()
+    would = prune(check_mode=True, keep=["wanted:1", "twin:1"])
+    assert server.files() == before
+    assert (would["removed"], would["files"], would["freed_bytes"]) == (["spare:1"], 1, len("GGUF s") + 5)
+    done = prune(keep=["wanted:1", "twin:1"])
+    assert done == would
+    left = server.files()
+    assert sorted(server.state.models) == ["twin:1", "wanted:1"]
+    assert set(before) - set(left) == {
+        "blobs/sha256-partial", "manifests/registry.ollama.ai/library/spare/1",
+        f"blobs/{registry_fake.digest(b'GGUF s').replace(':', '-')}",
+    }  # fmt: skip
+    assert prune(keep=["wanted:1", "twin:1"])["changed"] is False
+
+
+def test_prune_leaves_what_is_loaded_for_a_model_to_keep(server: Server, run: Run) -> None:
+    prune = Pruned(server, run)
+    server.offer(b"GGUF w", name="same:1")
+    server.model("same:1", state="loaded")
+    assert prune(keep=["wanted:1"], check_mode=True)["removed"] == ["spare:1", "twin:1"]
+    server.model("same:1", state="unloaded")
+    assert prune(keep=["wanted:1"], check_mode=True)["removed"] == ["same:1", "spare:1", "twin:1"]
+
+
+def test_prune_refuses_what_it_cannot_know(server: Server, run: Run, tmp_path: Path) -> None:
+    prune = Pruned(server, run)
+    before = server.files()
+    assert "is no model's name" in prune(keep=["../x"])["msg"]
+    (tmp_path / "other").mkdir()
+    assert "is it the server's models directory?" in prune(keep=[], models_dir=str(tmp_path / "other"))["msg"]
+    assert server.files() == before
