@@ -8,7 +8,7 @@ files            paths whose digest and mode are wanted
 certificates     PEM texts that the host's bundle of trusted authorities should hold
 proxy            URL of a proxy to try, its credentials included; empty for none
 no_proxy         names, addresses, networks and domains that are reached without it
-mirror           URL of a package archive, whose lists apt should have; empty for none
+mirror           URL of a package archive or flat repository, whose lists apt should have; empty for none
 targets          URLs to try the proxy with; without one, the first release file of apt's own sources that needs it
 
 Standard output gets one JSON object; no credential is in it. Needs Python 3.9 and nothing beside it.
@@ -39,6 +39,8 @@ APT_SOURCES = (
     "/etc/apt/sources.list.d/debian.sources",
     "/etc/apt/sources.list.d/ubuntu.sources",
 )
+OTHER_APT_SOURCES = ("/etc/apt/sources.list.d/*.sources", "/etc/apt/sources.list.d/*.list")
+OUR_APT_SOURCES = "/etc/apt/sources.list.d/onprem-llm-"
 # What update-ca-certificates makes of them. One that leads nowhere is left of a removal that was cut off.
 LINKS = "/etc/ssl/certs/onprem-llm-*.pem"
 KEPT_SOURCES = "/etc/onprem-llm/apt-sources"
@@ -48,9 +50,15 @@ PROBE_SECONDS = 10
 
 
 def lists(mirror: str) -> list[str]:
-    """The package lists that apt has of a mirror."""
-    name = glob.escape(mirror.split("://", 1)[-1].rstrip("/").replace("/", "_"))
-    return glob.glob(f"/var/lib/apt/lists/{name}_dists_*InRelease") if mirror else []
+    """The package lists that apt has of a mirror, or of a flat repository.
+
+    Their names are the URL without its scheme (URItoFileName in apt's strutl.cc): an underscore of its own is quoted,
+    because it stands for a slash.
+    """
+    place = re.sub("^[a-z]+:(//)?", "", mirror).rstrip("/")
+    name = glob.escape(place.replace("_", "%5f").replace("/", "_"))
+    found = [f"/var/lib/apt/lists/{name}_{kind}Release" for kind in ("dists_*In", "._")]
+    return [path for pattern in found for path in glob.glob(pattern)] if mirror else []
 
 
 def said(*command: str) -> str:
@@ -203,6 +211,12 @@ def state(wanted: dict[str, Any]) -> dict[str, Any]:
         "kept_sources": sorted(glob.glob(f"{KEPT_SOURCES}/*")),
         "time_record": recorded(TIME_RECORD),
         "apt_sources": [path for path in APT_SOURCES if os.path.isfile(path)],
+        "apt_other_sources": sorted(
+            path
+            for pattern in OTHER_APT_SOURCES
+            for path in glob.glob(pattern)
+            if path not in APT_SOURCES and not path.startswith(OUR_APT_SOURCES)
+        ),
         "apt_proxies": foreign_apt_proxies(said("apt-config", "dump"), proxy),
         "proxy": [try_proxy(proxy, url) for url in tried],
     }

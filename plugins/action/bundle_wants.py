@@ -1,0 +1,240 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import json
+import os
+import typing as t
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import lookup_loader
+from ansible_collections.onprem.llm.plugins.action.check_host import Statements, innermost
+from ansible_collections.onprem.llm.plugins.module_utils import _bundle, _catalog, _registry
+from ansible_collections.onprem.llm.plugins.plugin_utils._roles import ROLES
+
+# Debian's names of architectures, by the kernel's.
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+# The roles that say where a release's packages come from, and the templates that say it to apt.
+SYSTEM_SOURCES, DOCKER_SOURCES = ("system", "mirror.sources.j2"), ("docker", "docker.sources.j2")
+
+
+class Host:
+    """What one host wants, by its roles' own statements."""
+
+    def __init__(self, name: str, variables: dict[str, t.Any], action: ActionBase) -> None:
+        self.name, self.variables, self._action = name, variables, action
+        self._statements = Statements(action._loader, action._templar, action._display, variables)
+
+    def value(self, role: str, name: str) -> t.Any:
+        """A role's variable.
+
+        :raises AnsibleError: it cannot be evaluated.
+        """
+        try:
+            return self._statements._evaluated(role, self._statements.known.get(name))
+        except Exception as error:
+            raise AnsibleError(f"{self.name}: {name} cannot be evaluated: {innermost(error)}") from error
+
+    def packages(self) -> dict[str, str]:
+        """The packages of every role, each with the start of its version or nothing."""
+        found: dict[str, str] = {}
+        for role in sorted(os.listdir(ROLES)):
+            outlook = self._statements.known.get(f"__{role}_outlook") or {}
+            self._statements.known[f"__{role}_outlook_packages"] = outlook.get("packages")
+            for names in (self.value(role, f"__{role}_packages"), self.value(role, f"__{role}_outlook_packages")):
+                pairs = names.items() if isinstance(names, dict) else [(name, "") for name in names or []]
+                found.update({name: version for name, version in pairs if version or name not in found})
+        return found
+
+    def source(self, role: str, template: str, **more: t.Any) -> str:
+        """What a role's template of package sources says.
+
+        :raises AnsibleError: it cannot be rendered.
+        """
+        path = os.path.join(ROLES, role, "templates", template)
+        lookup = lookup_loader.get(
+            "template", loader=self._action._loader, templar=self._statements._templar_of(role, more)
+        )
+        try:
+            return str(lookup.run([path], variables=self._statements._context(role, more))[0])
+        except Exception as error:
+            raise AnsibleError(f"{self.name}: {template} cannot be rendered: {innermost(error)}") from error
+
+    def entries(self) -> dict[str, dict[str, t.Any]]:
+        """The catalog by canonical name."""
+        catalog = self.value("models", "__models_catalog") or []
+        return {_catalog.canonical_name(entry["name"]): entry for entry in catalog}
+
+    def planned(self) -> list[dict[str, t.Any]]:
+        """The models of the host's plan, where there is one."""
+        return models_of(self.variables.get("models_selection") or {})
+
+    def named(self) -> list[dict[str, t.Any]]:
+        """The models that its workloads name, each with its source by the catalog.
+
+        :raises AnsibleError: a workload names none, so what it takes is known by a plan alone.
+        """
+        found = []
+        entries = self.entries()
+        for workload in self.value("models", "models_workloads") or []:
+            names = workload.get("models") or []
+            if not names:
+                raise AnsibleError(
+                    f"{self.name}: the workload {workload.get('name')} names no models, so which it takes depends on the "
+                    "host: plan at the site (playbooks/plan.yml -e plan_json=plans.json) and give bundle_plans: plans.json"
+                )
+            for name in names:
+                full = _catalog.canonical_name(name)
+                entry = entries.get(full) or {}
+                found.append({"name": full, "source": entry.get("source") or {"type": "registry"}})
+        return found
+
+
+def models_of(selection: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
+    """The models of a selection's plan."""
+    plan = selection.get("plan") or {}
+    return [model for instance in plan.get("instances") or [] for model in instance.get("models") or []]
+
+
+def gather(found: list[dict[str, t.Any]], want: dict[str, t.Any], host: str) -> None:
+    """Note that a host wants something, beside the others that want the same."""
+    for known in found:
+        if {key: value for key, value in known.items() if key != "hosts"} == want:
+            if host not in known["hosts"]:
+                known["hosts"].append(host)
+            return
+    found.append({**want, "hosts": [host]})
+
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
+        _given, arguments = self.validate_argument_spec(
+            argument_spec={
+                "hosts": {"type": "list", "elements": "str", "required": True},
+                "releases": {"type": "list", "elements": "str", "default": []},
+                "architecture": {"type": "str", "default": "amd64", "choices": sorted(ARCHITECTURES.values())},
+                "mirrors": {"type": "dict", "default": {}},
+                "plans": {"type": "path"},
+                "more_packages": {"type": "list", "elements": "str", "default": []},
+                "more_models": {"type": "list", "elements": "dict", "default": []},
+                "more_images": {"type": "list", "elements": "dict", "default": []},
+            }
+        )
+        variables = task_vars or {}
+        unknown = [name for name in arguments["releases"] if name not in _bundle.RELEASES]
+        if unknown:
+            raise AnsibleError(f"releases has {unknown[0]}; known are {', '.join(_bundle.RELEASES)}")
+        self._arguments = arguments
+        self._plans = self._read_plans(arguments["plans"])
+        wants: dict[str, list[dict[str, t.Any]]] = {"models": [], "images": [], "files": [], "packages": []}
+        for name in arguments["hosts"]:
+            known = self._variables_of(name, variables)
+            nodes = (variables.get("groups") or {}).get("llm_nodes") or []
+            if arguments["releases"]:
+                for release in arguments["releases"]:
+                    host = Host(name, known | self._facts(release), self)
+                    self._packages(host, wants["packages"])
+            else:
+                host = Host(name, known, self)
+                if (known.get("ansible_facts") or {}).get("distribution_release"):
+                    self._packages(host, wants["packages"])
+            if name in nodes:
+                self._image(host, wants["images"])
+                self._models(host, wants)
+        for model in arguments["more_models"]:
+            full = str(_registry.parse_name(str(model["name"])))
+            gather(wants["models"], {"name": full, "digest": model.get("digest") or ""}, "the bundle")
+        for image in arguments["more_images"]:
+            gather(wants["images"], {"reference": image["reference"], "digest": image["digest"]}, "the bundle")
+        result.update(changed=False, wants=wants)
+        return result
+
+    def _variables_of(self, host: str, variables: dict[str, t.Any]) -> dict[str, t.Any]:
+        hostvars = variables.get("hostvars") or {}
+        # Templates as they are, for the roles' own defaults to yield to.
+        raw = getattr(hostvars, "raw_get", hostvars.get)(host)
+        return {**(raw or {}), "hostvars": hostvars, "inventory_hostname": host}
+
+    def _facts(self, release: str) -> dict[str, t.Any]:
+        """What a host of a release would say of itself."""
+        distribution, version = _bundle.RELEASES[release]
+        kernel = {debian: name for name, debian in ARCHITECTURES.items()}[self._arguments["architecture"]]
+        facts = {
+            "distribution": distribution,
+            "distribution_release": release,
+            "distribution_version": version,
+            "distribution_major_version": version.split(".")[0],
+            "os_family": "Debian",
+            "architecture": kernel,
+            "default_ipv4": {},
+            "ansible_local": {},
+        }
+        return {"ansible_facts": facts}
+
+    def _packages(self, host: Host, found: list[dict[str, t.Any]]) -> None:
+        facts = host.variables["ansible_facts"]
+        packages = host.packages() | dict.fromkeys(self._arguments["more_packages"], "")
+        want: dict[str, t.Any] = {
+            "release": facts["distribution_release"],
+            "architecture": ARCHITECTURES.get(str(facts.get("architecture")), str(facts.get("architecture"))),
+            "packages": packages,
+        }
+        if self._arguments["releases"]:
+            mirror = self._arguments["mirrors"].get(facts["distribution"])
+            if not mirror:
+                raise AnsibleError(
+                    f"mirrors has no archive of {facts['distribution']}, the distribution of {want['release']}"
+                )
+            role, template = SYSTEM_SOURCES
+            want["sources"] = {"archive.sources": host.source(role, template, system_apt_mirror_url=mirror)}
+            if host.value("docker", "docker_source") == "upstream":
+                role, template = DOCKER_SOURCES
+                want["sources"]["docker.sources"] = host.source(role, template)
+        gather(found, want, host.name)
+
+    def _image(self, host: Host, found: list[dict[str, t.Any]]) -> None:
+        if host.value("ollama", "ollama_image_archive"):
+            return
+        image, version = host.value("ollama", "ollama_image"), host.value("ollama", "ollama_version")
+        digest = str(host.value("ollama", "__ollama_image_digest") or "").strip()
+        if digest:
+            gather(found, {"reference": f"{image}:{version}", "digest": digest}, host.name)
+
+    def _models(self, host: Host, wants: dict[str, list[dict[str, t.Any]]]) -> None:
+        if not self._arguments["releases"]:
+            models = host.planned()
+        elif self._plans:
+            models = models_of(self._plans.get(host.name) or {})
+        else:
+            models = host.named()
+        registry = str(host.value("models", "models_registry") or "")
+        for model in models:
+            source = model.get("source") or {}
+            if source.get("type") == "registry":
+                full = str(_registry.parse_name(model["name"], registry))
+                gather(wants["models"], {"name": full, "digest": source.get("digest") or ""}, host.name)
+            elif source.get("type") == "gguf":
+                # A mirror that is filled by a bundle has the files that lie on the controller from there, too.
+                want = {"name": model["name"], "sha256": str(source["sha256"]).replace("sha256:", "")}
+                place = {key: source[key] for key in ("url", "path") if source.get(key)}
+                gather(wants["files"], {**want, **place}, host.name)
+
+    def _read_plans(self, path: str | None) -> dict[str, t.Any]:
+        if not path:
+            return {}
+        try:
+            with open(path, encoding="utf-8") as stream:
+                found = json.load(stream)
+        except (OSError, ValueError) as error:
+            raise AnsibleError(f"plans is {path}, which cannot be read: {error}") from error
+        if not isinstance(found, dict):
+            raise AnsibleError(f"plans is {path}; it must be what playbooks/plan.yml writes with plan_json")
+        return found
