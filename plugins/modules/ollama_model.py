@@ -825,10 +825,10 @@ class Manager:
         wanted = self.wanted(base)
         found = api.differences(before, wanted) if before else ["model"]
         faulty = self.files.faulty(True) if before and self.params["verify"] else set()
-        if faulty and source == "model":
+        if faulty and self.source == "model":
             raise api.OllamaError(
                 "these of its files are damaged: {}. Have {} mended, which it was made of, and make this anew".format(
-                    ", ".join(sorted(faulty)), self.params["from"]
+                    ", ".join(sorted(faulty)), self.origin
                 )
             )
         if faulty:

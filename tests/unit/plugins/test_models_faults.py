@@ -105,8 +105,8 @@ def test_a_wish_or_an_entry_is_told_by_the_variable_that_has_it() -> None:
 
 
 def served(**given: Any) -> list[str]:
-    variables = trusted(yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8")))
-    found: list[str] = Templar(loader=DataLoader(), variables=given).template(variables["__models_served"])
+    variables = role_variables("models")
+    found: list[str] = evaluated(variables["__models_served"], given)
     return found
 
 

@@ -46,25 +46,25 @@ def test_a_projector_needs_room_beside_the_weights(kind: str, devices: tuple[int
 
 
 def test_derived_models_are_told_with_the_plan() -> None:
-    variables = trusted(yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8")))
+    variables = role_variables("models")
     wanted = [{"name": "gemma3:4b", "use": "chat"}]
     entries = [{"name": "clerk", "from": "gemma3:4b"}, {"name": "elsewhere", "from": "phi4:14b"}]
     named: dict[str, Any] = {
         "__models_wanted": wanted,
         "__models_derivation": {"models": entries, "notes": ["clerk: a note"]},
     }
-    derived = Templar(loader=DataLoader(), variables=named).template(variables["__models_derived"])
+    derived = evaluated(variables["__models_derived"], named)
     assert derived == [{"name": "clerk", "from": "gemma3:4b", "use": "chat"}]
     named["__models_derived"] = derived
-    lines = Templar(loader=DataLoader(), variables=named).template(variables["__models_derived_told"])
+    lines = evaluated(variables["__models_derived_told"], named)
     assert lines == ["plan: clerk from gemma3:4b, in the same memory", "models_derived: clerk: a note"]
 
 
 def test_a_derived_model_is_held_against_the_weights_that_it_comes_from() -> None:
-    variables = trusted(yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8")))
+    variables = role_variables("models")
     named = {
         "__models_pins": [{"name": "gemma3:4b", "digest": "aa"}, {"name": "phi4:14b", "digest": None}],
         "__models_derived": [{"name": "clerk", "from": "gemma3:4b"}, {"name": "judge", "from": "phi4:14b"}],
     }
-    pins = Templar(loader=DataLoader(), variables=named).template(variables["__models_derived_pins"])
+    pins = evaluated(variables["__models_derived_pins"], named)
     assert pins == [{"name": "clerk", "digest": "aa"}, {"name": "judge", "digest": None}]
