@@ -661,7 +661,7 @@ class _Run:
         self._leases: list[_Lease] = []
         self._last_rate = 0.0
         self._unwritten = 0
-        self.fetched = self._counted = 0
+        self.fetched = self._counted = self._gained = 0
         pieces = -(-self.size // max(1, limits.connections))
         self._part_bytes = max(MIB, min(limits.part_bytes, pieces))
 
@@ -677,6 +677,7 @@ class _Run:
                     view, first, gained = view[written:], first + written, gained + written
                     segment.position = first
         self._unwritten += gained
+        self._gained += gained
         if self._unwritten >= _JOURNAL_BYTES:
             self.wake.set()
         return gained
@@ -823,6 +824,7 @@ class _Run:
                 lease.revoked = lease.revoked or slow
             if slow:
                 self._drop(lease)
+                self._taken.elapsed = self._taken.received = 0
                 self._failed(lease, _registry.Unreachable(self._slow()))
 
     def _wait_for_the_origin(self, now: float) -> None:
@@ -834,9 +836,13 @@ class _Run:
         received = self.fetched + sum(lease.received for lease in self._leases)
         taken.received += received - self._counted
         self._counted = received
+        if self._gained >= LEAST_BYTES:
+            # Bytes that came again, of a server that knows no ranges, are none gained.
+            self._gained = taken.failures = 0
         if taken.received >= LEAST_BYTES:
-            taken.failures = taken.elapsed = taken.received = 0
+            taken.elapsed = taken.received = 0
         elif taken.elapsed >= self._limits.stall_seconds:
+            taken.elapsed = taken.received = 0
             leases = list(self._leases)
             for lease in leases:
                 lease.revoke()
