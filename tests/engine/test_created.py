@@ -53,7 +53,7 @@ def model(engine: Engine) -> Model:
         }
         ended = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
         result: dict[str, Any] = json.loads(ended.stdout[ended.stdout.index("=> {") + 3 :])
-        assert bool(result.get("failed")) is bool(says), result
+        assert bool(ended.returncode) is bool(says), result
         assert says in str(result.get("msg", ""))
         return result
 
