@@ -52,8 +52,8 @@ def model(engine: Engine) -> Model:
             "ANSIBLE_LOAD_CALLBACK_PLUGINS": "0",
         }
         ended = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
-        result: dict[str, Any] = json.loads(ended.stdout[ended.stdout.index("{") :])
-        assert bool(result.get("failed")) is bool(says), result
+        result: dict[str, Any] = json.loads(ended.stdout[ended.stdout.index("=> {") + 3 :])
+        assert bool(ended.returncode) is bool(says), result
         assert says in str(result.get("msg", ""))
         return result
 

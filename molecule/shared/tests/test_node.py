@@ -104,6 +104,16 @@ def test_every_planned_model_is_loaded_and_stays(node) -> None:
         assert int(loaded[model["name"]]["expires_at"][:4]) > 2100
 
 
+def test_derived_models_answer_by_their_own_texts_in_the_memory_of_their_base(node) -> None:
+    derived = json.loads(node.host.check_output("/etc/ansible/facts.d/onprem_llm.fact"))["release"]["derived"]
+    before = {model["name"] for model in node.api("/api/ps")["models"]}
+    for name, base in derived.items():
+        asked = {"messages": [{"role": "user", "content": "a"}], "stream": False, "options": {"num_predict": 1}}
+        counts = [node.api("/api/chat", {"model": one, **asked})["prompt_eval_count"] for one in (name, base)]
+        assert counts[0] > counts[1], f"{name} has a system message, {base} has none"
+    assert {model["name"] for model in node.api("/api/ps")["models"]} == before
+
+
 @pytest.mark.contract(6)
 def test_models_sit_where_the_plan_says(node, supplies: dict) -> None:
     for model in node.api("/api/ps")["models"]:
