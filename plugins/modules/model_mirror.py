@@ -20,6 +20,14 @@ description:
 extends_documentation_fragment:
   - onprem.llm.attributes
 attributes:
+  check_mode:
+    support: full
+    details:
+      - Upstream is asked for the manifests of what is missing, which say what would be transferred.
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
   action:
     description: Has an action plugin, which tells how far a transfer is, and calls the module again.
     support: full
