@@ -83,8 +83,9 @@ class Host:
             names = workload.get("models") or []
             if not names:
                 raise AnsibleError(
-                    f"{self.name}: the workload {workload.get('name')} names no models, so which it takes depends on the "
-                    "host: plan at the site (playbooks/plan.yml -e plan_json=plans.json) and give bundle_plans: plans.json"
+                    f"{self.name}: the workload {workload.get('name')} names no models, so which it takes depends on "
+                    "the host: plan at the site (playbooks/plan.yml -e plan_json=plans.json) and "
+                    "give bundle_plans: plans.json"
                 )
             for name in names:
                 full = _catalog.canonical_name(name)
