@@ -171,7 +171,7 @@ transfer:
     origin:
       description: Where from.
       type: str
-  sample: {total_bytes: 253115392, held_bytes: 0, fetched_bytes: 253115392, free_bytes: 0, seconds: 12.5, origin: a.example}
+  sample: {total_bytes: 253115392, held_bytes: 0, fetched_bytes: 253115392, free_bytes: 0, seconds: 12.5, origin: x}
 pending:
   description: What is not done yet, because the time of the call was over.
   returned: always

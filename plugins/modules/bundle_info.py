@@ -12,8 +12,8 @@ version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:
-  - Says what of a bundle that M(onprem.llm.bundle) made is missing, cut off or changed, by file, and what hosts want that
-    it does not have, by name.
+  - Says what of a bundle that M(onprem.llm.bundle) made is missing, cut off or changed, by file, and what hosts want
+    that it does not have, by name.
   - Every file is read once. What was read is remembered with its size and times, so the next look is a matter of
     moments.
 extends_documentation_fragment:
