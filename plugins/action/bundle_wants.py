@@ -78,7 +78,6 @@ class Host:
         :raises AnsibleError: a workload names none, so what it takes is known by a plan alone.
         """
         found = []
-        entries = self.entries()
         for workload in self.value("models", "models_workloads") or []:
             names = workload.get("models") or []
             if not names:
@@ -87,6 +86,7 @@ class Host:
                     "the host: plan at the site (playbooks/plan.yml -e plan_json=plans.json) and "
                     "give bundle_plans: plans.json"
                 )
+            entries = self.entries()
             for name in names:
                 full = _catalog.canonical_name(name)
                 entry = entries.get(full) or {}
