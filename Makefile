@@ -43,14 +43,15 @@ lint unit sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed; models drawn by chance
+test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
 	@$(MAKE) bench-memory-drawn
+	@$(PYTHON) -m pytest -q -m long tests/unit
 	@$(PYTHON) -m tests.long
 
-# The bench imports the collection by its name.
-bench-memory bench-memory-drawn bench-plan: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
+# The benches import the collection by its name.
+bench-memory bench-memory-drawn bench-plan bench-distribution: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
 
 .PHONY: bench-memory
 bench-memory: venv ## Memory estimators against the truth; HEADERS=<dir of *.gguf> TRUTH=<files> for other data, LLAMA_CPP=b10488 for its rows
@@ -63,6 +64,10 @@ bench-memory-drawn: venv ## The account against llama.cpp's planner, on COUNT mo
 .PHONY: bench-plan
 bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 context lengths take
 	@$(PYTHON) -m tests.memory.plan_speed
+
+.PHONY: bench-distribution
+bench-distribution: venv ## One model to 4 nodes, through a mirror and straight from an upstream of 200 Mbit/s; needs docker-registry
+	@$(PYTHON) -m tests.distribution
 
 .PHONY: docs
 docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md

@@ -49,8 +49,9 @@ class State:
     the bytes of blobs that went out.
 
     ``bucket`` bounds the rate. ``login`` is asked for in the way ``challenge`` (basic or bearer), the latter by tokens
-    of ``realm``, which is this server's own unless another is set. ``elsewhere`` is where "redirect" leads. ``after``
-    is the byte of an answer at which "cut", "stall" and "trickle" begin, and what "slow" sends each second.
+    of ``realm``, which is this server's own unless another is set; ``anonymous`` clients get tokens, too, if so.
+    ``elsewhere`` is where "redirect" leads. ``after`` is the byte of an answer at which "cut", "stall" and "trickle"
+    begin, and what "slow" sends each second.
     """
 
     manifests: dict[str, bytes] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class State:
     challenge: str = "basic"
     realm: str = ""
     token: str = "first"
+    anonymous: bool = False
     elsewhere: str = ""
 
     def put(self, name: str, weights: bytes, *projectors: bytes, size: int | None = None) -> str:
@@ -170,7 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         state: State = self.server.state
         if state.fault == "no token":
             self._answer(200, b"{}")
-        elif state.login and self.headers.get("Authorization") != state.basic():
+        elif not state.anonymous and self.headers.get("Authorization") != state.basic():
             self._answer(401)
         else:
             self._answer(200, json.dumps({"token": state.token}).encode())

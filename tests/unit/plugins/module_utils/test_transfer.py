@@ -44,7 +44,9 @@ CHILD = Path(__file__).parents[2] / "transfer_child.py"
 DATA = random.Random(1).randbytes(8 * MIB + 1234)
 DIGEST = digest(DATA)
 LONG = pytest.mark.long
-QUICK = Limits(stall_seconds=0.6, attempts=2, backoff_seconds=0.02, part_bytes=MIB)
+QUICK = Limits(stall_seconds=1, attempts=2, backoff_seconds=0.02, part_bytes=MIB)
+# Where nothing is to stall: this machine may be busy with other things.
+PATIENT = replace(QUICK, stall_seconds=20, attempts=6)
 
 
 class World:
@@ -77,14 +79,15 @@ class World:
 
     def part_way(self, count: int = 3 * MIB) -> int:
         """Leave a transfer in the middle; the bytes that are held."""
-        self.state.bucket = Bucket(12 * MIB)
+        self.state.bucket = Bucket(8 * MIB)
 
         def interrupt(done: int, _total: int) -> None:
             if done > count:
                 raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
-            self.fetch(report=interrupt)
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(_transfer, "_REPORT_SECONDS", 0.0)
+            self.fetch(report=interrupt, limits=PATIENT)
         self.state.bucket = None
         before = -1
         # What the server had under its hands goes nowhere, but counts.
@@ -93,7 +96,9 @@ class World:
             time.sleep(0.1)
         self.state.requests.clear()
         self.state.sent = 0
-        return self.staging.held(DIGEST)
+        held = self.staging.held(DIGEST)
+        assert count <= held < len(DATA)
+        return held
 
 
 @pytest.fixture
@@ -201,10 +206,10 @@ def test_what_would_be_the_same_again_is_not_asked_again(world: World, fault: st
         ("500", 0, "answered 500 .*; 2 attempts in a row gained nothing"),
         ("429", 0, "answered 429"),
         ("cut", 0, "broke off at byte"),
-        ("stall", 0, "less than 65536 bytes in 0.6 seconds; 2 attempts"),
-        ("trickle", 0, "less than 65536 bytes in 0.6 seconds; 2 attempts"),
-        ("silent", 0, "less than 65536 bytes in 0.6 seconds; 2 attempts"),
-        ("drip", 0, "less than 65536 bytes in 0.6 seconds; 2 attempts"),
+        ("stall", 0, "less than 65536 bytes in 1 seconds; 2 attempts"),
+        ("trickle", 0, "less than 65536 bytes in 1 seconds; 2 attempts"),
+        ("silent", 0, "less than 65536 bytes in 1 seconds; 2 attempts"),
+        ("drip", 0, "less than 65536 bytes in 1 seconds; 2 attempts"),
     ],
 )
 def test_what_goes_on_for_ever_ends_and_loses_nothing(world: World, fault: str, after: int, said: str) -> None:
@@ -268,7 +273,7 @@ def test_wrong_bytes_are_asked_for_of_the_next_origin(world: World, seconds: flo
     if seconds:
         world.state.bucket, other.bucket = Bucket(16 * MIB), Bucket(16 * MIB)
     origins = [world.origin(), world.origin(url)]
-    staged, pauses = bounded(world, *origins, limits=replace(QUICK, seconds=seconds))
+    staged, pauses = bounded(world, *origins, limits=replace(PATIENT, seconds=seconds))
     assert world.content(staged) == DATA
     assert bool(pauses) == bool(seconds)
     assert staged.origin == url.partition("//")[2]
@@ -292,7 +297,7 @@ def bounded(world: World, *origins: Any, limits: Limits, most: int = 100) -> tup
 
 def test_bounded_calls_come_to_the_end(world: World) -> None:
     world.state.bucket = Bucket(8 * MIB)
-    staged, pauses = bounded(world, limits=replace(QUICK, seconds=0.3))
+    staged, pauses = bounded(world, limits=replace(PATIENT, seconds=0.3))
     assert world.content(staged) == DATA
     done = [pause.done for pause in pauses]
     assert len(done) >= 2
@@ -677,7 +682,7 @@ def test_the_wall_clock_does_not_matter(world: World, monkeypatch: pytest.Monkey
     chance = random.Random(4)
     monkeypatch.setattr(time, "time", lambda: chance.uniform(0, 4e9))
     world.state.fault, world.state.times, world.state.after = "cut", 3, 300_000
-    staged, pauses = bounded(world, limits=replace(QUICK, seconds=0.5))
+    staged, pauses = bounded(world, limits=replace(PATIENT, seconds=0.5))
     assert world.content(staged) == DATA
     assert pauses
 

@@ -1,0 +1,1 @@
+"""``make bench-distribution``: one model for several nodes, through a mirror and straight from upstream."""
