@@ -15,8 +15,7 @@ class ActionModule(TurnsAction):
     def subject(self) -> str:
         return "mirror"
 
-    def conclude(self, answer: dict[str, t.Any], first: dict[str, t.Any], fetched: int, seconds: float) -> None:
-        super().conclude(answer, first, fetched, seconds)
-        if answer is not first:
-            # The first call saw the mirror as it was, and each one after it was called for more to bring.
+    def conclude(self, answer: dict[str, t.Any], first: dict[str, t.Any]) -> None:
+        # The first call saw the mirror as it was, and each one after it was called for more to bring.
+        if not answer.get("failed"):
             answer["missing"], answer["changed"] = first.get("missing", {}), True

@@ -726,6 +726,7 @@ class Mirror:
         elif wanted.source is None:
             raise MirrorError(f"{wanted.name}: {blob.digest} is not on the mirror, and nobody is named who has it")
         else:
+            held = staging.held(blob.digest)
             try:
                 with staging.lock(blob.digest, turn.limits.stall_seconds):
                     limits = turn.left()
@@ -737,6 +738,7 @@ class Mirror:
                         self.registry.push_blob(path, blob.digest, stream, staged.size)
                     staging.discard(blob.digest)
             except _transfer.Paused as pause:
+                turn.account.fetched_bytes += max(0, pause.done - held)
                 raise Pending("transfer", turn.account.held_bytes + pause.done, turn.account.total_bytes) from pause
             except (_transfer.TransferError, _registry.RegistryError) as error:
                 raise MirrorError(f"{wanted.name}: {error}") from error

@@ -157,14 +157,35 @@ def sources(name: str, origins: t.Sequence[t.Mapping[str, t.Any]], timeout: floa
                 repository = own.repository
             client = _registry.Client(timeout, time_limit=None)
             if repository.host == host:
-                repository = replace(repository, scheme=scheme)
-                login = (origin["username"], origin.get("password") or "") if origin.get("username") else None
-                files = {key: origin.get(key) or None for key in ("ca_path", "client_cert", "client_key")}
-                client = _registry.Client(timeout, time_limit=None, login=login, **files)
+                repository, client = replace(repository, scheme=scheme), _client(origin, timeout)
             found.append(Source(client, repository, public.tag))
     except _registry.RegistryError as error:
         raise PullError(str(error)) from error
     return found
+
+
+def _client(origin: t.Mapping[str, t.Any], timeout: float) -> _registry.Client:
+    """Who asks an origin, with what is for its host alone."""
+    login = (origin["username"], origin.get("password") or "") if origin.get("username") else None
+    files = {key: origin.get(key) or None for key in ("ca_path", "client_cert", "client_key")}
+    return _registry.Client(timeout, time_limit=None, login=login, **files)
+
+
+def file_origin(url: str, digest: str, origins: t.Sequence[t.Mapping[str, t.Any]], timeout: float) -> _transfer.Origin:
+    """Where a file's address leads. A blob of one of the origins is asked for as that one's: a mirror has files, too.
+
+    :raises PullError: an origin's address is none.
+    """
+    try:
+        for origin in origins:
+            scheme, host = _registry.parse_address(origin["url"])
+            start, end = f"{scheme}://{host}/v2/", f"/blobs/{digest}"
+            if url.startswith(start) and url.endswith(end):
+                repository = _registry.Repository(scheme, host, url[len(start) : -len(end)])
+                return _transfer.RegistryOrigin(_client(origin, timeout), repository, digest)
+        return _transfer.UrlOrigin(url)
+    except _registry.RegistryError as error:
+        raise PullError(str(error)) from error
 
 
 def offer(asked: t.Sequence[Source], limits: _transfer.Limits) -> Offer:
@@ -368,16 +389,20 @@ class Files:
         self.store.write_manifest(self.name, offered.manifest)
         self._sweep({blob.digest for blob in installed})
 
-    def take(self, digest: str, path: str | None, url: str | None) -> None:
+    def take(
+        self, digest: str, path: str | None, url: str | None, origins: t.Sequence[t.Mapping[str, t.Any]] = ()
+    ) -> None:
         """Have a GGUF file as a blob: of this host by link or copy, or of a web server.
 
+        :param origins: registries, as of :func:`sources`, one of which ``url`` may lead to.
         :raises OSError: the file cannot be read.
         """
         try:
             if path:
                 self._take_path(digest, path)
             else:
-                pull_file(self.store, self.staging_dir, digest, _transfer.UrlOrigin(url or ""), self.turn)
+                origin = file_origin(url or "", digest, origins, self.turn.limits.stall_seconds)
+                pull_file(self.store, self.staging_dir, digest, origin, self.turn)
         except StoreError as error:
             raise PullError(str(error)) from error
 

@@ -20,6 +20,14 @@ description:
 extends_documentation_fragment:
   - onprem.llm.attributes
 attributes:
+  check_mode:
+    support: full
+    details:
+      - Upstream is asked for the manifests of what is missing, which say what would be transferred.
+  diff_mode:
+    support: none
+  idempotent:
+    support: full
   action:
     description: Has an action plugin, which tells how far a transfer is, and calls the module again.
     support: full
@@ -99,6 +107,15 @@ options:
   ca_path:
     description: A file of authorities to trust in place of the system's.
     type: path
+  proxy:
+    description:
+      - Address of the proxy for transfers, with its login where it wants one.
+    type: str
+  no_proxy:
+    description: Hosts that are reached without O(proxy).
+    type: list
+    elements: str
+    default: []
   update:
     description: Whether upstream is asked again for models without a digest.
     type: bool
@@ -233,6 +250,7 @@ removed:
 
 import os
 import typing as t
+from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _mirror, _registry, _transfer
@@ -344,6 +362,8 @@ def main() -> None:
             "username": {"type": "str"},
             "password": {"type": "str", "no_log": True},
             "ca_path": {"type": "path"},
+            "proxy": {"type": "str", "no_log": True},
+            "no_proxy": {"type": "list", "elements": "str", "default": []},
             "update": {"type": "bool", "default": False},
             "prune": {"type": "bool", "default": False},
             "connections": {"type": "int", "default": 4},
@@ -357,6 +377,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if module.params["proxy"]:
+        password = urlsplit(module.params["proxy"]).password
+        module.no_log_values.update({password, unquote(password)} if password else ())
+        for scheme in ("http", "https"):
+            os.environ[f"{scheme}_proxy"] = os.environ[f"{scheme.upper()}_PROXY"] = module.params["proxy"]
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(module.params["no_proxy"])
     missing: dict[str, list[str]] = {"models": [], "images": [], "files": []}
     try:
         result = run(module, missing)

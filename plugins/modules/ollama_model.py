@@ -784,7 +784,7 @@ class Manager:
         files = self.files
         if not files.store.has(digest) or digest in files.damaged:
             try:
-                files.take(digest, self.params["gguf"], self.params["url"])
+                files.take(digest, self.params["gguf"], self.params["url"], self.params["origins"])
             except OSError as error:
                 raise api.OllamaError(
                     "the server has not the weights {}, and the file {} cannot be read: {}".format(

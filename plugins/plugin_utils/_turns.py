@@ -93,10 +93,11 @@ class TurnsAction(ActionBase):
         arguments.update(announce=True, transfer_seconds=arguments.get("transfer_seconds") or interval)
         fetched, seconds, lines = 0, 0.0, 0
         first: dict[str, t.Any] = {}
+        account: dict[str, t.Any] = {}
         while True:
             answer = self._execute_module(module_name=self.MODULE, module_args=arguments, task_vars=variables)
             transfer = answer.get("transfer") or {}
-            first = first or answer
+            first, account = first or answer, account or transfer
             fetched += transfer.get("fetched_bytes") or 0
             seconds += transfer.get("seconds") or 0.0
             pending = answer.get("pending")
@@ -108,12 +109,14 @@ class TurnsAction(ActionBase):
             arguments.update(announce=False, resume=pending["resume"])
             if not self._task.args.get("transfer_seconds"):
                 arguments["transfer_seconds"] = interval * min(2 ** (lines // LINES_AN_INTERVAL), MOST_INTERVALS)
-        self.conclude(answer, first, fetched, seconds)
+        if account:
+            # What the calls before brought is not in the last one's account.
+            answer["transfer"] = dict(account, fetched_bytes=fetched, seconds=round(seconds, 3))
+            answer["changed"] = answer.get("changed", False) or fetched > 0
+        if answer is not first:
+            self.conclude(answer, first)
         result.update(answer)
         return result
 
-    def conclude(self, answer: dict[str, t.Any], first: dict[str, t.Any], fetched: int, seconds: float) -> None:
-        """Put into the last call's answer what the calls before brought, which is not in its account."""
-        if first.get("transfer"):
-            answer["transfer"] = dict(first["transfer"], fetched_bytes=fetched, seconds=round(seconds, 3))
-            answer["changed"] = answer.get("changed", False) or fetched > 0
+    def conclude(self, answer: dict[str, t.Any], first: dict[str, t.Any]) -> None:
+        """Put into the last call's answer what only the first one's has."""

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import registry_fake
 from ansible_collections.onprem.llm.plugins.module_utils import _mirror as mirror
-from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _ollama_pull, _registry, _transfer
 from mirror_registry import MirrorRegistry
 from registry_fake import State, digest
 
@@ -318,6 +318,20 @@ def test_a_blob_that_was_lost_is_brought_in_again(host: MirrorRegistry, upstream
     assert host.mirror.lacks(model(address, pin=pin))
     assert fill(host, model(address, pin=pin))[0]
     assert read(host, "library/tiny", pin) == WEIGHTS
+
+
+def test_a_node_takes_a_file_with_what_it_shows_the_mirror(upstream: tuple[State, str]) -> None:
+    state, address = upstream
+    state.login = ("node", "secret")
+    pin = digest(WEIGHTS)
+    state.blobs[pin] = WEIGHTS
+    url = f"{address}/v2/onprem-llm/files/blobs/{pin}"
+    asked = {"url": address, "username": "node", "password": "secret"}
+    with _ollama_pull.file_origin(url, pin, [{"url": "https://other.example.com"}, asked], 5).open(0, 10) as answer:
+        assert answer.read() == WEIGHTS[:10]
+    # Another's address gets nothing of it.
+    with pytest.raises(_registry.Unauthorized):
+        _ollama_pull.file_origin(url, pin, [dict(asked, url="https://other.example.com")], 5).open(0, 10)
 
 
 # --- from a layout

@@ -88,6 +88,11 @@ def test_groups_as_they_should_be() -> None:
     assert preflight.groups_faults({"llm_nodes": ["a", "b"], "gpu_nodes": ["a"], "cpu_nodes": ["b"]}) == []
 
 
+def test_a_fleet_has_one_mirror() -> None:
+    groups = {"llm_nodes": ["a"], "gpu_nodes": ["a"], "model_mirrors": ["m", "n"]}
+    assert preflight.groups_faults(groups) == ["model_mirrors: the group has 2 hosts, m, n; a fleet has one mirror"]
+
+
 def test_two_hosts_at_one_address() -> None:
     addresses = {"ansible_host": {"a": "10.0.0.1", "b": "10.0.0.1", "c": "10.0.0.2"}, "endpoint_address": {"a": ""}}
     (fault,) = preflight.address_faults(addresses)
