@@ -1,4 +1,4 @@
-"""The connected side: a registry on loopback that counts what it sends, and ``playbooks/bundle.yml`` run against it twice.
+"""The connected side: a registry on loopback that counts what it sends, and ``playbooks/bundle.yml`` run twice.
 
 The engine's image and a small model lie in the registry; the packages are those of this machine's own mirror.
 """

@@ -78,14 +78,15 @@ class Host:
         :raises AnsibleError: a workload names none, so what it takes is known by a plan alone.
         """
         found = []
-        entries = self.entries()
         for workload in self.value("models", "models_workloads") or []:
             names = workload.get("models") or []
             if not names:
                 raise AnsibleError(
-                    f"{self.name}: the workload {workload.get('name')} names no models, so which it takes depends on the "
-                    "host: plan at the site (playbooks/plan.yml -e plan_json=plans.json) and give bundle_plans: plans.json"
+                    f"{self.name}: the workload {workload.get('name')} names no models, so which it takes depends on "
+                    "the host: plan at the site (playbooks/plan.yml -e plan_json=plans.json) and "
+                    "give bundle_plans: plans.json"
                 )
+            entries = self.entries()
             for name in names:
                 full = _catalog.canonical_name(name)
                 entry = entries.get(full) or {}
@@ -142,13 +143,18 @@ class ActionModule(ActionBase):
                 for release in arguments["releases"]:
                     host = Host(name, known | self._facts(release), self)
                     self._packages(host, wants["packages"])
+                if name in nodes:
+                    self._runs(host, wants)
             else:
                 host = Host(name, known, self)
-                if (known.get("ansible_facts") or {}).get("distribution_release"):
-                    self._packages(host, wants["packages"])
-            if name in nodes:
-                self._image(host, wants["images"])
-                self._models(host, wants)
+                try:
+                    if (known.get("ansible_facts") or {}).get("distribution_release"):
+                        self._packages(host, wants["packages"])
+                    if name in nodes:
+                        self._runs(host, wants)
+                except AnsibleError as error:
+                    # check_inventory and check_host tell of it, beside the faults of all others.
+                    self._display.vv(f"{name}: what it wants cannot be told: {error}")
         for model in arguments["more_models"]:
             full = str(_registry.parse_name(str(model["name"])))
             gather(wants["models"], {"name": full, "digest": model.get("digest") or ""}, "the bundle")
@@ -199,6 +205,11 @@ class ActionModule(ActionBase):
                 role, template = DOCKER_SOURCES
                 want["sources"]["docker.sources"] = host.source(role, template)
         gather(found, want, host.name)
+
+    def _runs(self, host: Host, wants: dict[str, list[dict[str, t.Any]]]) -> None:
+        """What a node runs."""
+        self._image(host, wants["images"])
+        self._models(host, wants)
 
     def _image(self, host: Host, found: list[dict[str, t.Any]]) -> None:
         if host.value("ollama", "ollama_image_archive"):

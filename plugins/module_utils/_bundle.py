@@ -137,8 +137,8 @@ def parse(data: bytes) -> Bundle:
         raise BundleError(f"{LIST} is not a bundle's: it names no schema")
     if found["schema"] != SCHEMA:
         raise BundleError(
-            f"{LIST} has the schema {str(found['schema'])[:40]}; this version of the collection reads {SCHEMA}. Use the "
-            "collection that lies in the bundle"
+            f"{LIST} has the schema {str(found['schema'])[:40]}; this version of the collection reads {SCHEMA}. Use "
+            "the collection that lies in the bundle"
         )
     collection = found.get("collection")
     version = collection.get("version") if isinstance(collection, dict) else None
@@ -349,7 +349,8 @@ def lacking(bundle: Bundle, wants: t.Mapping[str, t.Any]) -> list[str]:
             faults.append(f"it has no model {want['name']}, which {_hosts(want)}")
         elif want.get("digest") and want["digest"] not in found:
             faults.append(
-                f"it has the model {want['name']} with the weights {', '.join(found)}, and {_hosts(want, want['digest'])}"
+                f"it has the model {want['name']} with the weights {', '.join(found)}, and "
+                f"{_hosts(want, want['digest'])}"
             )
     references = {image.digest: image.reference for image in bundle.images}
     for want in wants.get("images") or []:

@@ -192,7 +192,8 @@ class Looker:
         weights = _registry.parse_manifest(data).weights.digest
         if digest and weights != digest:
             raise _bundle.BundleError(
-                f"the model {key} has the weights {weights} at its registry, and {digest} is pinned: its tag was re-pointed"
+                f"the model {key} has the weights {weights} at its registry, and {digest} is pinned: its tag was "
+                "re-pointed"
             )
         manifest = _digest(data)
         self._blobs(full.host, path, data, f"model {key}")
@@ -224,8 +225,8 @@ class Looker:
         for path in re.findall(r"(?m)^Signed-By: (/\S+)$", "\n".join(want["sources"].values())):
             if not os.path.isfile(path):
                 raise _apt.AptError(
-                    f"{path} is not on this host, so nothing from the archives of {release} can be trusted; install the "
-                    f"package {os.path.basename(path).replace('.gpg', '')}"
+                    f"{path} is not on this host, so nothing from the archives of {release} can be trusted; install "
+                    f"the package {os.path.basename(path).replace('.gpg', '')}"
                 )
         root = os.path.join(self._staging, f"apt-{release}-{architecture}-{number}")
         _apt.prepare(root, want["sources"])

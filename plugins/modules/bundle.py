@@ -14,8 +14,8 @@ author:
 description:
   - Fetches images and models by digest from their registries, GGUF files by SHA-256, and packages with all that they
     depend on by apt's own lists, into one directory, and writes C(bundle.json) with the SHA-256 of each file.
-  - What is there already is not fetched again, and a transfer that was interrupted goes on. Blobs and packages that are no
-    longer wanted are taken away; wheels and collections that others put beside them are listed as they are.
+  - What is there already is not fetched again, and a transfer that was interrupted goes on. Blobs and packages that
+    are no longer wanted are taken away; wheels and collections that others put beside them are listed as they are.
   - apt works in a root of its own, in which nothing is installed. The host needs apt, and the keyring of each release's
     distribution.
 extends_documentation_fragment:
@@ -62,7 +62,8 @@ options:
         required: true
       url:
         description:
-          - The registry that is asked, such as V(https://mirror.example.com:5000). It holds everything under the same paths.
+          - The registry that is asked, such as V(https://mirror.example.com:5000).
+          - It holds everything under the same paths.
         type: str
         required: true
       ca_path:
@@ -98,8 +99,8 @@ options:
     default: 15
   transfer_seconds:
     description:
-      - Seconds after which the module hands back with RV(pending) though it is not done. 0 means never. The action plugin
-        sets it to O(progress_interval) and calls again.
+      - Seconds after which the module hands back with RV(pending) though it is not done. 0 means never. The action
+        plugin sets it to O(progress_interval) and calls again.
     type: float
     default: 0
   announce:
@@ -125,7 +126,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 sha256:
-  description: SHA-256 of C(bundle.json), by which a site pins the bundle. Empty while something is pending and in check mode.
+  description:
+    - SHA-256 of C(bundle.json), by which a site pins the bundle. Empty while something is pending and in check mode.
   returned: always
   type: str
   sample: 9d5a2bb4e1d6fd4c0d1c1f7c2f1e2f8a5f0b0f7f3d0a6cf3c7f3d8d1a3a0c9b1
@@ -169,7 +171,7 @@ transfer:
     origin:
       description: Where from.
       type: str
-  sample: {total_bytes: 253115392, held_bytes: 0, fetched_bytes: 253115392, free_bytes: 81604378624, seconds: 12.5, origin: "the world"}
+  sample: {total_bytes: 253115392, held_bytes: 0, fetched_bytes: 253115392, free_bytes: 0, seconds: 12.5, origin: x}
 pending:
   description: What is not done yet, because the time of the call was over.
   returned: always

@@ -12,8 +12,8 @@ version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:
-  - Says what of a bundle that M(onprem.llm.bundle) made is missing, cut off or changed, by file, and what hosts want that it
-    does not have, by name.
+  - Says what of a bundle that M(onprem.llm.bundle) made is missing, cut off or changed, by file, and what hosts want
+    that it does not have, by name.
   - Every file is read once. What was read is remembered with its size and times, so the next look is a matter of
     moments.
 extends_documentation_fragment:
@@ -31,14 +31,14 @@ options:
     required: true
   sha256:
     description:
-      - SHA-256 that C(bundle.json) must have. With an empty one, the bundle is only held against itself, which says nothing
-        of whose it is.
+      - SHA-256 that C(bundle.json) must have. With an empty one, the bundle is only held against itself, which says
+        nothing of whose it is.
     type: str
     default: ""
   signers:
     description:
-      - Who may have signed the bundle, in the format ALLOWED SIGNERS of ssh-keygen(1). With an empty one, no signature is
-        looked at.
+      - Who may have signed the bundle, in the format ALLOWED SIGNERS of ssh-keygen(1). With an empty one, no signature
+        is looked at.
     type: str
     default: ""
   wants:
@@ -63,8 +63,8 @@ options:
     default: 15
   transfer_seconds:
     description:
-      - Seconds after which the module hands back with RV(pending) though it is not done. 0 means never. The action plugin
-        sets it to O(progress_interval) and calls again.
+      - Seconds after which the module hands back with RV(pending) though it is not done. 0 means never. The action
+        plugin sets it to O(progress_interval) and calls again.
     type: float
     default: 0
   announce:

@@ -12,8 +12,8 @@ version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:
-  - Evaluates what this collection's roles state of themselves (C(__ROLE_packages), C(__ROLE_outlook), the engine's image,
-    the models of plan or workloads) against the variables of each host.
+  - Evaluates what this collection's roles state of themselves (C(__ROLE_packages), C(__ROLE_outlook), the engine's
+    image, the models of plan or workloads) against the variables of each host.
   - With O(releases), hosts need not be reached, and every host is taken for one of each release. M(onprem.llm.bundle)
     fetches what this gives then.
   - Without, the facts and the plans of the hosts count, and M(onprem.llm.bundle_info) holds a bundle against them.
@@ -104,7 +104,8 @@ wants:
       type: list
       elements: dict
     packages:
-      description: Packages by release, each with the start of its version or nothing; with O(releases) apt's sources, too.
+      description:
+        - Packages by release, each with the start of its version or nothing; with O(releases) apt's sources, too.
       type: list
       elements: dict
   sample:

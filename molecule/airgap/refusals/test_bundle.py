@@ -76,7 +76,7 @@ def test_everything_wrong_with_it_is_told_at_once() -> None:
     [
         ({"model_mirror_bundle_sha256": "0" * 64}, f"and {'0' * 64} is wanted: it is another bundle, or was changed"),
         ({"model_mirror_bundle": "/srv/none"}, "there is no bundle in /srv/none: "),
-        ({"ollama_image_digest": "sha256:" + "2" * 64}, f"it has no image ollama/ollama:0.32.15@sha256:{'2' * 64}, which airgap-cpu1"),
+        ({"ollama_image_digest": "sha256:" + "2" * 64}, f"@sha256:{'2' * 64}, which airgap-cpu1"),
         ({"docker_source": "upstream"}, "it has no package docker-ce for trixie, which airgap-cpu1, airgap-gw1 want"),
     ],
 )  # fmt: skip

@@ -17,6 +17,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import _bundle
 IMAGE = "sha256:" + "a" * 64
 WEIGHTS = "sha256:" + "b" * 64
 MODEL = "registry.ollama.ai/library/qwen3:8b"
+PINNED, NEWER = {"nginx": "", "docker-ce": "5:29.6.1-"}, {"docker-ce": "5:30.0.0-"}
 DEB = "apt/trixie/nginx_1.26.3-3+deb13u10_amd64.deb"
 
 
@@ -74,12 +75,12 @@ def test_a_whole_bundle_is_read_once(bundle: tuple[Path, _bundle.Bundle]) -> Non
 
 
 def test_another_list_than_the_one_that_is_pinned(bundle: tuple[Path, _bundle.Bundle]) -> None:
-    with pytest.raises(_bundle.BundleError, match=f"and {'0' * 64} is wanted"):
+    with pytest.raises(_bundle.BundleError, match=r"and 0{64} is wanted"):
         _bundle.load(str(bundle[0]), "0" * 64)
 
 
 def test_no_bundle(tmp_path: Path) -> None:
-    with pytest.raises(_bundle.BundleError, match="there is no bundle in .*bundle.json: No such file"):
+    with pytest.raises(_bundle.BundleError, match=r"there is no bundle in .*bundle.json: No such file"):
         _bundle.load(str(tmp_path))
 
 
@@ -183,7 +184,7 @@ def test_what_is_no_list(data: bytes) -> None:
 def test_a_file_that_is_named_twice(bundle: tuple[Path, _bundle.Bundle]) -> None:
     data = json.loads(bundle[1].text())
     data["contents"].append(data["contents"][0])
-    with pytest.raises(_bundle.BundleError, match="contents names .* twice"):
+    with pytest.raises(_bundle.BundleError, match=r"contents names .* twice"):
         _bundle.parse(json.dumps(data).encode())
 
 
@@ -192,7 +193,7 @@ def wants(**more: Any) -> dict[str, Any]:
         "models": [{"name": MODEL, "digest": WEIGHTS, "hosts": ["gpu01"]}],
         "images": [{"reference": "ollama/ollama:0.32.15", "digest": IMAGE, "hosts": ["gpu01"]}],
         "files": [{"name": "own:1b", "sha256": "e" * 64, "hosts": ["gpu01"]}],
-        "packages": [{"release": "trixie", "architecture": "amd64", "packages": {"nginx": "", "docker-ce": "5:29.6.1-"}, "hosts": ["gw01"]}],
+        "packages": [{"release": "trixie", "architecture": "amd64", "packages": PINNED, "hosts": ["gw01"]}],
         **more,
     }  # fmt: skip
 
@@ -229,7 +230,7 @@ def test_nothing_lacks(bundle: tuple[Path, _bundle.Bundle]) -> None:
             "it has no package ufw for trixie, which gw01 wants",
         ),
         (
-            {"packages": [{"release": "trixie", "architecture": "amd64", "packages": {"docker-ce": "5:30.0.0-"}, "hosts": ["gw01"]}]},
+            {"packages": [{"release": "trixie", "architecture": "amd64", "packages": NEWER, "hosts": ["gw01"]}]},
             "it has the package docker-ce 5:29.6.1-1~debian.13~trixie for trixie, and gw01 wants 5:30.0.0-*",
         ),
     ],
