@@ -647,7 +647,7 @@ def test_after_a_crash_of_the_host_what_was_synced_counts(world: World, monkeypa
     held = world.part_way(4 * MIB)
     synced = json.loads(journal(world, synced=True).read_bytes())
     kept = sum(position - start for start, position, _end in synced["segments"])
-    assert MIB < kept < held
+    assert 0 < kept < held
     with open(Path(world.staging.path) / f"{DIGEST[7:]}.part", "r+b") as stream:
         for start, position, end in synced["segments"]:
             assert start <= position
