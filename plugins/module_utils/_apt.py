@@ -122,13 +122,15 @@ def index(packages: t.Iterable[Package]) -> bytes:
 
 
 def release(codename: str, architecture: str, indexes: t.Mapping[str, bytes]) -> bytes:
-    """The file ``Release`` of a flat repository. It has no date: the same packages give the same bytes."""
+    """The file ``Release`` of a flat repository. apt warns where there is no date; this one is always the same, so that
+    the same packages give the same bytes."""
     lines = [
         "Origin: onprem.llm",
         "Label: onprem.llm bundle",
         f"Suite: {codename}",
         f"Codename: {codename}",
         f"Architectures: {architecture} all",
+        "Date: Sat, 01 Jan 2000 00:00:00 UTC",
         "SHA256:",
         *(f" {hashlib.sha256(data).hexdigest()} {len(data)} {name}" for name, data in sorted(indexes.items())),
     ]
