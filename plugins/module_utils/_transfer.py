@@ -421,7 +421,7 @@ class _Journal:
             numbers = [number for segment in found["segments"] for number in segment]
             wrong, wrong_from = found["wrong"], str(found["wrong_from"])
             if (
-                any(type(number) is not int for number in numbers)
+                any(isinstance(number, bool) or not isinstance(number, int) for number in numbers)
                 or [segment.start for segment in segments] != edges[:-1]
                 or any(not segment.start <= segment.position <= segment.end for segment in segments)
                 or edges[-1] != size
