@@ -207,7 +207,8 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _transfer,
 )
 
-PLAN, STAMPS = "plan.json", "stamps.json"
+PLAN = "plan.json"
+STAMPS = "stamps.json"
 
 
 def looked_up(module: AnsibleModule, looker: _bundling.Looker, path: str) -> _bundling.Plan:
