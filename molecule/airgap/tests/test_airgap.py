@@ -95,3 +95,9 @@ def test_packages_are_served_to_all_and_weights_to_nodes_alone(node) -> None:
 def test_nothing_is_waiting_for_an_answer_from_outside(managed, what: str) -> None:
     waiting = managed.host.check_output("ss --no-header --tcp --numeric state %s", what.lower())
     assert [line for line in waiting.splitlines() if SITE["demo_subnet"].rsplit(".", 1)[0] not in line] == []
+
+
+def test_preflight_remembers_what_it_read_of_the_bundle(gateway) -> None:
+    read = json.loads(gateway.host.file("/run/onprem-llm-bundle.json").content_string)["/srv/bundle"]
+    listed = json.loads(gateway.host.file("/srv/bundle/bundle.json").content_string)["contents"]
+    assert len(read) == len(listed)
