@@ -9,9 +9,11 @@ outlives the play, no connection is silent for long, and somebody who watches se
 
 from __future__ import annotations
 
+import os
 import time
 import typing as t
 
+from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
 
@@ -94,6 +96,7 @@ class TurnsAction(ActionBase):
         fetched, seconds, lines = 0, 0.0, 0
         first: dict[str, t.Any] = {}
         account: dict[str, t.Any] = {}
+        play = os.getppid()
         while True:
             answer = self._execute_module(module_name=self.MODULE, module_args=arguments, task_vars=variables)
             transfer = answer.get("transfer") or {}
@@ -103,6 +106,9 @@ class TurnsAction(ActionBase):
             pending = answer.get("pending")
             if answer.get("failed") or not pending:
                 break
+            # A killed play leaves its workers behind.
+            if os.getppid() != play:
+                raise AnsibleActionFail("the play has ended; what has come stays, and the next one goes on from it")
             if not self._task.no_log:
                 self._display.display(progress.line(pending, transfer, time.monotonic()))
             lines += 1

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,8 @@ class Site:
         """What the last play's module returned."""
         return dict(json.loads((self.place / "result.json").read_text(encoding="utf-8")))
 
-    def play(self, *more: str, variables: dict[str, Any] | None = None, **arguments: Any) -> tuple[int, str]:
-        """Exit status and output."""
+    def started(self, *more: str, variables: dict[str, Any] | None = None, **arguments: Any) -> subprocess.Popen[str]:
+        """A play that runs."""
         given = {
             "name": "mine:1", "api_url": self.url, "models_dir": str(self.place / "data" / "models"),
             "progress_interval": 1,
@@ -64,19 +65,26 @@ class Site:
             "result": str(self.place / "result.json"),
             **(variables or {}),
         }
-        result = subprocess.run(
+        return subprocess.Popen(
             [
                 Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, playbook, "--limit", "node1",
                 "-e", json.dumps(every), *more,
             ],
             cwd=ROOT,
             env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            check=False,
-            timeout=120,
         )  # fmt: skip
-        return result.returncode, result.stdout + result.stderr
+
+    def play(self, *more: str, variables: dict[str, Any] | None = None, **arguments: Any) -> tuple[int, str]:
+        """Exit status and output."""
+        return ended(self.started(*more, variables=variables, **arguments))
+
+
+def ended(play: subprocess.Popen[str]) -> tuple[int, str]:
+    output, _nothing = play.communicate(timeout=120)
+    return play.returncode, output
 
 
 @pytest.fixture
@@ -162,3 +170,37 @@ def test_delegated_and_secret(site: Site) -> None:
     status, output = site.play(variables={"delegate": "node2"}, update=True)
     assert status == 0, output
     assert "node1 -> node2: mine:1: 4.0 MiB to be transferred" in output
+
+
+def test_a_killed_play_is_gone_on_from(site: Site) -> None:
+    """What was served before is served meanwhile, and what had come does not come again."""
+    assert site.play()[0] == 0
+    served = dict(site.ollama.models)
+    newer = WEIGHTS[::-1]
+    site.registry.put("mine:1", b"GGUF" + newer)
+    site.registry.sent, site.registry.bucket = 0, registry_fake.Bucket(2**20)
+    play = site.started(update=True)
+    while site.registry.sent < len(newer) // 2:
+        assert play.poll() is None, play.communicate()[0]
+        time.sleep(0.02)
+    play.kill()
+    play.communicate()
+    assert site.ollama.models == served
+    # Its module ends with its turn; nobody calls it again.
+    site.registry.bucket = None
+    status, output = site.play(update=True)
+    assert status == 0, output
+    assert site.result()["changed"] is True
+    assert site.registry.sent <= 1.25 * len(newer)
+    blob = registry_fake.digest(b"GGUF" + newer).replace(":", "-")
+    assert (site.place / "data/models/blobs" / blob).read_bytes() == b"GGUF" + newer
+
+
+def test_two_plays_at_once_bring_it_once(site: Site) -> None:
+    site.registry.bucket = registry_fake.Bucket(1.3 * 2**20)
+    plays = [site.started(), site.started()]
+    for status, output in map(ended, plays):
+        assert status == 0, output
+    assert site.registry.sent <= 1.25 * len(WEIGHTS)
+    assert site.play()[0] == 0
+    assert site.result()["changed"] is False
