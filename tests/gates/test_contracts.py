@@ -128,5 +128,10 @@ def test_site_proves_the_models_after_everything_that_may_take_a_gpu() -> None:
     risky = {
         f"onprem.llm.{role}" for role in ("docker", "nvidia_driver", "nvidia_container_toolkit", "ollama", "models")
     }
-    late = [role["role"] for play in plays[proofs[0] + 1 :] for role in play.get("roles", []) if role["role"] in risky]
-    assert late == []
+    imported = [
+        {task["ansible.builtin.import_role"]["name"] for task in play.get("tasks", [])} if "tasks" in play else set()
+        for play in plays
+    ]
+    assert risky <= set().union(*imported)
+    late = risky & set().union(*imported[proofs[0] + 1 :])
+    assert not late
