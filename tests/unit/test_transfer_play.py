@@ -185,8 +185,13 @@ def test_a_killed_play_is_gone_on_from(site: Site) -> None:
         time.sleep(0.02)
     play.kill()
     play.communicate()
-    assert site.ollama.models == served
     # Its module ends with its turn; nobody calls it again.
+    before = -1
+    while site.registry.sent != before:
+        before = site.registry.sent
+        time.sleep(2)
+    assert before < len(newer)
+    assert site.ollama.models == served
     site.registry.bucket = None
     status, output = site.play(update=True)
     assert status == 0, output
