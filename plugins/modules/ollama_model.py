@@ -878,13 +878,15 @@ class Manager:
 
     def _from_registry(self, before):
         """The model with the weights that the registry has, transferred where they lack."""
-        files, parameters = self.files, self.parameters
-        faulty = files.faulty(self.params["verify"]) if before else set()
+        parameters = self.parameters
+        # A model that is there can be loaded from anywhere; its files are looked at where they are in reach.
+        seen = before and (self.params["models_dir"] or self.params["verify"])
+        faulty = self.files.faulty(self.params["verify"]) if seen else set()
         other = before is None or (self.pin is not None and before.weights_digest != self.pin)
         found = []
         if other or faulty or self.params["update"]:
             asked = _ollama_pull.sources(self.params["name"], self.params["origins"], self.params["stall_timeout"])
-            offer = _ollama_pull.offer(asked, files.turn.limits)
+            offer = _ollama_pull.offer(asked, self.files.turn.limits)
             self._check_offer(offer, before)
             if before is None:
                 found = ["model"]
@@ -895,14 +897,14 @@ class Manager:
         if found:
             self.result.update(changed=True, differences=found)
             if self.module.check_mode:
-                files.foresee(offer, faulty)
+                self.files.foresee(offer, faulty)
                 self.offered = {"weights_digest": offer.weights_digest, "manifest_digest": offer.digest}
                 return before
-            files.install(offer, faulty)
+            self.files.install(offer, faulty)
             before = self._there()
             if before.weights_digest != offer.weights_digest:
                 raise api.OllamaError(
-                    f"{offer.weights_digest} was put into {files.store.path}, and the server has the weights "
+                    f"{offer.weights_digest} was put into {self.files.store.path}, and the server has the weights "
                     f"{before.weights_digest}; is it the server's models directory?"
                 )
         lacking = self._lacking(before, parameters)

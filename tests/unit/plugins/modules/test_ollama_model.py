@@ -92,6 +92,16 @@ def weights(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_model_that_is_there_is_loaded_without_its_directory(server: Server) -> None:
+    server.offer()
+    missing = server.model(state="loaded", models_dir="")
+    assert "models_dir is needed" in missing["msg"]
+    server.model()
+    loaded = server.model(state="loaded", models_dir="", origins=[])
+    assert (loaded["changed"], loaded["loaded"]["name"]) == (True, "mine:1")
+    assert server.model(state="loaded", models_dir="", origins=[])["changed"] is False
+
+
 def test_transfer(server: Server) -> None:
     assert server.offer() == DIGEST
     would = server.model(check_mode=True, diff=True, digest=DIGEST)
