@@ -17,7 +17,7 @@ import typing as t
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.llm.plugins.module_utils import _apt, _bundle, _mirror, _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _apt, _bundle, _mirror, _registry, _transfer, _turn
 
 OCI_INDEX_TYPE = _mirror.OCI_INDEX
 
@@ -348,28 +348,28 @@ def bring(
     looker: Looker,
     staging: _transfer.Staging,
     reader: _bundle.Reader,
-    limits: _transfer.Limits,
-    report: t.Callable[[int, int], None],
-) -> int:
-    """Put a piece into the bundle; the bytes that came over the network.
+    turn: _turn.Turn,
+    done: int,
+    total: int,
+) -> None:
+    """Put a piece into the bundle, of which ``done`` bytes of ``total`` are there.
 
-    :raises TransferError, Paused: see :func:`_transfer.fetch`.
+    :raises Pending: the turn is over.
+    :raises TransferError: see :func:`_transfer.fetch`.
     :raises BundleError: a file of this host has another SHA-256.
     """
     place = os.path.join(reader.directory, piece.path)
     os.makedirs(os.path.dirname(place), exist_ok=True)
     if "file" in piece.source:
         _copy(str(piece.source["file"]), place, piece, reader)
-        return 0
-    staged = _transfer.fetch(
-        piece.digest, piece.size, [looker.origin(piece.source, piece.digest)], staging, limits, report
-    )
+        return
+    origins = [looker.origin(piece.source, piece.digest)]
+    staged = turn.fetch(piece.digest, piece.size, origins, staging, done, total)
     os.chmod(staged.name, 0o644, dir_fd=staged.dir_fd)
     os.rename(staged.name, place, src_dir_fd=staged.dir_fd)
     staging.discard(piece.digest)
     # It was hashed on its way in.
     reader.stamp(piece.path, piece.digest[7:])
-    return staged.fetched_bytes
 
 
 def _copy(source: str, place: str, piece: Piece, reader: _bundle.Reader) -> None:

@@ -31,11 +31,12 @@ import socket
 import time
 import typing as t
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
 from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
+from ansible_collections.onprem.llm.plugins.module_utils._turn import Pending, Turn
 
 FILES = "onprem-llm/files"
 DOCKER_HUB, DOCKER_HUB_REGISTRY = "docker.io", "registry-1.docker.io"
@@ -60,22 +61,6 @@ _MAX_ANSWER_BYTES = 8 * 2**20
 
 class MirrorError(Exception):
     """The mirror cannot be filled or cleaned; the text says why, and what would be right."""
-
-
-class Pending(Exception):
-    """The turn is over; what came so far stays. Bytes are those of everything that is wanted."""
-
-    def __init__(self, phase: str, done_bytes: int, total_bytes: int) -> None:
-        super().__init__(f"{phase}: {done_bytes} of {total_bytes} bytes are here")
-        self.phase, self.done_bytes, self.total_bytes = phase, done_bytes, total_bytes
-
-    def result(self) -> dict[str, t.Any]:
-        return {
-            "phase": self.phase,
-            "done_bytes": self.done_bytes,
-            "total_bytes": self.total_bytes,
-            "resume": {},
-        }
 
 
 # --- What lies where -------------------------------------------------------------------------------------------------
@@ -663,16 +648,15 @@ class Mirror:
                 found += [(item, blob) for blob in item.blobs if not self.registry.has_blob(path, blob.digest)]
         return found
 
-    def fill(
-        self, resolved: t.Sequence[Resolved], limits: _transfer.Limits, account: Account, dry: bool = False
-    ) -> bool:
-        """Bring in what is missing of these; whether anything was, or would be.
+    def fill(self, resolved: t.Sequence[Resolved], turn: Turn, dry: bool = False) -> bool:
+        """Bring in what is missing of these; whether anything was, or would be. The account is of everything that is
+        wanted.
 
-        :param dry: only ``account`` is made.
+        :param dry: only the account is made.
         :raises Pending: the turn is over.
         :raises MirrorError: it cannot be done; what came whole is kept.
         """
-        turn = _Turn(limits, account)
+        account = turn.account
         with _transfer.Staging(self.staging_dir) as staging:
             missing = self.missing(resolved)
             todo = {blob.digest: blob.size for _item, blob in missing}
@@ -681,19 +665,21 @@ class Mirror:
             account.free_bytes = staging.free_bytes
             labels = {item.wanted.source.label for item, _blob in missing if item.wanted.source}
             account.origin = ", ".join(sorted(labels)) or None
-            self._fits(todo, staging, limits)
+            self._fits(todo, staging, turn.limits)
             changed = bool(missing)
-            if dry:
+            if dry or turn.announce:
                 account.held_bytes += sum(min(staging.held(digest), size) for digest, size in todo.items())
-                return changed or any(self._unpublished(item) for item in resolved)
-            turn.todo = todo
-            try:
+                changed = changed or any(self._unpublished(item) for item in resolved)
+                if changed and not dry:
+                    raise Pending("announced", account.held_bytes, account.total_bytes)
+                return changed
+            with turn.timed():
                 for item in resolved:
                     for blob in [blob for owner, blob in missing if owner is item]:
                         self._bring(item.wanted, blob, staging, turn)
+                        # The same blob may be wanted in several repositories, and counts once.
+                        account.held_bytes += todo.pop(blob.digest, 0)
                     changed = self._publish(item) or changed
-            finally:
-                account.seconds = turn.passed
         return changed
 
     def _fits(self, todo: t.Mapping[str, int], staging: t.Any, limits: _transfer.Limits) -> None:
@@ -709,7 +695,7 @@ class Mirror:
                 f"are free, of which {human_bytes(limits.reserve_bytes)} shall stay so. Free some, or prune the mirror"
             )
 
-    def _bring(self, wanted: Wanted, blob: _registry.Layer, staging: _transfer.Staging, turn: _Turn) -> None:
+    def _bring(self, wanted: Wanted, blob: _registry.Layer, staging: _transfer.Staging, turn: Turn) -> None:
         """Bring one blob into the registry.
 
         :raises Pending: the turn is over.
@@ -726,24 +712,17 @@ class Mirror:
         elif wanted.source is None:
             raise MirrorError(f"{wanted.name}: {blob.digest} is not on the mirror, and nobody is named who has it")
         else:
-            held = staging.held(blob.digest)
+            account, origins = turn.account, wanted.source.origins(blob.digest)
             try:
                 with staging.lock(blob.digest, turn.limits.stall_seconds):
-                    limits = turn.left()
-                    staged = _transfer.fetch(
-                        blob.digest, blob.size, wanted.source.origins(blob.digest), staging, limits
+                    staged = turn.fetch(
+                        blob.digest, blob.size, origins, staging, account.held_bytes, account.total_bytes
                     )
-                    turn.account.fetched_bytes += staged.fetched_bytes
                     with _opened(staged) as stream:
                         self.registry.push_blob(path, blob.digest, stream, staged.size)
                     staging.discard(blob.digest)
-            except _transfer.Paused as pause:
-                turn.account.fetched_bytes += max(0, pause.done - held)
-                raise Pending("transfer", turn.account.held_bytes + pause.done, turn.account.total_bytes) from pause
             except (_transfer.TransferError, _registry.RegistryError) as error:
                 raise MirrorError(f"{wanted.name}: {error}") from error
-        # The same blob may be wanted in several repositories, and counts once.
-        turn.account.held_bytes += turn.todo.pop(blob.digest, 0)
 
     def _push_file(self, path: str, digest: str, file: str, size: int) -> None:
         """:raises MirrorError: the file cannot be read, or has another content."""
@@ -800,43 +779,6 @@ class Mirror:
         before = sum(self.registry.blobs().values())
         collect()
         return before - sum(self.registry.blobs().values())
-
-
-@dataclass
-class Account:
-    """What was, or would be, transferred, in bytes of everything that is wanted."""
-
-    total_bytes: int = 0
-    held_bytes: int = 0
-    fetched_bytes: int = 0
-    free_bytes: int | None = None
-    seconds: float = 0.0
-    origin: str | None = None
-
-    def result(self) -> dict[str, t.Any]:
-        return dict(vars(self), seconds=round(self.seconds, 3))
-
-
-@dataclass
-class _Turn:
-    """One call's share of a transfer, and what is left to do in it."""
-
-    limits: _transfer.Limits
-    account: Account
-    todo: dict[str, int] = field(default_factory=dict)
-    start: float = field(default_factory=time.monotonic)
-
-    @property
-    def passed(self) -> float:
-        return time.monotonic() - self.start
-
-    def left(self) -> _transfer.Limits:
-        """:raises Pending: its time is over."""
-        if not self.limits.seconds:
-            return self.limits
-        if self.passed >= self.limits.seconds:
-            raise Pending("transfer", self.account.held_bytes, self.account.total_bytes)
-        return replace(self.limits, seconds=self.limits.seconds - self.passed)
 
 
 @dataclass

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 import typing as t
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer
@@ -26,20 +25,13 @@ from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import (
     blob_name,
     blobs,
 )
+from ansible_collections.onprem.llm.plugins.module_utils._turn import Pending, Turn
 
 GGUF_MAGIC = b"GGUF"
 
 
 class PullError(Exception):
     """The model cannot be brought in; the text says why, and what would be right."""
-
-
-class Pending(Exception):
-    """The turn is over, or the transfer is announced before its first byte; bytes are those of all blobs to bring."""
-
-    def __init__(self, phase: str, done_bytes: int, total_bytes: int) -> None:
-        super().__init__(f"{phase}: {done_bytes} of {total_bytes} bytes are here")
-        self.phase, self.done_bytes, self.total_bytes = phase, done_bytes, total_bytes
 
 
 @dataclass(frozen=True)
@@ -96,41 +88,6 @@ class _PathAnswer:
     def __init__(self, stream: t.BinaryIO, content_range: str) -> None:
         self.headers = {"Content-Range": content_range}
         self.read1, self.close = stream.read, stream.close
-
-
-@dataclass
-class Account:
-    """What was, or would be, transferred. Sizes in bytes; held is what earlier turns left of it."""
-
-    total_bytes: int = 0
-    held_bytes: int = 0
-    fetched_bytes: int = 0
-    free_bytes: int | None = None
-    seconds: float = 0.0
-    origin: str | None = None
-
-    def result(self) -> dict[str, t.Any]:
-        return dict(vars(self), seconds=round(self.seconds, 3))
-
-
-@dataclass
-class Turn:
-    """How long this turn may last (``seconds``, 0 for ever), and how it is made."""
-
-    limits: _transfer.Limits
-    announce: bool = False
-    account: Account = field(default_factory=Account)
-    _start: float = field(default_factory=time.monotonic)
-
-    @property
-    def left(self) -> float:
-        """Seconds; infinite without a bound."""
-        if not self.limits.seconds:
-            return float("inf")
-        return max(0.0, self.limits.seconds - (time.monotonic() - self._start))
-
-    def bounded(self) -> _transfer.Limits:
-        return self.limits if not self.limits.seconds else replace(self.limits, seconds=max(0.1, self.left))
 
 
 # --- Registries ------------------------------------------------------------------------------------------------------
@@ -225,14 +182,12 @@ def pull(
         fits(total - account.held_bytes, account.free_bytes, turn.limits.reserve_bytes, staging_dir)
         if turn.announce:
             raise Pending("announced", account.held_bytes, total)
-        done, start = 0, time.monotonic()
-        try:
+        done = 0
+        with turn.timed():
             for layer in layers:
                 origins = [_transfer.RegistryOrigin(of.client, of.repository, layer.digest) for of in asked]
                 _bring(store, staging, layer.digest, layer.size, origins, turn, done, total)
                 done += layer.size
-        finally:
-            account.seconds = time.monotonic() - start
 
 
 def pull_file(
@@ -247,11 +202,8 @@ def pull_file(
         fits((size or 0) - held, account.free_bytes, turn.limits.reserve_bytes, staging_dir)
         if turn.announce:
             raise Pending("announced", held, size or 0)
-        start = time.monotonic()
-        try:
+        with turn.timed():
             account.total_bytes = _bring(store, staging, digest, size, [origin], turn, 0, size)
-        finally:
-            account.seconds = time.monotonic() - start
 
 
 @contextmanager
@@ -264,8 +216,6 @@ def staged(store: Store, staging_dir: str) -> t.Iterator[_transfer.Staging]:
         store.make()
         with _transfer.Staging(staging_dir) as staging:
             yield staging
-    except _transfer.NoSpace as error:
-        raise PullError(str(error)) from error
     except (_transfer.TransferError, _registry.RegistryError) as error:
         raise PullError(str(error)) from error
 
@@ -296,17 +246,12 @@ def _bring(
         with staging.lock(digest, min(turn.left, 86400.0)):
             if store.identity(digest) != before and store.has(digest, size):
                 return t.cast(int, store.size(digest))
-            held = staging.held(digest)
-            whole = _transfer.fetch(digest, size, origins, staging, turn.bounded())
-            turn.account.fetched_bytes += whole.fetched_bytes
+            whole = turn.fetch(digest, size, origins, staging, done, total)
             store.install(whole, digest)
             staging.discard(digest)
             return whole.size
     except _transfer.Busy:
         raise Pending("another play transfers it", done + held, total or held) from None
-    except _transfer.Paused as paused:
-        turn.account.fetched_bytes += max(0, paused.done - held)
-        raise Pending(paused.phase, done + paused.done, total or paused.total) from None
 
 
 class Files:
@@ -416,10 +361,10 @@ class Files:
                 pull_file(self.store, self.staging_dir, digest, PathOrigin(path), self.turn, size)
                 return
             stream.seek(0)
-            began, account = time.monotonic(), self.turn.account
-            self.store.link(stream, digest)
+            with self.turn.timed():
+                self.store.link(stream, digest)
+            account = self.turn.account
             account.total_bytes, account.origin = os.fstat(stream.fileno()).st_size, PathOrigin.label
-            account.seconds = time.monotonic() - began
 
     def _sweep(self, digests: t.Collection[str]) -> None:
         """Remove those of the blobs that no model has any more."""

@@ -20,6 +20,8 @@ description:
     distribution.
 extends_documentation_fragment:
   - onprem.llm.attributes
+  - onprem.llm.transfer
+  - onprem.llm.transfer.turns
 attributes:
   check_mode:
     support: full
@@ -78,39 +80,11 @@ options:
         description:
           - Password of the registry.
         type: str
-  connections:
-    description:
-      - Parts that are fetched at a time.
-    type: int
-    default: 4
   reserve_bytes:
     description:
       - Bytes of the file system that stay free.
     type: int
     default: 1073741824
-  stall_timeout:
-    description:
-      - Seconds without a byte after which a connection is given up.
-    type: float
-    default: 30
-  progress_interval:
-    description: Seconds between two lines of the play's output.
-    type: float
-    default: 15
-  transfer_seconds:
-    description:
-      - Seconds after which the module hands back with RV(pending) though it is not done. 0 means never. The action
-        plugin sets it to O(progress_interval) and calls again.
-    type: float
-    default: 0
-  announce:
-    description: Whether to hand back with RV(pending) before the first byte. Set by the action plugin.
-    type: bool
-    default: false
-  resume:
-    description: RV(pending.resume) of the call before. Set by the action plugin.
-    type: dict
-    default: {}
 seealso:
   - module: onprem.llm.bundle_wants
   - module: onprem.llm.bundle_info
@@ -194,7 +168,6 @@ pending:
 
 import json
 import os
-import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -205,6 +178,8 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _mirror,
     _registry,
     _transfer,
+    _transfer_options,
+    _turn,
 )
 
 PLAN = "plan.json"
@@ -235,37 +210,10 @@ def kept_stamps(path: str) -> dict[str, t.Any]:
     return found if isinstance(found, dict) else {}
 
 
-def pending(phase: str, done: int, total: int) -> dict[str, t.Any]:
-    """What is left for the next call, which goes on with what this one looked up."""
-    return {"phase": phase, "done_bytes": done, "total_bytes": total, "resume": {"looked_up": True}}
-
-
-class Progress:
-    """Bytes that are here of all that the bundle has, and the time of the call."""
-
-    def __init__(self, seconds: float, done: int, total: int) -> None:
-        self._end = time.monotonic() + seconds if seconds else None
-        self.done, self.total = done, total
-
-    def left(self) -> float:
-        """Seconds of the call that are left, 0 for no bound.
-
-        :raises Paused: none are.
-        """
-        if self._end is None:
-            return 0
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise _transfer.Paused(0, 0)
-        return left
-
-
 def make(module: AnsibleModule, staging: _transfer.Staging | None, work: str) -> dict[str, t.Any]:
     given = module.params
     directory = os.path.abspath(given["path"])
-    limits = _transfer.Limits(
-        connections=given["connections"], stall_seconds=given["stall_timeout"], reserve_bytes=given["reserve_bytes"]
-    )
+    limits = _transfer_options.limits(given)
     registries = [
         _bundling.Registry(
             entry["host"],
@@ -289,58 +237,45 @@ def make(module: AnsibleModule, staging: _transfer.Staging | None, work: str) ->
     missing = _bundling.missing(plan, reader)
     size = sum(piece.size or 0 for piece in plan.pieces)
     wanted = sum(piece.size or 0 for piece in missing)
+    account = _turn.Account(
+        total_bytes=size,
+        held_bytes=size - wanted,
+        free_bytes=staging.free_bytes if staging else 0,
+        origin=", ".join(sorted({looker.label(piece) for piece in missing})),
+    )
     result: dict[str, t.Any] = {
         "changed": bool(missing),
         "sha256": "",
         "size_bytes": size,
         "missing": [{"path": piece.path, "size": piece.size, "purpose": piece.purpose} for piece in missing],
         "missing_bytes": wanted,
-        "transfer": {
-            "total_bytes": size,
-            "held_bytes": size - wanted,
-            "fetched_bytes": 0,
-            "free_bytes": 0,
-            "seconds": 0.0,
-            "origin": ", ".join(sorted({looker.label(piece) for piece in missing})),
-        },
+        "transfer": account.result(),
         "pending": None,
     }
     if staging is None:
         return result
-    transfer, started = result["transfer"], time.monotonic()
-    transfer["free_bytes"] = staging.free_bytes
     held = sum(staging.held(piece.digest) for piece in missing)
     if wanted - held + limits.reserve_bytes > staging.free_bytes and wanted > held:
         raise _transfer.NoSpace(wanted - held + limits.reserve_bytes, staging.free_bytes)
-    if given["announce"] and missing:
-        result["changed"] = False
-        result["pending"] = pending("announced", size - wanted + held, size)
-        return result
-    progress = Progress(given["transfer_seconds"], size - wanted, size)
+    turn, done = _turn.Turn(limits, given["announce"], account), size - wanted
     try:
-        for piece in missing:
-            bounded = _transfer.Limits(
-                connections=limits.connections,
-                stall_seconds=limits.stall_seconds,
-                reserve_bytes=limits.reserve_bytes,
-                seconds=progress.left(),
-            )
-            try:
-                transfer["fetched_bytes"] += _bundling.bring(
-                    piece, looker, staging, reader, bounded, lambda _done, _total: None
-                )
-            except _transfer.Paused as pause:
-                progress.done += pause.done
-                raise
-            except _transfer.TransferError as error:
-                raise _bundle.BundleError(f"{piece.purpose} ({os.path.basename(piece.path)}): {error}") from error
-            progress.done += piece.size or 0
-        bundle, sha256, changed = _bundling.seal(plan, reader, given["version"])
+        if turn.announce and missing:
+            result["changed"] = False
+            raise _turn.Pending("announced", done + held, size)
+        with turn.timed():
+            for piece in missing:
+                try:
+                    _bundling.bring(piece, looker, staging, reader, turn, done, size)
+                except _transfer.TransferError as error:
+                    raise _bundle.BundleError(f"{piece.purpose} ({os.path.basename(piece.path)}): {error}") from error
+                done += piece.size or 0
+            bundle, sha256, changed = _bundling.seal(plan, reader, given["version"])
         result.update(sha256=sha256, size_bytes=bundle.size, changed=changed or bool(missing))
-    except _transfer.Paused:
-        result["pending"] = pending("transfer", progress.done, progress.total)
+    except _turn.Pending as pending:
+        # The next call goes on with what this one looked up.
+        result["pending"] = pending.result({"looked_up": True})
     finally:
-        transfer["seconds"] = round(time.monotonic() - started, 3)
+        result["transfer"] = account.result()
         _bundle.write(stamps, json.dumps(reader.stamps).encode())
     return result
 
@@ -363,19 +298,16 @@ def main() -> None:
                     "password": {"type": "str", "no_log": True},
                 },
             },
-            "connections": {"type": "int", "default": 4},
+            **_transfer_options.TRANSFER,
+            **_transfer_options.TURNS,
             "reserve_bytes": {"type": "int", "default": 1073741824},
-            "stall_timeout": {"type": "float", "default": 30},
-            "progress_interval": {"type": "float", "default": 15},
-            "transfer_seconds": {"type": "float", "default": 0},
-            "announce": {"type": "bool", "default": False},
-            "resume": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
     directory = os.path.abspath(module.params["path"])
     work = f"{directory}.staging"
     try:
+        _transfer_options.check(module.params)
         if module.check_mode:
             # apt needs a place for its lists even to be asked.
             module.exit_json(**make(module, None, module.tmpdir))
@@ -388,6 +320,7 @@ def main() -> None:
         _mirror.MirrorError,
         _registry.RegistryError,
         _transfer.TransferError,
+        ValueError,
     ) as error:
         module.fail_json(msg=f"{directory}: {error}")
     except OSError as error:

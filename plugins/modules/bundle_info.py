@@ -19,6 +19,7 @@ description:
 extends_documentation_fragment:
   - onprem.llm.attributes
   - onprem.llm.attributes.info
+  - onprem.llm.transfer.turns
 attributes:
   action:
     description: Has an action plugin, which shows what is done of how much while it runs.
@@ -57,24 +58,6 @@ options:
       - Whether every file is read again, whatever is remembered.
     type: bool
     default: false
-  progress_interval:
-    description: Seconds between two lines of the play's output.
-    type: float
-    default: 15
-  transfer_seconds:
-    description:
-      - Seconds after which the module hands back with RV(pending) though it is not done. 0 means never. The action
-        plugin sets it to O(progress_interval) and calls again.
-    type: float
-    default: 0
-  announce:
-    description: Whether to hand back with RV(pending) before the first byte. Set by the action plugin.
-    type: bool
-    default: false
-  resume:
-    description: RV(pending.resume) of the call before. Set by the action plugin.
-    type: dict
-    default: {}
 notes:
   - The only thing that is written is the file O(stamps), in check mode, too.
 seealso:
@@ -148,11 +131,10 @@ pending:
 import json
 import os
 import tempfile
-import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _bundle
+from ansible_collections.onprem.llm.plugins.module_utils import _bundle, _transfer, _transfer_options, _turn
 
 
 def kept_stamps(path: str, directory: str) -> dict[str, t.Any]:
@@ -216,7 +198,7 @@ def look(module: AnsibleModule) -> dict[str, t.Any]:
         fault = signature_fault(module, directory)
         if fault:
             tell([fault])
-    end = time.monotonic() + given["transfer_seconds"] if given["transfer_seconds"] else None
+    turn = _turn.Turn(_transfer.Limits(seconds=given["transfer_seconds"]))
     stamps = {} if given["reread"] and not given["resume"] else kept_stamps(given["stamps"], directory)
 
     def count(number: int) -> None:
@@ -224,16 +206,11 @@ def look(module: AnsibleModule) -> dict[str, t.Any]:
 
     reader = _bundle.Reader(directory, stamps, count)
     try:
-        tell(_bundle.check(reader, bundle, lambda: end is None or time.monotonic() < end))
+        tell(_bundle.check(reader, bundle, lambda: turn.left > 0))
         tell(_bundle.lacking(bundle, given["wants"]))
     except _bundle.Paused:
         done = sum(file.size for file in bundle.contents if file.path in reader.stamps)
-        result["pending"] = {
-            "phase": "verify",
-            "done_bytes": done,
-            "total_bytes": bundle.size,
-            "resume": {"reading": True},
-        }
+        result["pending"] = _turn.Pending("verify", done, bundle.size).result({"reading": True})
     finally:
         if reader.stamps != stamps:
             _bundle.write(given["stamps"], json.dumps({directory: reader.stamps}).encode())
@@ -249,15 +226,15 @@ def main() -> None:
             "wants": {"type": "dict", "default": {}},
             "stamps": {"type": "path", "default": "/run/onprem-llm-bundle.json"},
             "reread": {"type": "bool", "default": False},
-            "progress_interval": {"type": "float", "default": 15},
-            "transfer_seconds": {"type": "float", "default": 0},
-            "announce": {"type": "bool", "default": False},
-            "resume": {"type": "dict", "default": {}},
+            **_transfer_options.TURNS,
         },
         supports_check_mode=True,
     )
     try:
+        _transfer_options.check(module.params)
         module.exit_json(**look(module))
+    except ValueError as error:
+        module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{error.filename or module.params['path']}: {error.strerror}")
 

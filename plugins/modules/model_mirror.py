@@ -19,6 +19,9 @@ description:
   - What is held and pinned is not asked for upstream. A second run transfers nothing.
 extends_documentation_fragment:
   - onprem.llm.attributes
+  - onprem.llm.transfer
+  - onprem.llm.transfer.turns
+  - onprem.llm.transfer.proxy
 attributes:
   check_mode:
     support: full
@@ -107,15 +110,6 @@ options:
   ca_path:
     description: A file of authorities to trust in place of the system's.
     type: path
-  proxy:
-    description:
-      - Address of the proxy for transfers, with its login where it wants one.
-    type: str
-  no_proxy:
-    description: Hosts that are reached without O(proxy).
-    type: list
-    elements: str
-    default: []
   update:
     description: Whether upstream is asked again for models without a digest.
     type: bool
@@ -125,36 +119,6 @@ options:
       - Whether everything else is removed. The registry stops while it collects its garbage.
     type: bool
     default: false
-  connections:
-    description: Connections to upstream at a time.
-    type: int
-    default: 4
-  progress_interval:
-    description: Seconds between two lines of the play's output.
-    type: float
-    default: 15
-  transfer_seconds:
-    description:
-      - Seconds after which the module hands back with RV(pending) though the transfer is not done. 0 means never. The
-        action plugin sets it to O(progress_interval) and calls again.
-    type: float
-    default: 0
-  announce:
-    description: Whether to hand back with RV(pending) before the first byte of a transfer. Set by the action plugin.
-    type: bool
-    default: false
-  resume:
-    description: RV(pending.resume) of the call before. Set by the action plugin.
-    type: dict
-    default: {}
-  reserve_bytes:
-    description: Bytes of the file system that stay free.
-    type: int
-    default: 0
-  stall_timeout:
-    description: Seconds after which a connection that brings no byte is given up.
-    type: int
-    default: 30
   lock_timeout:
     description: Seconds to wait for another run that fills or cleans the mirror.
     type: int
@@ -229,7 +193,7 @@ pending:
       description: Bytes of all that is wanted.
       type: int
     phase:
-      description: V(announced) before the first byte, then V(transfer).
+      description: V(announced) before the first byte, then V(transfer), or V(verify) where what came is read once more.
       type: str
     resume:
       description: What the next call is to be given.
@@ -250,10 +214,9 @@ removed:
 
 import os
 import typing as t
-from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _mirror, _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _mirror, _registry, _transfer, _transfer_options, _turn
 
 SERVICE = "docker-registry.service"
 CONFIG = "/etc/onprem-llm/mirror-registry.yml"
@@ -362,31 +325,21 @@ def main() -> None:
             "username": {"type": "str"},
             "password": {"type": "str", "no_log": True},
             "ca_path": {"type": "path"},
-            "proxy": {"type": "str", "no_log": True},
-            "no_proxy": {"type": "list", "elements": "str", "default": []},
             "update": {"type": "bool", "default": False},
             "prune": {"type": "bool", "default": False},
-            "connections": {"type": "int", "default": 4},
-            "progress_interval": {"type": "float", "default": 15},
-            "transfer_seconds": {"type": "float", "default": 0},
-            "announce": {"type": "bool", "default": False},
-            "resume": {"type": "dict", "default": {}},
-            "reserve_bytes": {"type": "int", "default": 0},
-            "stall_timeout": {"type": "int", "default": 30},
             "lock_timeout": {"type": "int", "default": 600},
+            **_transfer_options.TRANSFER,
+            **_transfer_options.TURNS,
+            **_transfer_options.PROXY,
         },
         supports_check_mode=True,
     )
-    if module.params["proxy"]:
-        password = urlsplit(module.params["proxy"]).password
-        module.no_log_values.update({password, unquote(password)} if password else ())
-        for scheme in ("http", "https"):
-            os.environ[f"{scheme}_proxy"] = os.environ[f"{scheme.upper()}_PROXY"] = module.params["proxy"]
-        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(module.params["no_proxy"])
+    module.no_log_values.update(_transfer_options.use_proxy(module.params))
     missing: dict[str, list[str]] = {"models": [], "images": [], "files": []}
     try:
+        _transfer_options.check(module.params)
         result = run(module, missing)
-    except (_mirror.MirrorError, _registry.RegistryError, _transfer.TransferError) as error:
+    except (_mirror.MirrorError, _registry.RegistryError, _transfer.TransferError, ValueError) as error:
         module.fail_json(msg=str(error), missing=missing)
     module.exit_json(missing=missing, **result)
 
@@ -400,22 +353,14 @@ def run(module: AnsibleModule, missing: dict[str, list[str]]) -> dict[str, t.Any
     for item in items:
         if mirror.lacks(item):
             missing[item.kind].append(item.name)
-    limits = _transfer.Limits(
-        connections=parameters["connections"],
-        stall_seconds=parameters["stall_timeout"],
-        seconds=parameters["transfer_seconds"],
-        reserve_bytes=parameters["reserve_bytes"],
-    )
-    account, removed = _mirror.Account(), {"manifests": [], "bytes": 0}
-    pending: _mirror.Pending | None = None
-    dry = module.check_mode or parameters["announce"]
+    removed: dict[str, t.Any] = {"manifests": [], "bytes": 0}
+    pending: _turn.Pending | None = None
     with mirror.locked(exclusive=False, seconds=parameters["lock_timeout"]):
         resolved = [mirror.resolve(item, parameters["update"]) for item in items]
+        turn = _turn.Turn(_transfer_options.limits(parameters), parameters["announce"])
         try:
-            changed = mirror.fill(resolved, limits, account, dry)
-            if changed and dry and not module.check_mode:
-                pending = _mirror.Pending("announced", account.held_bytes, account.total_bytes)
-        except _mirror.Pending as pause:
+            changed = mirror.fill(resolved, turn, dry=module.check_mode)
+        except _turn.Pending as pause:
             changed, pending = True, pause
     if not pending and not module.check_mode:
         for item in parameters["files"]:
@@ -431,8 +376,8 @@ def run(module: AnsibleModule, missing: dict[str, list[str]]) -> dict[str, t.Any
                     removed["bytes"] = mirror.clean(unwanted, lambda: collect(module, registry, unwanted.repositories))
     return {
         "changed": changed,
-        "transfer": account.result(),
-        "pending": pending.result() if pending else None,
+        "transfer": turn.account.result(),
+        "pending": pending.result({}) if pending else None,
         "removed": removed,
     }
 

@@ -24,6 +24,9 @@ description:
 extends_documentation_fragment:
   - onprem.llm.attributes
   - onprem.llm.attributes.ollama
+  - onprem.llm.transfer
+  - onprem.llm.transfer.turns
+  - onprem.llm.transfer.proxy
 attributes:
   check_mode:
     support: full
@@ -162,54 +165,6 @@ options:
         and the model stays in place until the new one is whole.
     type: bool
     default: false
-  proxy:
-    description:
-      - Address of the proxy for transfers, with its login where it wants one. Unlike E(HTTPS_PROXY) in the task's
-        environment it is not seen in the list of processes. Without it, the environment's holds.
-    type: str
-  no_proxy:
-    description:
-      - Hosts that are reached without O(proxy).
-    type: list
-    elements: str
-    default: []
-  connections:
-    description:
-      - How many parts of a file are transferred at once.
-    type: int
-    default: 4
-  reserve_bytes:
-    description:
-      - Bytes that have to stay free beside what is transferred.
-    type: int
-    default: 0
-  stall_timeout:
-    description:
-      - Seconds without a byte after which a connection is given up and made anew.
-    type: float
-    default: 30
-  transfer_seconds:
-    description:
-      - Seconds after which the module hands back with RV(pending) though the transfer is not done. 0 means never. The
-        action plugin sets it to O(progress_interval) and calls again.
-    type: float
-    default: 0
-  progress_interval:
-    description:
-      - Seconds between the lines that tell of a transfer's progress. After some lines it becomes longer, up to four
-        times as long, since each costs a call of the module.
-    type: float
-    default: 15
-  announce:
-    description:
-      - Whether to hand back with RV(pending) before the first byte of a transfer. Set by the action plugin.
-    type: bool
-    default: false
-  resume:
-    description:
-      - The RV(pending.resume) of the call before. Set by the action plugin.
-    type: dict
-    default: {}
   from:
     description:
       - Name of the installed model to create from, for O(source=model). Its settings are inherited.
@@ -537,10 +492,15 @@ differences:
 import os
 import time
 from functools import cached_property
-from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _model_name, _modelfile, _ollama_pull, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _model_name,
+    _modelfile,
+    _ollama_pull,
+    _transfer_options,
+    _turn,
+)
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_create as create
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
@@ -549,7 +509,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_n
 # What is said of a created model field by field, and by a Modelfile at once.
 SHOWN = ("license_sha256", "messages", "adapters", "renderer", "parser", "requires")
 FIELDS = ["system", "template", "license", "messages", "adapters", "renderer", "parser", "requires"]
-TRANSFER_OPTIONS = {
+SOURCE_OPTIONS = {
     "url": {"type": "str"},
     "staging_dir": {"type": "path"},
     "origins": {
@@ -568,23 +528,6 @@ TRANSFER_OPTIONS = {
     },
     "update": {"type": "bool", "default": False},
     "verify": {"type": "bool", "default": False},
-    "proxy": {"type": "str", "no_log": True},
-    "no_proxy": {"type": "list", "elements": "str", "default": []},
-    "connections": {"type": "int", "default": 4},
-    "reserve_bytes": {"type": "int", "default": 0},
-    "stall_timeout": {"type": "float", "default": 30},
-    "transfer_seconds": {"type": "float", "default": 0},
-    "progress_interval": {"type": "float", "default": 15},
-    "announce": {"type": "bool", "default": False},
-    "resume": {"type": "dict", "default": {}},
-}
-LEAST = {
-    "context_length": 1,
-    "connections": 1,
-    "reserve_bytes": 0,
-    "stall_timeout": 1,
-    "transfer_seconds": 0,
-    "progress_interval": 1,
 }
 
 
@@ -624,13 +567,7 @@ class Manager:
         if not self.params["models_dir"]:
             raise api.OllamaError("models_dir is needed, the server's models directory on this host")
         staging = self.params["staging_dir"] or os.path.join(os.path.dirname(self.params["models_dir"]), "staging")
-        limits = _transfer.Limits(
-            connections=self.params["connections"],
-            stall_seconds=self.params["stall_timeout"],
-            seconds=self.params["transfer_seconds"],
-            reserve_bytes=self.params["reserve_bytes"],
-        )
-        turn = _ollama_pull.Turn(limits, self.params["announce"])
+        turn = _turn.Turn(_transfer_options.limits(self.params), self.params["announce"])
         return _ollama_pull.Files(
             store.Store(self.params["models_dir"]), staging, self.name, turn, self.params["resume"]
         )
@@ -638,15 +575,10 @@ class Manager:
     def run(self) -> dict:
         try:
             return self._run()
-        except _ollama_pull.Pending as pending:
+        except _turn.Pending as pending:
             # What is served stays as it is until everything is here.
-            pending = {
-                "phase": pending.phase,
-                "done_bytes": pending.done_bytes,
-                "total_bytes": pending.total_bytes,
-                "resume": self.files.resume(),
-            }
-            return dict(self.result, changed=True, pending=pending, model=None, transfer=self.transferred())
+            left = pending.result(self.files.resume())
+            return dict(self.result, changed=True, pending=left, model=None, transfer=self.transferred())
 
     def transferred(self):
         """What was transferred so far, or None."""
@@ -1037,7 +969,10 @@ def main() -> None:
             "template": {"type": "str"},
             "context_length": {"type": "int"},
             "keep_alive": {"type": "str", "default": "-1"},
-            **TRANSFER_OPTIONS,
+            **SOURCE_OPTIONS,
+            **_transfer_options.TRANSFER,
+            **_transfer_options.TURNS,
+            **_transfer_options.PROXY,
         },
         required_if=[
             ("source", "gguf", ["gguf", "url"], True),
@@ -1051,9 +986,11 @@ def main() -> None:
         ],
         supports_check_mode=True,
     )
-    for name, least in LEAST.items():
-        if module.params[name] is not None and module.params[name] < least:
-            module.fail_json(msg=f"{name} is {module.params[name]}; {least} or more is needed")
+    try:
+        _transfer_options.check(module.params)
+        _transfer_options.check(module.params, {"context_length": 1})
+    except ValueError as error:
+        module.fail_json(msg=str(error))
     given = [name for name in FIELDS if module.params[name] is not None]
     if module.params["source"] == "registry" and given:
         module.fail_json(msg="{} is of a created model; source is registry".format(", ".join(given)))
@@ -1063,7 +1000,7 @@ def main() -> None:
         module.fail_json(msg="modelfile needs source=modelfile, and holds the parameters itself")
     if len(module.params["adapters"] or ()) > 1:
         module.fail_json(msg="adapters has {}; Ollama takes one".format(len(module.params["adapters"])))
-    use_proxy(module)
+    module.no_log_values.update(_transfer_options.use_proxy(module.params))
     manager = None
     try:
         manager = Manager(module)
@@ -1072,18 +1009,6 @@ def main() -> None:
         module.fail_json(
             msg="{}: {}".format(module.params["name"][:200], error), transfer=manager.transferred() if manager else None
         )
-
-
-def use_proxy(module: AnsibleModule) -> None:
-    """Have transfers go by the proxy; its login is shown nowhere, and not in the environment that a process shows."""
-    if not module.params["proxy"]:
-        return
-    password = urlsplit(module.params["proxy"]).password
-    if password:
-        module.no_log_values.update({password, unquote(password)})
-    for scheme in ("http", "https"):
-        os.environ[f"{scheme}_proxy"] = os.environ[f"{scheme.upper()}_PROXY"] = module.params["proxy"]
-    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(module.params["no_proxy"])
 
 
 if __name__ == "__main__":

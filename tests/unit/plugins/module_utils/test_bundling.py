@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.onprem.llm.plugins.module_utils import _apt, _bundle, _bundling, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _apt, _bundle, _bundling, _transfer, _turn
 from registry_fake import serve
 
 MODEL = "registry.ollama.ai/library/tiny:1"
@@ -41,7 +41,7 @@ def make(place: Path, url: str, wants: dict[str, Any], run: Any = None) -> tuple
         reader = _bundle.Reader(str(place), {})
         missing = _bundling.missing(plan, reader)
         for piece in missing:
-            _bundling.bring(piece, looker, staging, reader, LIMITS, lambda _done, _total: None)
+            _bundling.bring(piece, looker, staging, reader, _turn.Turn(LIMITS), 0, 0)
         _made, sha256, changed = _bundling.seal(plan, reader, "0.1.0")
     return [piece.purpose for piece in missing], sha256, changed
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import registry_fake
 from ansible_collections.onprem.llm.plugins.module_utils import _mirror as mirror
-from ansible_collections.onprem.llm.plugins.module_utils import _ollama_pull, _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _ollama_pull, _registry, _transfer, _turn
 from mirror_registry import MirrorRegistry
 from registry_fake import State, digest
 
@@ -93,10 +93,10 @@ def image(state: State, path: str, tag: str, *platforms: bytes) -> tuple[str, li
 
 def fill(
     host: MirrorRegistry, *wanted: mirror.Wanted, update: bool = False, limits: _transfer.Limits = LIMITS
-) -> tuple[bool, mirror.Account]:
-    account = mirror.Account()
+) -> tuple[bool, _turn.Account]:
+    turn = _turn.Turn(limits)
     resolved = [host.mirror.resolve(item, update) for item in wanted]
-    return host.mirror.fill(resolved, limits, account), account
+    return host.mirror.fill(resolved, turn), turn.account
 
 
 def read(host: MirrorRegistry, path: str, blob: str) -> bytes:
@@ -280,9 +280,9 @@ def test_a_turn_hands_back_and_the_next_goes_on(host: MirrorRegistry, upstream: 
     while len(told) < 20:
         limits = _transfer.Limits(seconds=0.4, attempts=2)
         try:
-            host.mirror.fill([host.mirror.resolve(model(address, pin=pin), False)], limits, mirror.Account())
+            host.mirror.fill([host.mirror.resolve(model(address, pin=pin), False)], _turn.Turn(limits))
             break
-        except mirror.Pending as pending:
+        except _turn.Pending as pending:
             told.append(pending.done_bytes)
     assert told == sorted(told)
     assert told[-1] > 0
@@ -301,8 +301,9 @@ def test_what_does_not_fit_is_refused_before_the_first_byte(host: MirrorRegistry
 def test_dry_says_what_would_come(host: MirrorRegistry, upstream: tuple[State, str]) -> None:
     state, address = upstream
     pin = state.put("tiny:1", WEIGHTS)
-    account = mirror.Account()
-    assert host.mirror.fill([host.mirror.resolve(model(address, pin=pin), False)], LIMITS, account, dry=True)
+    turn = _turn.Turn(LIMITS)
+    assert host.mirror.fill([host.mirror.resolve(model(address, pin=pin), False)], turn, dry=True)
+    account = turn.account
     assert (account.total_bytes, account.held_bytes) == (len(WEIGHTS) + 2, 0)
     # The manifest alone.
     assert state.sent < 1000
