@@ -25,6 +25,8 @@ import stat
 import typing as t
 from dataclasses import asdict, dataclass
 
+from ansible_collections.onprem.llm.plugins.module_utils import _digest
+
 SCHEMA = 1
 LIST = "bundle.json"
 SIGNATURE = "bundle.json.sig"
@@ -45,7 +47,6 @@ RELEASES = {
 MAX_LIST_BYTES = 64 * 2**20
 _BLOCK_BYTES = 2**20
 _HEX = re.compile(r"[0-9a-f]{64}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PART = re.compile(r"[A-Za-z0-9_+~.-]+")
 
 
@@ -182,7 +183,7 @@ def _item(kind: type[_T], place: str, item: t.Any) -> _T:
         elif name == "sha256":
             good = isinstance(value, str) and bool(_HEX.fullmatch(value))
         elif name in ("digest", "manifest_digest"):
-            good = isinstance(value, str) and bool(_DIGEST.fullmatch(value))
+            good = isinstance(value, str) and bool(_digest.PATTERN.fullmatch(value))
         elif name == "packages":
             good = isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
         else:

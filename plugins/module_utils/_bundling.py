@@ -17,9 +17,15 @@ import typing as t
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.llm.plugins.module_utils import _apt, _bundle, _mirror, _registry, _transfer, _turn
-
-OCI_INDEX_TYPE = _mirror.OCI_INDEX
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _apt,
+    _bundle,
+    _digest,
+    _mirror,
+    _registry,
+    _transfer,
+    _turn,
+)
 
 _LOOPBACK = re.compile(r"(127\.[0-9.]+|localhost|\[::1\])(:[0-9]+)?")
 
@@ -41,7 +47,7 @@ class Piece:
 class Plan:
     """What a bundle will have. ``texts`` are files that are known already, Base64 by path."""
 
-    pieces: list[Piece] = field(default_factory=list)
+    by_path: dict[str, Piece] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     index: list[dict[str, t.Any]] = field(default_factory=list)
     models: list[_bundle.Model] = field(default_factory=list)
@@ -51,8 +57,12 @@ class Plan:
 
     def add(self, piece: Piece) -> None:
         """Note a piece, once for each path."""
-        if all(known.path != piece.path for known in self.pieces):
-            self.pieces.append(piece)
+        self.by_path.setdefault(piece.path, piece)
+
+    @property
+    def pieces(self) -> t.Collection[Piece]:
+        """In the order in which they were noted."""
+        return self.by_path.values()
 
     def write(self, path: str, data: bytes) -> None:
         """Note a file whose content is known."""
@@ -60,7 +70,7 @@ class Plan:
 
     def paths(self) -> set[str]:
         """Every file that the bundle will have of these."""
-        return {piece.path for piece in self.pieces} | set(self.texts)
+        return set(self.by_path) | set(self.texts)
 
     def dump(self) -> bytes:
         """As JSON."""
@@ -74,7 +84,7 @@ class Plan:
         """
         found = json.loads(data)
         return cls(
-            [Piece(**item) for item in found["pieces"]],
+            {path: Piece(**item) for path, item in found["by_path"].items()},
             found["texts"],
             found["index"],
             [_bundle.Model(**item) for item in found["models"]],
@@ -177,7 +187,7 @@ class Looker:
         parsed = _mirror.parse_image(reference)
         name = f"{parsed.host}/{parsed.path}:{parsed.tag}"
         data = self._manifests(parsed.host, parsed.path, digest, f"image {name}")
-        self._describe(data, digest, str(parsed.place))
+        describe(self.plan, data, digest, str(parsed.place))
         self.plan.images.append(_bundle.Image(name, digest))
 
     def model(self, name: str, digest: str) -> None:
@@ -195,10 +205,10 @@ class Looker:
                 f"the model {key} has the weights {weights} at its registry, and {digest} is pinned: its tag was "
                 "re-pointed"
             )
-        manifest = _digest(data)
+        manifest = _digest.of_bytes(data)
         self._blobs(full.host, path, data, f"model {key}")
         self.plan.write(blob_path(manifest), data)
-        self._describe(data, manifest, str(_mirror.model_place(key)))
+        describe(self.plan, data, manifest, str(_mirror.model_place(key)))
         self.plan.models.append(_bundle.Model(key, weights, manifest))
 
     def file(self, name: str, sha256: str, source: t.Mapping[str, t.Any]) -> None:
@@ -271,7 +281,7 @@ class Looker:
         """A small blob that is in the bundle already and has its digest."""
         with suppress(OSError), open(os.path.join(self._directory, blob_path(digest)), "rb") as stream:
             data = stream.read(_registry.MAX_MANIFEST_BYTES + 1)
-            if _digest(data) == digest:
+            if _digest.of_bytes(data) == digest:
                 return data
         return None
 
@@ -298,13 +308,6 @@ class Looker:
         for layer in _registry.layers(manifest):
             self.plan.add(Piece(blob_path(layer.digest), layer.digest, layer.size, purpose, source))
 
-    def _describe(self, manifest: bytes, digest: str, place: str) -> None:
-        describe(self.plan, manifest, digest, place)
-
-
-def _digest(data: bytes) -> str:
-    return _mirror.digest_of(data)
-
 
 def describe(plan: Plan, manifest: bytes, digest: str, place: str) -> None:
     """Name a manifest in the layout's index by its repository and tag on a mirror."""
@@ -316,15 +319,15 @@ def describe_file(plan: Plan, sha256: str, size: int) -> None:
     """Note a GGUF file, whose size is known by now, as an artifact of the image layout."""
     digest = f"sha256:{sha256}"
     manifest = _mirror.file_manifest(digest, size)
-    plan.write(blob_path(_digest(_mirror.EMPTY)), _mirror.EMPTY)
-    plan.write(blob_path(_digest(manifest)), manifest)
-    describe(plan, manifest, _digest(manifest), str(_mirror.file_place(digest)))
+    plan.write(blob_path(_digest.of_bytes(_mirror.EMPTY)), _mirror.EMPTY)
+    plan.write(blob_path(_digest.of_bytes(manifest)), manifest)
+    describe(plan, manifest, _digest.of_bytes(manifest), str(_mirror.file_place(digest)))
 
 
 def describe_layout(plan: Plan) -> None:
     """The files that make ``oci/`` an image layout (OCI image-layout.md, 1.0.0)."""
     index = sorted(plan.index, key=lambda item: str(item["annotations"][_mirror.REF_NAME]))
-    text = {"schemaVersion": 2, "mediaType": OCI_INDEX_TYPE, "manifests": index}
+    text = {"schemaVersion": 2, "mediaType": _mirror.OCI_INDEX, "manifests": index}
     plan.write("oci/index.json", (json.dumps(text, indent=1, sort_keys=True) + "\n").encode())
     plan.write("oci/oci-layout", b'{"imageLayoutVersion": "1.0.0"}\n')
 
@@ -373,19 +376,14 @@ def bring(
 
 
 def _copy(source: str, place: str, piece: Piece, reader: _bundle.Reader) -> None:
-    digest = hashlib.sha256()
     fresh = place + ".new"
     with open(source, "rb") as stream, open(fresh, "wb") as copy:
-        for block in iter(lambda: stream.read(2**20), b""):
-            digest.update(block)
-            copy.write(block)
+        digest = _digest.of_stream(stream, copy)
         copy.flush()
         os.fsync(copy.fileno())
-    if f"sha256:{digest.hexdigest()}" != piece.digest:
+    if digest != piece.digest:
         os.unlink(fresh)
-        raise _bundle.BundleError(
-            f"{source}, the {piece.purpose}, has the sha256 {digest.hexdigest()}, not {piece.digest[7:]}"
-        )
+        raise _bundle.BundleError(f"{source}, the {piece.purpose}, has the sha256 {digest[7:]}, not {piece.digest[7:]}")
     os.chmod(fresh, 0o644)
     os.replace(fresh, place)
     reader.stamp(piece.path, piece.digest[7:])

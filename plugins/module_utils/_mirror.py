@@ -34,7 +34,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
-from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _registry, _transfer
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
 from ansible_collections.onprem.llm.plugins.module_utils._turn import Pending, Turn
 
@@ -48,7 +48,6 @@ EMPTY_TYPE, EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
 # image-spec, annotations.md: the name of what an entry of a layout's index is for.
 REF_NAME = "org.opencontainers.image.ref.name"
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # distribution/reference: a repository's path.
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _PATH = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
@@ -141,10 +140,10 @@ def parse_digest(text: str, name: str) -> str:
 
     :raises MirrorError: it is no digest.
     """
-    digest = text if text.startswith("sha256:") else f"sha256:{text}"
-    if not _DIGEST.fullmatch(digest):
-        raise MirrorError(f"{name} has the digest {text!r}; it must be sha256: and 64 hexadecimal digits")
-    return digest
+    try:
+        return _digest.parse(text)
+    except ValueError:
+        raise MirrorError(f"{name} has the digest {text!r}; it must be sha256: and 64 hexadecimal digits") from None
 
 
 def file_place(digest: str) -> Place:
@@ -153,14 +152,10 @@ def file_place(digest: str) -> Place:
 
 def file_manifest(digest: str, size: int) -> bytes:
     """The manifest of a file: the same bytes for the same file."""
-    empty = {"mediaType": EMPTY_TYPE, "digest": digest_of(EMPTY), "size": len(EMPTY)}
+    empty = {"mediaType": EMPTY_TYPE, "digest": _digest.of_bytes(EMPTY), "size": len(EMPTY)}
     layer = {"mediaType": FILE_TYPE, "digest": digest, "size": size}
     manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": empty, "layers": [layer]}
     return json.dumps(manifest, separators=(",", ":")).encode()
-
-
-def digest_of(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def media_type(manifest: bytes) -> str:
@@ -337,19 +332,15 @@ class Source(t.Protocol):
 
     def manifest(self, reference: str) -> bytes:
         """By tag or digest. :raises MirrorError: there is none."""
-        raise NotImplementedError
 
     def path(self, digest: str) -> str | None:
         """Path of the blob, where it is a file of this host."""
-        raise NotImplementedError
 
     def origins(self, digest: str) -> list[t.Any]:
         """Where the blob is transferred from, where it is no file of this host."""
-        raise NotImplementedError
 
     def size(self, digest: str) -> int:
         """Bytes of a file. :raises MirrorError: it is not to be had."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -402,7 +393,7 @@ class Layout:
         return os.path.join(self.directory, "blobs", "sha256", digest.partition(":")[2])
 
     def manifest(self, reference: str) -> bytes:
-        if not _DIGEST.fullmatch(reference):
+        if not _digest.PATTERN.fullmatch(reference):
             index = os.path.join(self.directory, "index.json")
             try:
                 entries = json.loads(self._read(index))["manifests"]
@@ -413,8 +404,8 @@ class Layout:
                 raise MirrorError(f"{self.place} is missing: {index} does not name it")
             reference = named[str(self.place)]
         data = self._read(self.blob(reference))
-        if digest_of(data) != reference:
-            raise MirrorError(f"{self.blob(reference)} has changed: its sha256 is {digest_of(data)[7:]}")
+        if _digest.of_bytes(data) != reference:
+            raise MirrorError(f"{self.blob(reference)} has changed: its sha256 is {_digest.of_bytes(data)[7:]}")
         return data
 
     def path(self, digest: str) -> str | None:
@@ -475,17 +466,9 @@ class Address:
 
     def size(self, digest: str) -> int:
         try:
-            with self.origins(digest)[0].open(0, 1) as response:
-                if response.status == 206:
-                    size, _last = _registry.content_range(response, self.label, 0, 1)
-                else:
-                    length = response.headers.get("Content-Length") or ""
-                    size = int(length) if length.isdigit() else None
+            return _transfer.told_size(self.origins(digest)[0])
         except _registry.RegistryError as error:
-            raise MirrorError(str(error)) from error
-        if not size:
-            raise MirrorError(f"{self.label} does not say how large {digest} is")
-        return size
+            raise MirrorError(f"{self.label}, asked for {digest}: {error}") from error
 
 
 # --- What is wanted --------------------------------------------------------------------------------------------------
@@ -705,7 +688,7 @@ class Mirror:
         # It may lie there under another repository.
         here = self.registry.blob_path(blob.digest)
         local = here if os.path.exists(here) else wanted.source.path(blob.digest) if wanted.source else None
-        if blob.digest == digest_of(EMPTY):
+        if blob.digest == _digest.of_bytes(EMPTY):
             self.registry.push_blob(path, blob.digest, EMPTY, len(EMPTY))
         elif local:
             self._push_file(path, blob.digest, local, blob.size)
@@ -732,7 +715,7 @@ class Mirror:
         except OSError as error:
             raise MirrorError(f"{file}: {error.strerror}") from error
         except MirrorError as error:
-            if _size(file) != size or _file_digest(file) != digest:
+            if _size(file) != size or _digest.of_file(file) != digest:
                 raise MirrorError(f"{file} has changed: its sha256 is not {digest[7:]}") from error
             raise
 
@@ -756,7 +739,7 @@ class Mirror:
         blobs: set[str] = set()
         for item in resolved:
             keep = manifests.setdefault(item.wanted.place.path, set())
-            found = [digest_of(data) for _reference, data in item.manifests]
+            found = [_digest.of_bytes(data) for _reference, data in item.manifests]
             keep.update(found)
             blobs.update(found)
             blobs.update(blob.digest for blob in item.blobs)
@@ -812,11 +795,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError as error:
         raise MirrorError(f"{path}: {error.strerror}") from error
-
-
-def _file_digest(path: str) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(_BLOCK_BYTES), b""):
-            digest.update(block)
-    return "sha256:" + digest.hexdigest()

@@ -10,7 +10,6 @@ manifest, which differs between a pull and a create of the same weights.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import math
@@ -23,6 +22,7 @@ import typing as t
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from ansible_collections.onprem.llm.plugins.module_utils import _digest
 from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
 from ansible_collections.onprem.llm.plugins.module_utils._modelfile import PARAMETERS, Message
 
@@ -122,17 +122,6 @@ class Wanted:
 # --- what answers mean -----------------------------------------------------------------------------------------------
 
 
-def full_digest(digest: str) -> str:
-    """``sha256:<hex>`` for a digest with or without its algorithm.
-
-    :raises ValueError: it is no sha256 digest.
-    """
-    found = re.match(r"^(?:sha256[:-])?([0-9a-fA-F]{64})$", digest)
-    if not found:
-        raise ValueError(f"{digest!r} is no sha256 digest (64 hexadecimal digits)")
-    return "sha256:" + found.group(1).lower()
-
-
 def weights_digest(modelfile: str) -> str | None:
     """The sha256 of the weights' layer, from the first FROM line of a modelfile as /api/show writes it, or None."""
     for line in modelfile.splitlines():
@@ -144,7 +133,7 @@ def weights_digest(modelfile: str) -> str | None:
 
 def text_digest(text: str) -> str:
     """``sha256:<hex>`` of a text, empty where it is."""
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest() if text else ""
+    return _digest.of_bytes(text.encode()) if text else ""
 
 
 def _as_shown(text: str) -> str:
@@ -295,15 +284,6 @@ def loaded(item: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "context_length": item.get("context_length"),
         "expires_at": item.get("expires_at"),
     }
-
-
-def file_digest(path: str) -> str:
-    """``sha256:<hex>`` of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(BLOCK_BYTES), b""):
-            digest.update(block)
-    return "sha256:" + digest.hexdigest()
 
 
 # --- asking ----------------------------------------------------------------------------------------------------------

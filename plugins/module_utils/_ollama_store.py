@@ -11,7 +11,6 @@ descriptor of the directory before it, and no link is followed.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -21,13 +20,12 @@ import typing as t
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.llm.plugins.module_utils import _model_name
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _model_name
 
 WEIGHTS_TYPE = "application/vnd.ollama.image.model"
 MAX_MANIFEST_BYTES = 2**20
 # What the server gives an unreferenced blob before it deletes it at its start (server/images.go of 0.32.15).
 GRACE_SECONDS = 3600
-_BLOCK_BYTES = 2**20
 _TEMPORARY = ".onprem-llm-"
 _BLOB = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -273,7 +271,7 @@ class Store:
 
         :raises StoreError: its sha256 is not ``digest``.
         """
-        _hold(_sha256(stream), digest)
+        _hold(_digest.of_stream(stream), digest)
         with self._at("blobs", make=True) as directory:
             self._link(stream, blob_name(digest), directory)
 
@@ -288,7 +286,7 @@ class Store:
             if size > room.f_bavail * room.f_frsize:
                 raise StoreError(f"its {size} bytes have to be copied, and {room.f_bavail * room.f_frsize} are free")
             with self._replaced(blob_name(digest), directory) as target:
-                _hold(_sha256(stream, target), digest)
+                _hold(_digest.of_stream(stream, target), digest)
 
     def _link(self, stream: t.BinaryIO, name: str, directory: int) -> None:
         root, temporary = self._open_root(), f"{_TEMPORARY}{os.getpid()}-{name}"
@@ -310,7 +308,7 @@ class Store:
         """The sha256 that the blob's bytes have, ``sha256:<hex>``, or None where it is no file."""
         try:
             with self.opened(digest) as stream:
-                return _sha256(stream)
+                return _digest.of_stream(stream)
         except (FileNotFoundError, StoreError):
             return None
 
@@ -539,15 +537,6 @@ def _selinux_type(handle: int) -> str:
         return os.getxattr(handle, "security.selinux").decode().split(":")[2]
     except (OSError, IndexError, UnicodeDecodeError):
         return ""
-
-
-def _sha256(stream: t.BinaryIO, target: t.BinaryIO | None = None) -> str:
-    found = hashlib.sha256()
-    while chunk := stream.read(_BLOCK_BYTES):
-        found.update(chunk)
-        if target:
-            target.write(chunk)
-    return "sha256:" + found.hexdigest()
 
 
 def _hold(found: str, digest: str) -> None:

@@ -25,7 +25,7 @@ import typing as t
 from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit
 
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf, _http, _model_name
+from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _digest, _gguf, _http, _model_name
 from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import WEIGHTS_TYPE
 
 HOST, NAMESPACE = _model_name.HOST, _model_name.NAMESPACE
@@ -47,7 +47,6 @@ MAX_MANIFEST_BYTES = 2**20
 FIRST_BYTES = 2**20
 _BLOCK_BYTES = 2**16
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # distribution/reference: a component of a repository's path, and the length of the whole.
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _MAX_PATH = 255
@@ -253,7 +252,7 @@ def _listed(found: t.Mapping[str, t.Any], key: str) -> list[dict[str, t.Any]]:
 
 def _layer(layer: t.Mapping[str, t.Any]) -> Layer:
     digest, size, kind = layer.get("digest"), layer.get("size"), layer.get("mediaType")
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+    if not isinstance(digest, str) or not _digest.PATTERN.fullmatch(digest):
         raise RegistryError(f"the manifest names a layer by {str(digest)[:100]!r}, which is no sha256 digest")
     if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 2**63:
         raise RegistryError(f"the manifest gives the layer {digest} the size {str(size)[:100]}")
@@ -333,8 +332,8 @@ class Client:
                 return _read(response, MAX_MANIFEST_BYTES + 1)
 
         data = t.cast(bytes, self._ask(repository, self._timeout, ask))
-        if _DIGEST.fullmatch(reference):
-            found = "sha256:" + hashlib.sha256(data).hexdigest()
+        if _digest.PATTERN.fullmatch(reference):
+            found = _digest.of_bytes(data)
             if found != reference:
                 raise RegistryError(f"the registry {repository.host} answers {reference} with the manifest {found}")
         return data

@@ -35,7 +35,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from ansible_collections.onprem.llm.plugins.module_utils import _http, _registry
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _http, _registry
 
 MIB = 2**20
 # The floor: a connection that brings less than this in ``stall_seconds`` has stalled, however evenly it drips, and an
@@ -64,7 +64,6 @@ _STEAL_BYTES = 2 * MIB
 _HASH_BYTES_PER_SECOND = 250e6
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PART = re.compile(r"([0-9a-f]{64})\.part")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -208,7 +207,7 @@ class Staged:
 
 
 def _hex(digest: str) -> str:
-    if not _DIGEST.fullmatch(digest):
+    if not _digest.PATTERN.fullmatch(digest):
         raise TransferError(f"{digest[:100]!r} is no sha256 digest; one such as 'sha256:' and 64 hex digits is")
     return digest[7:]
 
@@ -425,7 +424,7 @@ class _Journal:
                 or [segment.start for segment in segments] != edges[:-1]
                 or any(not segment.start <= segment.position <= segment.end for segment in segments)
                 or edges[-1] != size
-                or not (wrong == "" or _DIGEST.fullmatch(wrong))
+                or not (wrong == "" or _digest.PATTERN.fullmatch(wrong))
             ):
                 return None
             journal = cls(size, segments, wrong, wrong_from)
@@ -1052,13 +1051,17 @@ def _size(digest: str, origins: t.Sequence[Origin], limits: Limits) -> int:
     reasons = []
     for origin in origins:
         try:
-            return persistently(functools.partial(_told_size, origin), limits)
+            return persistently(functools.partial(told_size, origin), limits)
         except _registry.RegistryError as error:
             reasons.append(f"{origin.label}: {error}")
     raise TransferError(f"{digest}: its size is not known. " + "; ".join(reasons))
 
 
-def _told_size(origin: Origin) -> int:
+def told_size(origin: Origin) -> int:
+    """Bytes of the file, as the origin tells them.
+
+    :raises _registry.RegistryError: it does not, or is not reached.
+    """
     response = origin.open(0, 1)
     try:
         if response.status == 206:

@@ -85,17 +85,17 @@ copied_bytes:
   sample: 253113196
 """
 
-import hashlib
 import os
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.onprem.llm.plugins.module_utils import _digest
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_archive as archive
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
 from ansible_collections.onprem.llm.plugins.module_utils._transfer import TransferError
 
 
 def digests(manifests: dict) -> dict:
-    return {name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in sorted(manifests.items())}
+    return {name: _digest.of_bytes(content) for name, content in sorted(manifests.items())}
 
 
 def main() -> None:

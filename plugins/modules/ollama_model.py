@@ -495,6 +495,7 @@ from functools import cached_property
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import (
+    _digest,
     _model_name,
     _modelfile,
     _ollama_pull,
@@ -541,7 +542,7 @@ class Manager:
         self.client = api.Client(self.params["api_url"], self.params["timeout"])
         self.name = local_name(self.params["name"])
         self.keep_alive = api.keep_alive(self.params["keep_alive"])
-        self.pin = api.full_digest(self.params["digest"]) if self.params["digest"] else None
+        self.pin = _digest.parse(self.params["digest"]) if self.params["digest"] else None
         self.parameters = _modelfile.parameters(self.params["parameters"])
         self.source, self.origin, self.gguf = self.params["source"], self.params["from"], self.params["gguf"]
         self.adapter, self.content = None, None
@@ -730,9 +731,9 @@ class Manager:
 
     def _digest(self, path: str, sha256: str) -> str:
         if sha256:
-            return api.full_digest(sha256)
+            return _digest.parse(sha256)
         try:
-            return api.file_digest(path)
+            return _digest.of_file(path)
         except OSError as error:
             raise api.OllamaError(
                 f"cannot read {path}, and without sha256 nothing says whether {self.name} has what is in it: "

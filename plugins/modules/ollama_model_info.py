@@ -179,6 +179,7 @@ damaged:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.onprem.llm.plugins.module_utils import _digest
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
 from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
@@ -213,7 +214,7 @@ def main() -> None:
     only = local_name(module.params["name"]) if module.params["name"] else None
     try:
         wanted = {
-            item["name"]: api.full_digest(item["digest"]) if item["digest"] else None
+            item["name"]: _digest.parse(item["digest"]) if item["digest"] else None
             for item in module.params["wanted"] or []
         }
         client = api.Client(module.params["api_url"], module.params["timeout"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import time
 import typing as t
+from abc import abstractmethod
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
@@ -79,9 +80,9 @@ class TurnsAction(ActionBase):
 
     MODULE = ""
 
+    @abstractmethod
     def subject(self) -> str:
         """What is transferred, by the task's arguments."""
-        raise NotImplementedError
 
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)

@@ -14,6 +14,7 @@ from typing import Any
 
 import ollama_fake
 import pytest
+from ansible_collections.onprem.llm.plugins.module_utils import _digest
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
 from hypothesis import given
 from hypothesis import strategies as st
@@ -151,16 +152,6 @@ def test_any_stream_is_read_or_refused(lines: list[bytes]) -> None:
     assert all(isinstance(item, dict) for item in items)
 
 
-@pytest.mark.parametrize("text", [HEX, "sha256:" + HEX, "sha256-" + HEX, HEX.upper()])
-def test_full_digest(text: str) -> None:
-    assert api.full_digest(text) == "sha256:" + HEX
-
-
-def test_refuses_what_is_no_digest() -> None:
-    with pytest.raises(ValueError, match="64 hexadecimal"):
-        api.full_digest("a5fd")
-
-
 @pytest.mark.parametrize("url", ["127.0.0.1:11434", "ftp://x", "http://", "http://user:word@host"])
 def test_refuses_what_is_no_address(url: str) -> None:
     with pytest.raises(ValueError, match="no address of a server"):
@@ -203,7 +194,7 @@ def test_upload_in_blocks(server: tuple[ollama_fake.State, api.Client], tmp_path
     _state, client = server
     path = tmp_path / "weights"
     path.write_bytes(b"x" * (3 * api.BLOCK_BYTES + 5))
-    digest = api.file_digest(str(path))
+    digest = _digest.of_file(str(path))
     assert not client.has_blob(digest)
     assert client.upload_blob(digest, str(path)) == 3 * api.BLOCK_BYTES + 5
     assert client.has_blob(digest)
