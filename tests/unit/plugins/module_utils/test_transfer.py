@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import registry_fake
-from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _registry, _staging, _transfer
 from ansible_collections.onprem.llm.plugins.module_utils._transfer import (
     Busy,
     Limits,
@@ -653,7 +653,7 @@ def test_after_a_crash_of_the_host_what_was_synced_counts(world: World, monkeypa
             assert start <= position
             stream.seek(position)
             stream.write(bytes(end - position))
-    monkeypatch.setattr(_transfer, "_boot", lambda: "another")
+    monkeypatch.setattr(_staging, "_boot", lambda: "another")
     assert world.staging.held(DIGEST) == kept
     assert world.content(world.fetch()) == DATA
     assert world.state.sent == len(DATA) - kept
@@ -664,7 +664,7 @@ def test_after_a_crash_of_the_host_without_a_sync_all_begins_anew(
 ) -> None:
     world.part_way(MIB)
     assert not journal(world, synced=True).exists()
-    monkeypatch.setattr(_transfer, "_boot", lambda: "another")
+    monkeypatch.setattr(_staging, "_boot", lambda: "another")
     assert world.staging.held(DIGEST) == 0
     assert world.content(world.fetch()) == DATA
 
