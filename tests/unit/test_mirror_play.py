@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,8 @@ import pytest
 import registry_fake
 from mirror_registry import MirrorRegistry
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import plays
+
 WEIGHTS = os.urandom(4 * 2**20)
 
 PLAY = """
@@ -55,25 +55,9 @@ class Site:
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
         }
-        done = subprocess.run(
-            [
-                Path(sys.executable).with_name("ansible-playbook"),
-                "-i",
-                "hub,",
-                playbook,
-                "-e",
-                json.dumps(every),
-                *more,
-            ],
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        done = plays.run(playbook, *more, inventory="hub,", variables=every, timeout=120)
         found = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
-        return done.returncode, done.stdout + done.stderr, found
+        return done.returncode, done.stdout, found
 
 
 @pytest.fixture

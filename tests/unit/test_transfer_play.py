@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,8 @@ import ollama_fake
 import pytest
 import registry_fake
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import plays
+
 WEIGHTS = b"GGUF" + bytes(range(256)) * (2**20 // 64)
 PASSWORD = "word-of-the-fleet"
 
@@ -65,17 +65,7 @@ class Site:
             "result": str(self.place / "result.json"),
             **(variables or {}),
         }
-        return subprocess.Popen(
-            [
-                Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, playbook, "--limit", "node1",
-                "-e", json.dumps(every), *more,
-            ],
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )  # fmt: skip
+        return plays.start(playbook, "--limit=node1", *more, inventory=inventory, variables=every)
 
     def play(self, *more: str, variables: dict[str, Any] | None = None, **arguments: Any) -> tuple[int, str]:
         """Exit status and output."""
@@ -83,8 +73,8 @@ class Site:
 
 
 def ended(play: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _nothing = play.communicate(timeout=120)
-    return play.returncode, output
+    done = plays.ended(play, timeout=120)
+    return done.returncode, done.stdout
 
 
 @pytest.fixture
