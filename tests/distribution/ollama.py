@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import subprocess
 import threading
@@ -79,5 +80,5 @@ def _pull(engine: Engine, name: str) -> str:
     try:
         with engine.open("POST", "/api/pull", {"model": name, "insecure": True}) as response:
             return response.read().decode()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return str(error)
