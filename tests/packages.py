@@ -20,7 +20,9 @@ def unpacked(*packages: str) -> Path:
         with tempfile.TemporaryDirectory(dir=CACHE) as directory:
             # An old list may name versions that the archive has no more.
             subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
-            subprocess.run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages], cwd=directory, check=True)
+            subprocess.run(
+                ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages], cwd=directory, check=True
+            )
             fresh = Path(directory) / "unpacked"
             for package in Path(directory).glob("*.deb"):
                 subprocess.run(["dpkg-deb", "--extract", package, fresh], check=True)
