@@ -26,5 +26,10 @@ def unpacked(*packages: str) -> Path:
             fresh = Path(directory) / "unpacked"
             for package in Path(directory).glob("*.deb"):
                 subprocess.run(["dpkg-deb", "--extract", package, fresh], check=True)
-            fresh.rename(place)
+            try:
+                fresh.rename(place)
+            except OSError:
+                # Another run was first.
+                if not place.exists():
+                    raise
     return place
