@@ -66,7 +66,7 @@ bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 contex
 	@$(PYTHON) -m tests.memory.plan_speed
 
 .PHONY: bench-distribution
-bench-distribution: venv ## One model to 4 nodes, through a mirror and straight from an upstream of 200 Mbit/s; needs docker-registry
+bench-distribution: venv ## One model to 4 nodes, through the role's mirror and straight from an upstream of 200 Mbit/s
 	@$(PYTHON) -m tests.distribution
 
 .PHONY: bench-warm

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fleet.hosts import ROOT
+from tests import plays
 
 
 @dataclass(frozen=True)
@@ -46,28 +44,17 @@ class Run:
         return "; ".join(map(repr, again + handled)) or "it went on from there"
 
 
+def interrupted(task: int, report: Path) -> dict[str, str]:
+    """Settings of a play that is killed at the start of its task number ``task`` (0: never) and says what it did."""
+    return plays.callback("interrupt") | {"INTERRUPT_AT_TASK": str(task), "INTERRUPT_FILE": str(report)}
+
+
 def run_site(inventory: str, report: Path, task: int = 0) -> Run:
     """Run site.yml up to the start of its task number ``task``, or to its end where it has fewer, or none was given.
 
     RuntimeError if it failed instead.
     """
-    environment = os.environ | {
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-        "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "callbacks"),
-        "ANSIBLE_CALLBACKS_ENABLED": "interrupt",
-        "INTERRUPT_AT_TASK": str(task),
-        "INTERRUPT_FILE": str(report),
-    }
-    run = subprocess.run(
-        ["ansible-playbook", "-i", inventory, "site.yml"],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        start_new_session=True,
-        check=False,
-    )
+    run = plays.run("site.yml", inventory=inventory, environment=interrupted(task, report), own_session=True)
     if run.returncode not in (0, -signal.SIGKILL):
         raise RuntimeError(f"site.yml failed before task {task}:\n{run.stdout[-4000:]}")
     record = json.loads(report.read_text(encoding="utf-8"))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import textwrap
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import docker
 import yaml
 
+from tests import plays
 from tests.fleet.hosts import ROOT, Fleet
 from tests.fleet.supplies import supply
 from tests.interrupt import Run, run_site
@@ -30,19 +30,8 @@ WIDTH = 150
 
 
 def play(inventory: str, playbook: str, report: Path) -> tuple[bool, dict]:
-    environment = os.environ | {
-        "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "callbacks"),
-        "ANSIBLE_CALLBACKS_ENABLED": "executions",
-        "EXECUTIONS_FILE": str(report),
-    }
-    run = subprocess.run(
-        ["ansible-playbook", "-i", inventory, playbook],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    settings = plays.callback("executions") | {"EXECUTIONS_FILE": str(report)}
+    run = plays.run(playbook, inventory=inventory, environment=settings)
     if run.returncode != 0:
         print(run.stdout[-4000:])
     return run.returncode == 0, json.loads(report.read_text(encoding="utf-8"))["hosts"]

@@ -5,99 +5,23 @@ The engine's image and a small model lie in the registry; the packages are those
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
-import threading
 import time
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from tests import plays
+from tests.engine import models
+from tests.fleet.images import mirrors
+from tests.registry import Registry, descriptor
 
-from tests.engine import models  # noqa: E402
-from tests.fleet.images import mirrors  # noqa: E402
-
-STATE = ROOT / "build/molecule/airgap"
+STATE = plays.ROOT / "build/molecule/airgap"
 # Packages and wheels of earlier runs are kept, as an operator would keep the bundle.
-BUNDLE = ROOT / "build/cache/airgap-bundle"
+BUNDLE = plays.ROOT / "build/cache/airgap-bundle"
 MODEL, TAG = "airgap-chat", "1"
 OCI = "application/vnd.oci.image"
-OLLAMA = "application/vnd.ollama.image"
-DOCKER = "application/vnd.docker"
-
-
-class Registry(ThreadingHTTPServer):
-    """Blobs and manifests of a directory, by ranges; ``sent`` counts the bytes of each blob."""
-
-    daemon_threads = True
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.directory, self.sent, self.lock = directory, Counter(), threading.Lock()
-        self.types: dict[str, str] = {}
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def blob(self, source: Path | bytes) -> tuple[str, int]:
-        """Hold a blob: its digest and size."""
-        if isinstance(source, bytes):
-            digest, size = hashlib.sha256(source).hexdigest(), len(source)
-            (self.directory / digest).write_bytes(source)
-        else:
-            digest, size = models.sha256(source), source.stat().st_size
-            shutil.copyfile(source, self.directory / digest)
-        return f"sha256:{digest}", size
-
-    def manifest(self, repository: str, tag: str, kind: str, content: dict) -> str:
-        """Hold a manifest under its tag and its digest, which is returned."""
-        data = json.dumps({"schemaVersion": 2, "mediaType": kind, **content}).encode()
-        digest, _size = self.blob(data)
-        for name in (tag, digest):
-            (self.directory / f"{repository}:{name}".replace("/", "_")).write_bytes(data)
-            self.types[f"{repository}:{name}"] = kind
-        return digest
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Registry
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        found = re.fullmatch(r"/v2/(\S+)/(manifests|blobs)/(\S+)", self.path)
-        name = f"{found[1]}:{found[3]}" if found and found[2] == "manifests" else ""
-        path = self.server.directory / (name.replace("/", "_") or (found[3].removeprefix("sha256:") if found else "-"))
-        if not path.is_file():
-            self.send_response(404)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        size = path.stat().st_size
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        start, end = (int(asked[1]), min(int(asked[2]), size - 1)) if asked else (0, size - 1)
-        self.send_response(206 if asked else 200)
-        self.send_header("Content-Type", self.server.types.get(name, "application/octet-stream"))
-        self.send_header("Content-Length", str(end + 1 - start))
-        if asked:
-            self.send_header("Content-Range", f"bytes {start}-{end}/{size}")
-        self.end_headers()
-        with path.open("rb") as stream:
-            count = self.connection.sendfile(stream, start, end + 1 - start)
-        with self.server.lock:
-            self.server.sent[path.name] += count
 
 
 def push_image(registry: Registry, archive: Path, version: str) -> str:
@@ -107,13 +31,9 @@ def push_image(registry: Registry, archive: Path, version: str) -> str:
         tar.extractall(work, filter="data")
     (saved,) = json.loads((work / "manifest.json").read_text(encoding="utf-8"))
 
-    def descriptor(kind: str, path: str) -> dict[str, object]:
-        digest, size = registry.blob(work / path)
-        return {"mediaType": kind, "digest": digest, "size": size}
-
     content = {
-        "config": descriptor(f"{OCI}.config.v1+json", saved["Config"]),
-        "layers": [descriptor(f"{OCI}.layer.v1.tar", layer) for layer in saved["Layers"]],
+        "config": descriptor(f"{OCI}.config.v1+json", registry.blob(work / saved["Config"])),
+        "layers": [descriptor(f"{OCI}.layer.v1.tar", registry.blob(work / layer)) for layer in saved["Layers"]],
     }
     shutil.rmtree(work)
     return registry.manifest("ollama/ollama", version, f"{OCI}.manifest.v1+json", content)
@@ -122,14 +42,7 @@ def push_image(registry: Registry, archive: Path, version: str) -> str:
 def push_model(registry: Registry) -> dict[str, object]:
     """A small generative model; what a catalog says of it."""
     path = models.write_generative(STATE / "chat.gguf", "tiny")
-    digest, size = registry.blob(path)
-    config = json.dumps({"model_format": "gguf", "model_family": "llama", "file_type": "F16"}).encode()
-    config_digest, config_size = registry.blob(config)
-    content = {
-        "config": {"mediaType": f"{DOCKER}.container.image.v1+json", "digest": config_digest, "size": config_size},
-        "layers": [{"mediaType": f"{OLLAMA}.model", "digest": digest, "size": size}],
-    }
-    registry.manifest(f"library/{MODEL}", TAG, f"{DOCKER}.distribution.manifest.v2+json", content)
+    digest, size = registry.model(MODEL, TAG, path, "llama")
     return {"name": f"{MODEL}:{TAG}", "digest": digest, "size_bytes": size, "header": str(path)}
 
 
@@ -142,18 +55,8 @@ def bundle(registry: Registry) -> str:
         "bundle_apt_mirrors": {"Debian": archive},
         "bundle_registries": [{"host": host, "url": registry.url} for host in ("docker.io", "registry.ollama.ai")],
     }
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-    environment |= {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-    command = [Path(sys.executable).parent / "ansible-playbook", "--inventory", ROOT / "molecule/airgap/inventory"]
-    done = subprocess.run(
-        [*command, "--extra-vars", json.dumps(given), ROOT / "playbooks/bundle.yml"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    inventory = plays.ROOT / "molecule/airgap/inventory"
+    done = plays.run("playbooks/bundle.yml", inventory=inventory, variables=given)
     if done.returncode:
         raise SystemExit(done.stdout[-6000:])
     return done.stdout
@@ -161,9 +64,10 @@ def bundle(registry: Registry) -> str:
 
 def main() -> None:
     directory = STATE / "registry"
-    shutil.rmtree(directory, ignore_errors=True)
+    for left in (directory, BUNDLE / "oci"):
+        if left.exists():
+            shutil.rmtree(left)
     directory.mkdir(parents=True)
-    shutil.rmtree(BUNDLE / "oci", ignore_errors=True)
     registry = Registry(directory)
     engine = json.loads((STATE / "supplies.json").read_text(encoding="utf-8"))["engine"]
     image = push_image(registry, Path(engine["archive"]), engine["version"])

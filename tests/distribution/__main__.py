@@ -1,8 +1,10 @@
 """Brings one model to several nodes, through a mirror and straight from upstream, and counts upstream's bytes.
 
-Upstream is a registry on loopback that sends no more than 200 Mbit/s to all its clients together. The mirror is a
-docker-registry; it and the nodes are processes with stores of their own, and between them nothing is limited. A third
-measure kills a pull (SIGKILL) at its half, runs it again, and counts what came twice.
+Upstream is a registry on loopback that sends no more than 200 Mbit/s to all its clients together. The mirror is what
+the role deploys: its site in nginx with mutual TLS before docker-registry on a socket, filled by the collection. It and
+the nodes are processes with stores of their own, and between them nothing is limited. A third measure kills a pull
+(SIGKILL) at its half, runs it again, and counts what came twice; a fourth does so with Ollama's own puller, where
+OLLAMA_IMAGE_ARCHIVE and OLLAMA_VERSION name a real image.
 
 Ratios are by the model's bytes, and by the seconds until every node has the model. Writes
 build/bench/distribution.json; fails where a goal is missed.
@@ -13,167 +15,146 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from tests.distribution.node import PATH, TAG
+from tests.distribution import ollama
+from tests.distribution.mirror import Mirror
 from tests.engine.models import gemma
-from tests.unit import registry_fake
+from tests.registry import Bucket, Registry
 
 ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / "build" / "cache"
 RESULT = ROOT / "build" / "bench" / "distribution.json"
 NODES = 4
 UPSTREAM_BITS_PER_SECOND = 200e6
+MODEL, TAG = "gemma3", "270m"
+NAME = f"{MODEL}:{TAG}"
 # The goals of the issue that asked for this bench.
 MOST_UPSTREAM_RATIO, MOST_REFETCHED = 1.02, 0.05
-REGISTRY_CONFIGURATION = """
-version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: {root}}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-"""
 
 
 class Bench:
-    """``model`` are the weights, ``directory`` holds the stores."""
+    """``weights`` are the model's, ``directory`` holds the stores."""
 
-    def __init__(self, model: bytes, directory: Path, upstream: registry_fake.State, address: str) -> None:
-        self._directory, self._upstream, self._address = directory, upstream, address
-        self._layers = [
-            (registry_fake.MODEL, model),
-            ("application/vnd.ollama.image.template", b"{{ .Prompt }}"),
-            ("application/vnd.ollama.image.params", b'{"temperature": 1}'),
-        ]
-        config = b'{"model_format": "gguf"}'
-        layers = [
-            {"mediaType": kind, "digest": registry_fake.digest(data), "size": len(data)} for kind, data in self._layers
-        ]
-        upstream.blobs = {registry_fake.digest(data): data for _kind, data in [*self._layers, ("", config)]}
-        upstream.manifests[f"/v2/{PATH}/manifests/{TAG}"] = json.dumps(
-            {
-                "schemaVersion": 2,
-                "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
-                "config": {
-                    "mediaType": "application/vnd.docker.container.image.v1+json",
-                    "digest": registry_fake.digest(config),
-                    "size": len(config),
-                },
-                "layers": layers,
-            }
-        ).encode()
-        self.size = sum(map(len, upstream.blobs.values()))
-
-    def process(self, command: str, address: str, store: str, *more: str) -> subprocess.Popen[bytes]:
-        where = str(self._directory / store)
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.distribution.node", command, address, where, *more], cwd=ROOT
+    def __init__(self, weights: Path, directory: Path, upstream: Registry) -> None:
+        self._directory, self._upstream = directory, upstream
+        upstream.model(
+            MODEL,
+            TAG,
+            weights,
+            "gemma3",
+            template=("application/vnd.ollama.image.template", b"{{ .Prompt }}"),
+            parameters=("application/vnd.ollama.image.params", b'{"temperature": 1}'),
         )
+        manifest = json.loads(upstream.path(f"library/{MODEL}:{TAG}").read_bytes())
+        self._blobs = {blob["digest"]: int(blob["size"]) for blob in [manifest["config"], *manifest["layers"]]}
+        self.size = sum(self._blobs.values())
 
-    def finish(self, processes: Sequence[subprocess.Popen[bytes]], stores: Sequence[str]) -> None:
+    @property
+    def sent(self) -> int:
+        """Bytes of blobs and manifests that upstream sent since :meth:`count` was called."""
+        return sum(self._upstream.sent.values())
+
+    def count(self) -> None:
+        self._upstream.sent.clear()
+
+    def _process(self, *command: str | Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "tests.distribution.node", *command], cwd=ROOT)
+
+    def _pull(self, store: str, origin: dict[str, str]) -> subprocess.Popen[bytes]:
+        return self._process("pull", NAME, self._directory / store, json.dumps(origin))
+
+    def _straight(self, store: str) -> subprocess.Popen[bytes]:
+        return self._pull(store, {"url": self._upstream.url, "kind": "registry"})
+
+    def _finish(self, processes: Sequence[subprocess.Popen[bytes]], stores: Sequence[str]) -> None:
         """:raises RuntimeError: one failed, or its store has not the bytes of the model."""
         codes = [process.wait() for process in processes]
         if any(codes):
             raise RuntimeError("a pull failed; it says above why")
         for store in stores:
-            for digest in self._upstream.blobs:
-                with open(self._directory / store / "blobs" / digest.replace(":", "-"), "rb") as stream:
+            directory = self._directory / store
+            manifest = directory / "manifests/registry.ollama.ai/library" / MODEL / TAG
+            if manifest.read_bytes() != self._upstream.path(f"library/{MODEL}:{TAG}").read_bytes():
+                raise RuntimeError(f"{store} has another manifest than upstream")
+            for digest in self._blobs:
+                with open(directory / "blobs" / digest.replace(":", "-"), "rb") as stream:
                     if f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}" != digest:
                         raise RuntimeError(f"{store} has other bytes under {digest}")
-            shutil.rmtree(self._directory / store)
+            shutil.rmtree(directory)
 
     def through_the_mirror(self, nodes: int) -> tuple[int, float]:
         """Upstream's bytes, and seconds until every node has the model."""
-        self._upstream.sent = 0
+        self.count()
         stores = [f"node{number}" for number in range(nodes)]
-        with docker_registry(self._directory / "registry") as mirror:
+        with Mirror(self._directory / "mirror", stores) as mirror:
             started = time.monotonic()
-            filling = self.process("mirror", self._address, "mirror", mirror)
+            filling = self._process("fill", NAME, mirror.host.data_dir, mirror.host.socket, self._upstream.url)
             if filling.wait() != 0:
                 raise RuntimeError("the mirror was not filled; it says above why")
-            processes = [self.process("pull", mirror, store) for store in stores]
+            processes = [self._pull(store, asdict(mirror.origins[store])) for store in stores]
             for process in processes:
                 process.wait()
             seconds = time.monotonic() - started
-        self.finish(processes, [*stores, "mirror"])
-        return self._upstream.sent, seconds
+        self._finish(processes, stores)
+        return self.sent, seconds
 
     def straight(self, nodes: int) -> tuple[int, float]:
         """The same without a mirror: every node asks upstream."""
-        self._upstream.sent = 0
+        self.count()
         stores = [f"naive{number}" for number in range(nodes)]
         started = time.monotonic()
-        processes = [self.process("pull", self._address, store) for store in stores]
+        processes = [self._straight(store) for store in stores]
         for process in processes:
             process.wait()
         seconds = time.monotonic() - started
-        self.finish(processes, stores)
-        return self._upstream.sent, seconds
+        self._finish(processes, stores)
+        return self.sent, seconds
 
     def killed_at_half(self) -> int:
         """Bytes that upstream sends beyond the model's when a pull is killed at half and run again."""
-        self._upstream.sent = 0
-        process = self.process("pull", self._address, "killed")
-        while self._upstream.sent < self.size / 2:
+        self.count()
+        process = self._straight("killed")
+        while self.sent < self.size / 2:
             if process.poll() is not None:
                 raise RuntimeError("the pull ended before it was killed")
             time.sleep(0.002)
         process.kill()
         process.wait()
-        self.finish([self.process("pull", self._address, "killed")], ["killed"])
-        return self._upstream.sent - self.size
+        self._finish([self._straight("killed")], ["killed"])
+        return self.sent - self.size
+
+    def ollama_killed_at_half(self) -> tuple[int | None, str]:
+        """The same of Ollama's own puller, or None with the reason why it was not measured."""
+        engine = ollama.given(CACHE)
+        if isinstance(engine, str):
+            return None, engine
+        self.count()
+        name = f"{self._upstream.address}/library/{NAME}"
+        return ollama.killed_at_half(*engine, self._directory / "ollama", name, self.size, lambda: self.sent), ""
 
 
-@contextmanager
-def docker_registry(directory: Path) -> Iterator[str]:
-    """A running registry with nothing in it: its address."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        raise RuntimeError("docker-registry is not installed: apt-get install --no-install-recommends docker-registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    directory.mkdir()
-    configuration = directory / "config.yml"
-    configuration.write_text(REGISTRY_CONFIGURATION.format(root=directory / "data", port=port), encoding="utf-8")
-    # Of tracing, which nothing here receives, it would tell at length.
-    quiet = os.environ | {"OTEL_TRACES_EXPORTER": "none"}
-    process = subprocess.Popen([program, "serve", configuration], env=quiet)
-    try:
-        end = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                if time.monotonic() > end or process.poll() is not None:
-                    raise RuntimeError("docker-registry does not listen") from None
-                time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(directory)
-
-
-def measure(model: bytes, nodes: int, bits_per_second: float) -> dict[str, object]:
+def measure(weights: Path, nodes: int, bits_per_second: float) -> dict[str, object]:
     """The fields of the result."""
-    with (
-        tempfile.TemporaryDirectory(prefix="distribution-", dir=ROOT / "build") as directory,
-        registry_fake.serve() as (upstream, address),
-    ):
-        upstream.bucket = registry_fake.Bucket(bits_per_second / 8)
-        bench = Bench(model, Path(directory), upstream, address)
-        sent, seconds = bench.through_the_mirror(nodes)
-        naive_sent, naive_seconds = bench.straight(nodes)
-        refetched = bench.killed_at_half()
+    with tempfile.TemporaryDirectory(prefix="distribution-", dir=ROOT / "build") as name:
+        directory = Path(name)
+        # The workers of nginx are another user's.
+        directory.chmod(0o711)
+        (directory / "upstream").mkdir()
+        with Registry(directory / "upstream", location="#") as upstream:
+            upstream.bucket = Bucket(bits_per_second / 8)
+            bench = Bench(weights, directory, upstream)
+            sent, seconds = bench.through_the_mirror(nodes)
+            naive_sent, naive_seconds = bench.straight(nodes)
+            refetched = bench.killed_at_half()
+            theirs, reason = bench.ollama_killed_at_half()
     return {
         "nodes": nodes,
         "model_bytes": bench.size,
@@ -187,9 +168,10 @@ def measure(model: bytes, nodes: int, bits_per_second: float) -> dict[str, objec
         "time_ratio": round(seconds / naive_seconds, 4),
         "interrupted_refetch_bytes": refetched,
         "interrupted_refetch_ratio": round(refetched / bench.size, 4),
-        "mirror": "docker-registry on loopback, plain HTTP",
-        "ollama_interrupted_refetch_bytes": None,
-        "ollama_interrupted_refetch_reason": "not measured by this bench yet",
+        "mirror": "the role's site in nginx with mutual TLS, docker-registry on a Unix socket",
+        "ollama_interrupted_refetch_bytes": theirs,
+        "ollama_interrupted_refetch_ratio": None if theirs is None else round(theirs / bench.size, 4),
+        "ollama_interrupted_refetch_reason": reason,
     }
 
 
@@ -207,8 +189,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.distribution", description=__doc__)
     parser.add_argument("--nodes", type=int, default=NODES)
     nodes = parser.parse_args().nodes
-    model = gemma(ROOT / "build" / "cache").read_bytes()
-    result = measure(model, nodes, UPSTREAM_BITS_PER_SECOND)
+    result = measure(gemma(CACHE), nodes, UPSTREAM_BITS_PER_SECOND)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for name, value in result.items():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 from rules import ROOT, load
+
+from tests.plays import run as run_playbook
 
 
 def tool() -> ModuleType:
@@ -100,13 +100,8 @@ def test_nothing_reboots_without_consent() -> None:
 @pytest.mark.parametrize(("consent", "faulty"), [("", True), ("allow", False), ("forbid", False)])
 def test_a_reboot_that_is_due_and_nobody_decided_on_is_a_fault(consent: str, faulty: bool) -> None:
     """With a driver that runs and a newer one on the disk."""
-    run = subprocess.run(
-        [
-            Path(sys.executable).parent / "ansible-playbook",
-            "-i", "localhost,", "tests/gates/reboot_consent.yml", "-e", f"nvidia_driver_reboot='{consent}'",
-        ],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    given = {"nvidia_driver_reboot": consent}
+    run = run_playbook("tests/gates/reboot_consent.yml", inventory="localhost,", variables=given)
     assert run.returncode == 0, run.stdout
     said = re.search(r"FAULTS(.*) END", " ".join(run.stdout.split()))
     assert said

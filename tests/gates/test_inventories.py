@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import plays
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def check(inventory: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return play("tests/gates/check_inventory.yml", inventory, *arguments)
-
-
-def play(playbook: str, inventory: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [Path(sys.executable).parent / "ansible-playbook", "-i", inventory, playbook, *arguments],
-        cwd=ROOT,
-        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return plays.run("tests/gates/check_inventory.yml", *arguments, inventory=inventory)
 
 
 def test_example_has_known_variables_of_the_right_types() -> None:
@@ -50,7 +39,7 @@ def test_fault_is_told_with_what_would_be_right(fault: str, told: str) -> None:
 def test_an_inventory_without_hosts_is_no_success(tmp_path: Path) -> None:
     inventory = tmp_path / "hosts.yml"
     inventory.write_text("all: {hosts: {}}\n", encoding="utf-8")
-    result = play("playbooks/site.yml", str(inventory))
+    result = plays.run("playbooks/site.yml", inventory=inventory)
     assert result.returncode != 0
     assert "llm_nodes: the group has no host; put the inference nodes into its children" in result.stdout
 

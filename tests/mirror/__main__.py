@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import docker
 
+from tests import plays
 from tests.fleet.hosts import ROOT, Fleet, write_if_changed
 from tests.fleet.supplies import supply
 from tests.mirror.upstream import Upstream
@@ -22,21 +22,13 @@ INVENTORY = ROOT / "tests" / "mirror" / "inventory"
 NODE, HUB = "mirror-cpu1", "mirror-hub"
 
 
-def play(*arguments: str, expect: int = 0) -> str:
+def play(playbook: str, *arguments: str) -> str:
     started = time.monotonic()
-    done = subprocess.run(
-        ["ansible-playbook", "-i", str(INVENTORY), *arguments],
-        cwd=ROOT,
-        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    print(f"--- {' '.join(arguments)}: status {done.returncode}, {time.monotonic() - started:.0f} s", flush=True)
-    if (done.returncode == 0) != (expect == 0):
+    done = plays.run(playbook, *arguments, inventory=INVENTORY)
+    print(f"--- {playbook}: status {done.returncode}, {time.monotonic() - started:.0f} s", flush=True)
+    if done.returncode:
         print(done.stdout[-12000:])
-        raise SystemExit(f"{arguments[0]} ended with {done.returncode}")
+        raise SystemExit(f"{playbook} ended with {done.returncode}")
     return done.stdout
 
 
@@ -78,7 +70,7 @@ def inside(client: docker.DockerClient, host: str, *command: str) -> tuple[int, 
 
 def trial(client: docker.DockerClient, upstream: Upstream, told: dict) -> None:
     variables = ["-e", f"@{ROOT}/tests/mirror/variables.yml", *os.environ.get("ARGUMENTS", "").split()]
-    output = play(*variables, "site.yml")
+    output = play("site.yml", *variables)
     print("\n".join(line for line in output.splitlines() if "mirror:" in line or "ok=" in line))
     sent = upstream.sent()
     largest = max(sent.values())
@@ -94,11 +86,11 @@ def trial(client: docker.DockerClient, upstream: Upstream, told: dict) -> None:
     check("the node runs the image by the mirror's digest", image, right)
     check("nobody but the mirror asks upstream", upstream.clients(), upstream.clients() == {"10.78.6.12"})
     before = upstream.requests()
-    output = play(*variables, "site.yml")
+    output = play("site.yml", *variables)
     recap = [line for line in output.splitlines() if "ok=" in line]
     check("a second run changes nothing", recap, all("changed=0" in line for line in recap))
     check("and asks nothing upstream", upstream.requests() - before, upstream.requests() == before)
-    print(play(*variables, "playbooks/verify.yml")[-6000:])
+    print(play("playbooks/verify.yml", *variables)[-6000:])
 
 
 def main() -> int:

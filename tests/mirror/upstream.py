@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import subprocess
-import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import docker
 
-from tests.fleet.hosts import ROOT
+from tests.registry import CONFIG, MANIFEST, MODEL, descriptor, digest
 
 PORT = 5443
 NAME, TAG = "tiny-embedding", "1"
-LAYER = "application/vnd.ollama.image.model"
-CONFIG = "application/vnd.docker.container.image.v1+json"
-MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 
 class Upstream:
@@ -53,7 +51,6 @@ class Upstream:
         (directory / "config.yml").write_text(json.dumps(config), encoding="utf-8")
 
     def start(self) -> None:
-        sys.path.insert(0, str(ROOT / "tests" / "unit"))
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", self.directory / "config.yml"], stdout=log, stderr=log
@@ -111,10 +108,6 @@ class Upstream:
 
     def push_model(self, gguf: Path) -> dict[str, object]:
         """A model of these weights; what a catalog says of it."""
-        import hashlib
-        import ssl
-        import urllib.request
-
         context = ssl.create_default_context(cafile=str(self.directory / "ca.crt"))
         base = f"https://127.0.0.1:{PORT}/v2/library/{NAME}"
 
@@ -124,13 +117,12 @@ class Upstream:
                 return str(response.headers.get_all("Location", [""])[-1])
 
         def blob(kind: str, content: bytes) -> dict[str, object]:
-            digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
             location = send("POST", f"{base}/blobs/uploads/")
-            send("PUT", f"https://127.0.0.1:{PORT}{location}&digest={digest}", content)
-            return {"mediaType": kind, "digest": digest, "size": len(content)}
+            send("PUT", f"https://127.0.0.1:{PORT}{location}&digest={digest(content)}", content)
+            return descriptor(kind, (digest(content), len(content)))
 
         weights = gguf.read_bytes()
-        layer = blob(LAYER, weights)
+        layer = blob(MODEL, weights)
         config = blob(CONFIG, json.dumps({"model_format": "gguf", "model_family": "bert", "file_type": "F16"}).encode())
         manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]}
         send("PUT", f"{base}/manifests/{TAG}", json.dumps(manifest).encode(), MANIFEST)

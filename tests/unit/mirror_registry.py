@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-import jinja2
 from ansible_collections.onprem.llm.plugins.module_utils import _mirror
 
-ROOT = Path(__file__).resolve().parents[2]
-CACHE = ROOT / "build" / "cache" / "docker-registry"
+from tests.packages import unpacked
+from tests.unit.role_templates import rendered
 
 
 def program() -> str:
@@ -22,14 +21,7 @@ def program() -> str:
     installed = shutil.which("docker-registry")
     if installed:
         return installed
-    unpacked = CACHE / "usr" / "bin" / "docker-registry"
-    if not unpacked.exists():
-        with tempfile.TemporaryDirectory() as directory:
-            subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
-            subprocess.run(["apt-get", "download", "-qq", "docker-registry"], cwd=directory, check=True)
-            (package,) = Path(directory).glob("docker-registry_*.deb")
-            subprocess.run(["dpkg-deb", "--extract", package, CACHE], check=True)
-    return str(unpacked)
+    return str(unpacked("docker-registry") / "usr" / "bin" / "docker-registry")
 
 
 class MirrorRegistry:
@@ -40,23 +32,22 @@ class MirrorRegistry:
         self.root, self.staging = self.data_dir / "registry", self.data_dir / "staging"
         self.root.mkdir(parents=True)
         self.staging.mkdir(mode=0o700)
-        template = (ROOT / "roles/model_mirror/templates/registry.yml.j2").read_text(encoding="utf-8")
-        environment = jinja2.Environment(autoescape=False)
-        environment.filters["to_json"] = lambda value: f'"{value}"'
+        self.variables = {"model_mirror_data_dir": str(self.data_dir), "__model_mirror_socket": str(self.socket)}
         self.config = directory / "registry.yml"
-        self.config.write_text(
-            environment.from_string(template).render(
-                ansible_managed="test", __model_mirror_root=self.root, __model_mirror_socket=self.socket
-            ),
-            encoding="utf-8",
-        )
+        self.config.write_text(rendered("model_mirror", "registry.yml.j2", **self.variables), encoding="utf-8")
         self.registry = _mirror.Registry(str(self.socket), str(self.root))
         self.mirror = _mirror.Mirror(self.registry, str(self.staging))
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        # As its unit has it: nginx is let in by the group, and nobody else is.
+        group = "www-data" if os.getuid() == 0 else None
+        # Of tracing, which nothing here receives, it would tell at length.
+        quiet = os.environ | {"OTEL_TRACES_EXPORTER": "none"}
         with open(self.config.with_suffix(".log"), "ab") as log:
-            self._process = subprocess.Popen([program(), "serve", self.config], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [program(), "serve", self.config], stdout=log, stderr=log, env=quiet, group=group, umask=0o007
+            )
         self.registry.wait(20)
 
     def stop(self) -> None:

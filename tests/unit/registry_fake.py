@@ -6,40 +6,18 @@
 from __future__ import annotations
 
 import base64
-import hashlib
+import io
 import json
 import re
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-MODEL, PROJECTOR = "application/vnd.ollama.image.model", "application/vnd.ollama.image.projector"
+from tests.registry import MODEL, Bucket, Handler, Server, digest
 
-
-def digest(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-class Bucket:
-    """A rate in bytes per second that all who send share."""
-
-    def __init__(self, rate: float) -> None:
-        self._rate, self._lock, self._free = rate, threading.Lock(), time.monotonic()
-
-    def wait(self, count: int) -> None:
-        """Until ``count`` bytes may be sent."""
-        with self._lock:
-            now = time.monotonic()
-            # What went unused for longer than this is lost.
-            self._free = max(self._free, now - 0.02) + count / self._rate
-            pause = self._free - now
-        if pause > 0:
-            time.sleep(pause)
+PROJECTOR = "application/vnd.ollama.image.projector"
 
 
 @dataclass
@@ -101,37 +79,15 @@ class State:
         return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Any
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-        self._head(status, {"Content-Length": str(len(body))} | headers)
-        self._send(body)
-
-    def _head(self, status: int, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
+class _Handler(Handler):
+    server: _Server
 
     def _send(self, body: bytes) -> None:
-        state: State = self.server.state
-        block = 16384 if state.bucket else 65536
-        for start in range(0, len(body), block):
-            piece = body[start : start + block]
-            if state.bucket:
-                state.bucket.wait(len(piece))
-            self.wfile.write(piece)
-            with self.server.guard:
-                state.sent += len(piece)
+        self.send("", io.BytesIO(body), len(body))
 
     def _fault(self) -> str:
         """What is wrong with this answer. A fault counts down with each of the blobs' answers that it spoils."""
-        state: State = self.server.state
+        state = self.server.state
         with self.server.guard:
             if state.times == 0:
                 return ""
@@ -140,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
             return state.fault
 
     def do_GET(self) -> None:
-        state: State = self.server.state
+        state = self.server.state
         state.requests.append((self.path, self.headers.get("Range", "")))
         state.authorizations.append(self.headers.get("Authorization", ""))
         if self.path.startswith("/token"):
@@ -155,37 +111,37 @@ class _Handler(BaseHTTPRequestHandler):
             self._blob(self._fault())
 
     def _may(self) -> bool:
-        state: State = self.server.state
+        state = self.server.state
         wanted = state.basic() if state.challenge == "basic" else f"Bearer {state.token}"
         return self.headers.get("Authorization") == wanted
 
     def _challenge(self) -> None:
-        state: State = self.server.state
+        state = self.server.state
         realm = state.realm or f"{self.server.scheme}://{self.headers['Host']}/token"
         told = {
             "basic": 'Basic realm="models"',
             "bearer": f'Bearer realm="{realm}",service="models",scope="repository:library/big:pull"',
         }.get(state.challenge, state.challenge)
-        self._answer(401, WWW_Authenticate=told)
+        self.answer(401, WWW_Authenticate=told)
 
     def _token(self) -> None:
-        state: State = self.server.state
+        state = self.server.state
         if state.fault == "no token":
-            self._answer(200, b"{}")
+            self.answer(200, b"{}")
         elif not state.anonymous and self.headers.get("Authorization") != state.basic():
-            self._answer(401)
+            self.answer(401)
         else:
-            self._answer(200, json.dumps({"token": state.token}).encode())
+            self.answer(200, json.dumps({"token": state.token}).encode())
 
     def _manifest(self, fault: str) -> None:
-        state: State = self.server.state
+        state = self.server.state
         if self._anywhere(fault):
             return
         if self.path in state.manifests:
             assert "application/vnd.docker.distribution.manifest.v2+json" in self.headers["Accept"]
-            self._answer(200, state.manifests[self.path])
+            self.answer(200, state.manifests[self.path])
         else:
-            self._answer(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
+            self.answer(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}')
 
     def _anywhere(self, fault: str) -> bool:
         """The faults that any answer may have."""
@@ -198,28 +154,28 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"x")
                 time.sleep(0.05)
         elif fault.isdigit():
-            self._answer(int(fault), **({"Retry_After": self.server.state.retry_after}))
+            self.answer(int(fault), **({"Retry_After": self.server.state.retry_after}))
         else:
             return False
         return True
 
     def _blob(self, fault: str) -> None:
-        state: State = self.server.state
+        state = self.server.state
         name = self.path.rpartition("/")[2]
         if self._anywhere(fault):
             return
         if name not in state.blobs:
-            self._answer(404, b'{"errors":[{"code":"BLOB_UNKNOWN"}]}')
+            self.answer(404, b'{"errors":[{"code":"BLOB_UNKNOWN"}]}')
         elif fault == "redirect":
             host = state.elsewhere or f"{self.server.scheme}://{self.headers['Host']}"
-            self._answer(307, Location=f"{host}/cdn/{name}")
+            self.answer(307, Location=f"{host}/cdn/{name}")
         elif fault == "circle":
-            self._answer(307, Location=self.path)
+            self.answer(307, Location=self.path)
         else:
             self._range(state.blobs[name], fault)
 
     def _range(self, data: bytes, fault: str) -> None:
-        state: State = self.server.state
+        state = self.server.state
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"])
         assert asked
         if fault == "shorter":
@@ -227,30 +183,30 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "wrong":
             data = bytes([data[0] ^ 1]) + data[1:]
         if int(asked[1]) >= len(data):
-            self._answer(416, Content_Range=f"bytes */{len(data)}")
+            self.answer(416, Content_Range=f"bytes */{len(data)}")
             return
         first, last = int(asked[1]), min(int(asked[2]), len(data) - 1)
         part, size, where = data[first : last + 1], len(data), f"{first}-{last}"
         if fault == "whole" or (fault == "whole later" and first):
-            self._answer(200, data)
+            self.answer(200, data)
         elif fault == "whole, cut":
-            self._head(200, {"Content-Length": str(len(data))})
+            self.head(200, {"Content-Length": str(len(data))})
             self._break_off(data)
         elif fault == "chunked":
-            self._head(200, {"Transfer-Encoding": "chunked"})
+            self.head(200, {"Transfer-Encoding": "chunked"})
             for piece in (data + b"and more", b""):
                 self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
         elif fault == "no range":
-            self._answer(206, part)
+            self.answer(206, part)
         elif fault == "gzip":
-            self._answer(206, part, Content_Range=f"bytes {where}/{size}", Content_Encoding="gzip")
+            self.answer(206, part, Content_Range=f"bytes {where}/{size}", Content_Encoding="gzip")
         else:
             if fault == "other range":
                 where = f"{first + 1}-{last}"
             if fault == "longer" or (fault == "grows" and first):
                 size += 1
             shown = "*" if fault == "no size" else str(size)
-            self._head(206, {"Content-Length": str(len(part)), "Content-Range": f"bytes {where}/{shown}"})
+            self.head(206, {"Content-Length": str(len(part)), "Content-Range": f"bytes {where}/{shown}"})
             if fault == "short":
                 self._send(part[:-5])
                 self.close_connection = True
@@ -277,29 +233,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Server(Server):
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self.state = State()
+        super().__init__(_Handler, tls)
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Clients leave in the middle, on purpose."""
+    @property
+    def bucket(self) -> Bucket | None:  # type: ignore[override]
+        return self.state.bucket
+
+    def count(self, name: str, size: int) -> None:
+        with self.guard:
+            self.state.sent += size
 
 
 @contextmanager
 def serve(tls: ssl.SSLContext | None = None) -> Iterator[tuple[State, str]]:
     """A running registry: its state, and its address with scheme. With ``tls``, by https."""
-    server = _Server(("127.0.0.1", 0), _Handler)
-    state = State()
-    server.state = state  # type: ignore[attr-defined]
-    server.guard = threading.Lock()  # type: ignore[attr-defined]
-    server.scheme = "https" if tls else "http"  # type: ignore[attr-defined]
-    if tls:
-        # The handshake happens in the request's own thread, so that one client holds up no other.
-        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield state, f"{server.scheme}://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with _Server(tls) as server:
+        yield server.state, server.url

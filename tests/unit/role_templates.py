@@ -34,3 +34,15 @@ def role_variables(role: str) -> dict[str, Any]:
 
 def evaluated(template: Any, variables: dict[str, Any]) -> Any:
     return Templar(loader=DataLoader(), variables=variables).template(template)
+
+
+def rendered(role: str, template: str, **variables: Any) -> str:
+    """A file that the role makes of one of its templates, for a host with these variables."""
+    text = (ROLES / role / "templates" / template).read_text(encoding="utf-8")
+    host = {
+        "inventory_hostname": "mirror",
+        "hostvars": {"mirror": {}},
+        "groups": {},
+        "ansible_managed": "Made by a test",
+    }
+    return str(evaluated(trusted(text), {**role_variables(role), **host, **variables}))

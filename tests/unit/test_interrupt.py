@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.interrupt import Run
+from tests import plays
+from tests.interrupt import Run, interrupted
 
-ROOT = Path(__file__).resolve().parents[2]
 PLAY = """
 - hosts: localhost
   connection: local
@@ -37,20 +34,7 @@ PLAY = """
 def play(tmp_path: Path, task: int) -> tuple[int, dict]:
     playbook, report = tmp_path / "play.yml", tmp_path / "report.json"
     playbook.write_text(PLAY, encoding="utf-8")
-    run = subprocess.run(
-        [Path(sys.executable).parent / "ansible-playbook", "-i", "localhost,", playbook],
-        cwd=tmp_path,
-        env=os.environ
-        | {
-            "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests/callbacks"),
-            "ANSIBLE_CALLBACKS_ENABLED": "interrupt",
-            "INTERRUPT_AT_TASK": str(task),
-            "INTERRUPT_FILE": str(report),
-        },
-        capture_output=True,
-        check=False,
-        start_new_session=True,
-    )
+    run = plays.run(playbook, inventory="localhost,", environment=interrupted(task, report), own_session=True)
     return run.returncode, json.loads(report.read_text(encoding="utf-8"))
 
 

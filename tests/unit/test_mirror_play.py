@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,8 @@ import pytest
 import registry_fake
 from mirror_registry import MirrorRegistry
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import plays
+
 WEIGHTS = os.urandom(4 * 2**20)
 
 PLAY = """
@@ -27,12 +27,6 @@ PLAY = """
   tasks:
     - name: Fill the mirror
       onprem.llm.model_mirror: "{{ arguments }}"
-      register: filled
-    - ansible.builtin.copy:
-        content: "{{ filled | to_json }}"
-        dest: "{{ result }}"
-      check_mode: false
-      diff: false
 """
 
 
@@ -44,36 +38,20 @@ class Site:
         """Exit status, output, and what the module returned."""
         given = {
             "data_dir": str(self.host.data_dir), "socket": str(self.host.socket), "registry": self.origin,
-            "progress_interval": 1,
+            "progress_interval": 0.5,
         }  # fmt: skip
         playbook, result = self.place / "play.yml", self.place / "result.json"
         playbook.write_text(PLAY, encoding="utf-8")
         result.unlink(missing_ok=True)
         every = {
             "arguments": {**given, **arguments},
-            "result": str(result),
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
         }
-        done = subprocess.run(
-            [
-                Path(sys.executable).with_name("ansible-playbook"),
-                "-i",
-                "hub,",
-                playbook,
-                "-e",
-                json.dumps(every),
-                *more,
-            ],
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        found = json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
-        return done.returncode, done.stdout + done.stderr, found
+        settings = plays.callback("results") | {"RESULTS_FILE": str(result)}
+        done = plays.run(playbook, *more, inventory="hub,", variables=every, environment=settings, timeout=120)
+        found = json.loads(result.read_text(encoding="utf-8"))["Fill the mirror"] if result.exists() else {}
+        return done.returncode, done.stdout, found
 
 
 @pytest.fixture
@@ -96,7 +74,7 @@ def test_a_mirror_that_is_filled_tells_of_itself(site: Site) -> None:
     assert (found["changed"], found["transfer"]["fetched_bytes"]) == (True, 0)
     assert found["missing"] == {"models": ["tiny:1"], "images": [], "files": [file]}
     assert site.host.registry.blobs() == {}
-    site.registry.bucket = registry_fake.Bucket(1.3 * 2**20)
+    site.registry.bucket = registry_fake.Bucket(2 * 2**20)
     status, output, found = site.play(**wanted)
     assert status == 0, output
     lines = [line for line in output.splitlines() if line.startswith("hub: mirror: ")]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +13,8 @@ import registry_fake
 from gguf_files import llama
 from registry_fake import State, digest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import plays
+
 WEIGHTS = llama() + bytes(2**21)
 WORKLOADS = [{"name": "chat", "models": ["own:1b"], "context_length": 4096, "slots": 1}]
 
@@ -29,24 +27,8 @@ def registry() -> Iterator[tuple[State, str]]:
 
 def play(playbook: Path, inventory: str, *more: str, **variables: Any) -> tuple[int, str]:
     """Exit status and output, on one line."""
-    result = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            "-i",
-            inventory,
-            str(playbook),
-            *more,
-            "-e",
-            json.dumps(variables),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    return result.returncode, re.sub(r"\s+", " ", result.stdout + result.stderr)
+    result = plays.run(playbook, *more, inventory=inventory, variables=variables, timeout=120)
+    return result.returncode, re.sub(r"\s+", " ", result.stdout)
 
 
 def plan(url: str, cache: Path, *more: str, **variables: Any) -> tuple[int, str]:
@@ -57,7 +39,7 @@ def plan(url: str, cache: Path, *more: str, **variables: Any) -> tuple[int, str]
         "models_registry": url,
         "models_header_cache": str(cache),
     }
-    return play(ROOT / "playbooks/plan.yml", "localhost,", *more, **{**given, **variables})
+    return play(plays.ROOT / "playbooks/plan.yml", "localhost,", *more, **{**given, **variables})
 
 
 def test_a_model_of_no_catalog_is_planned_by_its_header(registry: tuple[State, str], tmp_path: Path) -> None:

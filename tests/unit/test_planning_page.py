@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests import plays
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,23 +60,9 @@ def test_the_playbook_prints_the_same_and_writes_it(tmp_path: Path, path: str) -
     command = made.BLOCK.findall((ROOT / "docs" / path).read_text(encoding="utf-8"))[0][0]
     given = made.variables(command)
     written = tmp_path / "plan.json"
-    result = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            str(ROOT / "playbooks/plan.yml"),
-            *shlex.split(command)[3:],
-            "-e",
-            f"plan_json={written}",
-            "-e",
-            "models_read_headers=never",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
+    settings = {"plan_json": str(written), "models_read_headers": "never"}
+    result = plays.run("playbooks/plan.yml", *shlex.split(command)[3:], variables=settings)
+    assert result.returncode == 0, result.stdout
     for line in made.answer(given):
         assert f"  {line}\n" in result.stdout
     assert json.loads(written.read_text(encoding="utf-8"))["plan"]["instances"][0]["name"] == "ollama"

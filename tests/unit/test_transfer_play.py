@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,8 @@ import ollama_fake
 import pytest
 import registry_fake
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import plays
+
 WEIGHTS = b"GGUF" + bytes(range(256)) * (2**20 // 64)
 PASSWORD = "word-of-the-fleet"
 
@@ -29,14 +29,8 @@ PLAY = """
   tasks:
     - name: Have the model
       onprem.llm.ollama_model: "{{ arguments }}"
-      register: had
       delegate_to: "{{ delegate | default(omit) }}"
       no_log: "{{ secret | default(false) }}"
-    - ansible.builtin.copy:
-        content: "{{ {'changed': had.changed, 'transfer': had.transfer, 'pending': had.pending} | to_json }}"
-        dest: "{{ result }}"
-      check_mode: false
-      diff: false
 """
 
 
@@ -46,7 +40,8 @@ class Site:
 
     def result(self) -> dict[str, Any]:
         """What the last play's module returned."""
-        return dict(json.loads((self.place / "result.json").read_text(encoding="utf-8")))
+        had = json.loads((self.place / "result.json").read_text(encoding="utf-8"))["Have the model"]
+        return {name: had[name] for name in ("changed", "transfer", "pending")}
 
     def started(self, *more: str, variables: dict[str, Any] | None = None, **arguments: Any) -> subprocess.Popen[str]:
         """A play that runs."""
@@ -62,20 +57,10 @@ class Site:
         inventory.write_text(json.dumps({"all": {"hosts": {"node1": None, "node2": None}, "vars": vars_of_all}}))
         every = {
             "arguments": {**given, **arguments},
-            "result": str(self.place / "result.json"),
             **(variables or {}),
         }
-        return subprocess.Popen(
-            [
-                Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, playbook, "--limit", "node1",
-                "-e", json.dumps(every), *more,
-            ],
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )  # fmt: skip
+        settings = plays.callback("results") | {"RESULTS_FILE": str(self.place / "result.json")}
+        return plays.start(playbook, "--limit=node1", *more, inventory=inventory, variables=every, environment=settings)
 
     def play(self, *more: str, variables: dict[str, Any] | None = None, **arguments: Any) -> tuple[int, str]:
         """Exit status and output."""
@@ -83,8 +68,8 @@ class Site:
 
 
 def ended(play: subprocess.Popen[str]) -> tuple[int, str]:
-    output, _nothing = play.communicate(timeout=120)
-    return play.returncode, output
+    done = plays.ended(play, timeout=120)
+    return done.returncode, done.stdout
 
 
 @pytest.fixture
@@ -178,7 +163,7 @@ def test_a_killed_play_is_gone_on_from(site: Site) -> None:
     served = dict(site.ollama.models)
     newer = WEIGHTS[::-1]
     site.registry.put("mine:1", b"GGUF" + newer)
-    site.registry.sent, site.registry.bucket = 0, registry_fake.Bucket(2**20)
+    site.registry.sent, site.registry.bucket = 0, registry_fake.Bucket(2 * 2**20)
     play = site.started(update=True)
     while site.registry.sent < len(newer) // 2:
         assert play.poll() is None, play.communicate()[0]
@@ -186,10 +171,11 @@ def test_a_killed_play_is_gone_on_from(site: Site) -> None:
     play.kill()
     play.communicate()
     # Its module ends with its turn; nobody calls it again.
-    before = -1
-    while site.registry.sent != before:
-        before = site.registry.sent
-        time.sleep(2)
+    before, since = site.registry.sent, time.monotonic()
+    while time.monotonic() - since < 2:
+        time.sleep(0.05)
+        if site.registry.sent != before:
+            before, since = site.registry.sent, time.monotonic()
     assert before < len(newer)
     assert site.ollama.models == served
     site.registry.bucket = None
@@ -202,7 +188,7 @@ def test_a_killed_play_is_gone_on_from(site: Site) -> None:
 
 
 def test_two_plays_at_once_bring_it_once(site: Site) -> None:
-    site.registry.bucket = registry_fake.Bucket(1.3 * 2**20)
+    site.registry.bucket = registry_fake.Bucket(2 * 2**20)
     plays = [site.started(), site.started()]
     for status, output in map(ended, plays):
         assert status == 0, output

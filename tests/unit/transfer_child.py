@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 
-import conftest  # noqa: F401  makes the collection importable
+import mounted  # noqa: F401
 from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer
 
 

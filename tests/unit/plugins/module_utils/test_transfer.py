@@ -208,9 +208,9 @@ def test_what_would_be_the_same_again_is_not_asked_again(world: World, fault: st
         ("429", 0, "answered 429"),
         ("cut", 0, "broke off at byte"),
         ("stall", 0, "less than 65536 bytes in 1 seconds; 2 attempts"),
-        ("trickle", 0, "less than 65536 bytes in 1 seconds; 2 attempts"),
-        ("silent", 0, "less than 65536 bytes in 1 seconds; 2 attempts"),
-        ("drip", 0, "less than 65536 bytes in 1 seconds; 2 attempts"),
+        pytest.param("trickle", 0, "less than 65536 bytes in 1 seconds; 2 attempts", marks=LONG),
+        pytest.param("silent", 0, "less than 65536 bytes in 1 seconds; 2 attempts", marks=LONG),
+        pytest.param("drip", 0, "less than 65536 bytes in 1 seconds; 2 attempts", marks=LONG),
     ],
 )
 def test_what_goes_on_for_ever_ends_and_loses_nothing(world: World, fault: str, after: int, said: str) -> None:

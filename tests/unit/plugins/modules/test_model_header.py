@@ -16,6 +16,8 @@ import registry_fake
 from gguf_files import Q8_0, llama
 from registry_fake import State, digest
 
+from tests.registry import Registry
+
 Run = Callable[..., dict[str, Any]]
 HEADER = llama()
 WEIGHTS = HEADER + bytes(2**21)
@@ -281,26 +283,13 @@ def test_absurd_times_are_refused(ask: Asked, option: str, value: float) -> None
 
 
 def test_a_registry_that_knows_no_ranges(ask: Asked) -> None:
-    """The registry of the engine's tests, which stands for the fleet's own mirror."""
-    import hashlib
-    import sys
-
-    sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[4]))
-    from tests.engine.registry import Registry
-
-    directory = ask.cache.parent / "store"
+    directory, weights = ask.cache.parent / "store", ask.cache.parent / "weights.gguf"
     directory.mkdir()
-    hexadecimal = hashlib.sha256(WEIGHTS).hexdigest()
-    (directory / f"sha256_{hexadecimal}").write_bytes(WEIGHTS)
-    ask.state.put("own:1b", WEIGHTS)
-    path = "/v2/library/own/manifests/1b"
-    (directory / path.replace("/", "_")).write_bytes(ask.state.manifests[path])
-    served = Registry(directory)
-    try:
-        result = ask("own:1b", registry=f"http://{served.address}", required=True)
-    finally:
-        served.shutdown()
-        served.server_close()
+    weights.write_bytes(WEIGHTS)
+    with Registry(directory) as served:
+        served.ranges = False
+        served.model("own", "1b", weights, "llama")
+        result = ask("own:1b", registry=served.url, required=True)
     assert Path(result["entries"][0]["header"]).read_bytes() == HEADER
 
 

@@ -1,0 +1,35 @@
+"""Programs of the distribution that nobody need install: their packages, unpacked below ``build/cache``."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parents[1] / "build" / "cache"
+
+
+def unpacked(*packages: str) -> Path:
+    """The directory with what these packages of the distribution have, fetched once.
+
+    :raises subprocess.CalledProcessError: one is not to be had.
+    """
+    place = CACHE / packages[0]
+    if not place.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as directory:
+            # An old list may name versions that the archive has no more.
+            subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
+            subprocess.run(
+                ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages], cwd=directory, check=True
+            )
+            fresh = Path(directory) / "unpacked"
+            for package in Path(directory).glob("*.deb"):
+                subprocess.run(["dpkg-deb", "--extract", package, fresh], check=True)
+            try:
+                fresh.rename(place)
+            except OSError:
+                # Another run was first.
+                if not place.exists():
+                    raise
+    return place
