@@ -215,6 +215,8 @@ class Journal:
     is written after a sync of the data, and synced itself. A journal that cannot be read, or that is of another
     version or size than the file, is not trusted: the transfer starts over.
 
+    :ivar sender: the label of the origin that sent last; "" before.
+    :ivar hashed: the state of the file's sha256 where it is whole, as of :meth:`_digest.Hasher.dump`; "" before.
     :ivar wrong: the digest that the file had when it was whole and wrong, once; "" before.
     :ivar wrong_from: the label of the origin that it came from then.
     :ivar patience: by an origin's label, what it has taken of the caller's patience so far. It goes over from call to
@@ -223,6 +225,7 @@ class Journal:
 
     def __init__(self, size: int, segments: list[Segment], wrong: str = "", wrong_from: str = "") -> None:
         self.size, self.segments, self.wrong, self.wrong_from = size, segments, wrong, wrong_from
+        self.sender = self.hashed = ""
         self.patience: dict[str, Patience] = {}
 
     @property
@@ -266,8 +269,10 @@ class Journal:
             ):
                 return None
             journal = cls(size, segments, wrong, wrong_from)
+            journal.sender = str(found.get("sender", ""))
             if boot is not None:
-                # Monotonic clocks begin anew at each boot.
+                # What was hashed may not have reached the disk, and monotonic clocks begin anew at each boot.
+                journal.hashed = str(found.get("hashed", ""))
                 told = {str(label): Patience(*map(float, taken)) for label, taken in found["patience"].items()}
                 journal.patience = {label: taken for label, taken in told.items() if taken.recent}
             return journal
@@ -288,6 +293,8 @@ class Journal:
             "version": _VERSION,
             "size": self.size,
             "boot": _boot(),
+            "sender": self.sender,
+            "hashed": self.hashed,
             "wrong": self.wrong,
             "wrong_from": self.wrong_from,
             "patience": {label: taken.numbers for label, taken in self.patience.items()},

@@ -478,7 +478,7 @@ pending:
     resume:
       description: What the next call takes as O(resume).
       type: dict
-      sample: {verified: [], damaged: []}
+      sample: {verified: [], damaged: {}, reading: []}
 differences:
   description: What was not as wanted, names of parameters, V(weights), V(system), V(template), V(license),
     V(messages), V(adapters), V(renderer), V(parser), V(requires), V(blobs) where files were damaged or missing, or

@@ -562,6 +562,41 @@ def test_info_reads_every_file(server: Server) -> None:
     assert server.info(verify=True)["failed"]
 
 
+def test_info_reads_in_turns(server: Server) -> None:
+    data = b"GGUF" + bytes(5 * 2**20)
+    server.offer(data)
+    server.model()
+    given = {"verify": True, "models_dir": str(server.directory)}
+    first = server.info(announce=True, transfer_seconds=5, **given)
+    assert first["pending"]["phase"] == "verify"
+    assert (first["pending"]["done_bytes"], first["pending"]["total_bytes"]) == (0, len(data) + 2)
+    server.blob(registry_fake.digest(data)).write_bytes(data[:-1] + b"x")
+    done, result = [], first
+    while result["pending"]:
+        done.append(result["pending"]["done_bytes"])
+        # As good as none: a MiB is read.
+        result = server.info(transfer_seconds=1e-9, resume=result["pending"]["resume"], **given)
+    assert len(done) > 5
+    assert done == sorted(set(done))
+    assert result["damaged"] == {"mine:1": {registry_fake.digest(data): registry_fake.digest(data[:-1] + b"x")}}
+    assert result["changed"] is False
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_anew(server: Server) -> None:
+    data = b"GGUF" + bytes(2 * 2**20)
+    digest = server.offer(data) and registry_fake.digest(data)
+    server.model()
+    given = {"verify": True, "models_dir": str(server.directory), "transfer_seconds": 1e-9}
+    result = server.info(**given)
+    while result["pending"]["done_bytes"] < 2**20:
+        result = server.info(resume=result["pending"]["resume"], **given)
+    server.blob(digest).unlink()
+    server.blob(digest).write_bytes(bytes(2**20) + data[2**20 :])
+    while result["pending"]:
+        result = server.info(resume=result["pending"]["resume"], **given)
+    assert list(result["damaged"]["mine:1"]) == [digest]
+
+
 def test_damaged_file_of_a_created_model_is_mended_from_the_file(server: Server, weights: Path) -> None:
     arguments = {"source": "gguf", "gguf": str(weights), "sha256": DIGEST}
     weights.chmod(0o600)
