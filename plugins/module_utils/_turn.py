@@ -23,7 +23,7 @@ _LEAST_SECONDS = 0.1
 class Pending(Exception):
     """The turn is over, or the work is announced before its first byte; bytes are those of all of it.
 
-    :ivar phase: ``announced``, ``transfer``, ``verify``, or what is waited for.
+    :ivar phase: ``announced``, ``transfer``, ``verify``, ``push``, or what is waited for.
     """
 
     def __init__(self, phase: str, done_bytes: int, total_bytes: int) -> None:
