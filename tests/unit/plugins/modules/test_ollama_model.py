@@ -9,7 +9,10 @@ import hashlib
 import json
 import os
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import ollama_fake
 import pytest
 import registry_fake
 from ansible_collections.onprem.llm.plugins.module_utils import _transfer
+from ansible_collections.onprem.llm.plugins.modules import ollama_model
 
 Run = Callable[..., dict[str, Any]]
 WEIGHTS = b"GGUF and some weights"
@@ -221,6 +225,88 @@ def test_turns_go_on_from_one_another(server: Server) -> None:
     assert len(turns) > 3
     assert result["model"]["weights_digest"] == registry_fake.digest(data)
     assert fetched <= 1.25 * len(data)
+
+
+@pytest.fixture
+def restarted(run: Run, tmp_path: Path) -> Iterator[tuple[Server, Callable[[float], None]]]:
+    """A server, and what stops it and starts it again on the same port, as it prunes what nothing names, after so many
+    seconds."""
+    with ExitStack() as running, registry_fake.serve() as (registry, origin), ExitStack() as again:
+        state, url = running.enter_context(ollama_fake.serve())
+        state.directory = tmp_path / "data" / "models"
+        state.directory.mkdir(parents=True)
+        directory, threads = state.directory, []
+
+        def start(seconds: float) -> None:
+            time.sleep(seconds)
+            manifests = b"".join(path.read_bytes() for path in directory.glob("manifests/*/*/*/*"))
+            named = set(re.findall(rb"[0-9a-f]{64}", manifests))
+            for path in directory.glob("blobs/*"):
+                if path.name[7:].encode() not in named:
+                    path.unlink()
+            again.enter_context(ollama_fake.serve(state, int(url.rpartition(":")[2])))
+
+        def restart(seconds: float) -> None:
+            running.close()
+            threads.append(threading.Thread(target=start, args=(seconds,)))
+            threads[-1].start()
+
+        yield Server(state, url, registry, origin, run), restart
+        for thread in threads:
+            thread.join()
+
+
+def test_an_engine_that_is_restarted_between_turns_gets_its_model(
+    restarted: tuple[Server, Callable[[float], None]],
+) -> None:
+    server, restart = restarted
+    data = b"GGUF" + bytes(3 * 2**20)
+    server.offer(data)
+    server.registry.bucket = registry_fake.Bucket(2 * 2**20)
+    result, fetched, turns = server.model(transfer_seconds=0.5), 0, 0
+    while result["pending"]:
+        fetched, turns = fetched + result["transfer"]["fetched_bytes"], turns + 1
+        if turns == 1:
+            restart(1.5)
+        result = server.model(transfer_seconds=0.5, resume=result["pending"]["resume"])
+        assert "failed" not in result, result
+    assert turns >= 2
+    assert result["model"]["weights_digest"] == registry_fake.digest(data)
+    assert server.state.models["mine:1"]["weights"] == registry_fake.digest(data)
+    assert fetched + result["transfer"]["fetched_bytes"] <= 1.25 * len(data), "what was here was gone on from"
+    assert server.model()["changed"] is False
+
+
+def test_an_engine_that_is_down_while_the_last_bytes_come_gets_its_model(
+    restarted: tuple[Server, Callable[[float], None]],
+) -> None:
+    """The call has no bound, and the engine comes back after its end."""
+    server, restart = restarted
+    data = b"GGUF" + bytes(2 * 2**20)
+    server.offer(data)
+    server.registry.bucket = registry_fake.Bucket(2 * 2**20)
+    stopper = threading.Timer(0.4, restart, (2.0,))
+    stopper.start()
+    result = server.model()
+    stopper.join()
+    assert result["changed"] is True, result
+    assert result["model"]["weights_digest"] == registry_fake.digest(data)
+    assert result["transfer"]["seconds"] < 2.4, "it came while the engine was down"
+
+
+def test_an_engine_that_does_not_come_back_is_named(
+    restarted: tuple[Server, Callable[[float], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, restart = restarted
+    monkeypatch.setattr(ollama_model, "RESTART_SECONDS", 0.3)
+    data = b"GGUF" + bytes(2**20)
+    server.offer(data)
+    server.registry.bucket = registry_fake.Bucket(2**20)
+    result = server.model(transfer_seconds=0.3)
+    restart(1.5)
+    failed = server.model(transfer_seconds=0.3, resume=result["pending"]["resume"])
+    assert failed["failed"]
+    assert server.url in failed["msg"]
 
 
 def test_what_does_not_fit_is_refused_before_the_first_byte(server: Server) -> None:
