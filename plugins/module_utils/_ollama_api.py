@@ -411,6 +411,21 @@ class Client:
             raise OllamaError(f"{self.url} does not tell its version; is it an Ollama server?")
         return t.cast(str, answer["version"])
 
+    def wait(self, seconds: float) -> None:
+        """Until the server answers: it may be started anew while a model is brought in.
+
+        :raises OllamaError: it does not, for so many seconds.
+        """
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                self.version()
+                return
+            except OllamaError as error:
+                if error.status or time.monotonic() >= end:
+                    raise
+            time.sleep(min(0.5, max(0.0, end - time.monotonic())))
+
     def _models(self, path: str) -> list[dict[str, t.Any]]:
         answer = self.request("GET", path)
         models = answer.get("models") if isinstance(answer, dict) else None

@@ -25,6 +25,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import (
     blob_name,
     blobs,
 )
+from ansible_collections.onprem.llm.plugins.module_utils._ollama_verify import Verification
 from ansible_collections.onprem.llm.plugins.module_utils._turn import Pending, Turn
 
 GGUF_MAGIC = b"GGUF"
@@ -260,16 +261,18 @@ class Files:
     :param resume: what :meth:`resume` gave at the end of the turn before.
     """
 
-    def __init__(
-        self, store: Store, staging_dir: str, name: str, turn: Turn, resume: t.Mapping[str, t.Iterable[str]]
-    ) -> None:
+    def __init__(self, store: Store, staging_dir: str, name: str, turn: Turn, resume: t.Mapping[str, t.Any]) -> None:
         self.store, self.staging_dir, self.name, self.turn = store, staging_dir, name, turn
-        self._good = set(resume.get("verified") or ())
-        self.damaged = set(resume.get("damaged") or ())
+        self._known = Verification(store, turn, resume)
 
-    def resume(self) -> dict[str, list[str]]:
+    def resume(self) -> dict[str, t.Any]:
         """What the next turn need not find out again."""
-        return {"verified": sorted(self._good), "damaged": sorted(self.damaged)}
+        return self._known.resume()
+
+    @property
+    def damaged(self) -> t.Collection[str]:
+        """Digests of the blobs that were read and are not what their name says."""
+        return self._known.damaged.keys()
 
     @property
     def blobs(self) -> tuple[Blob, ...]:
@@ -287,17 +290,8 @@ class Files:
         found = {blob.digest for blob in named if not self.store.has(blob.digest, blob.size)}
         if not verify:
             return found
-        unread = [blob for blob in named if blob.digest not in found | self._good | self.damaged]
-        total, left = sum(blob.size for blob in named), sum(blob.size for blob in unread)
-        if unread and self.turn.announce:
-            raise Pending("verify", total - left, total)
-        for blob in unread:
-            if not self.turn.left:
-                raise Pending("verify", total - left, total)
-            good = self.store.sha256(blob.digest) == blob.digest
-            (self._good if good else self.damaged).add(blob.digest)
-            left -= blob.size
-        return found | self.damaged & {blob.digest for blob in named}
+        self._known.read(blob for blob in named if blob.digest not in found)
+        return found | {blob.digest for blob in named if blob.digest in self.damaged}
 
     def _lacking(self, offered: Offer, faulty: t.Collection[str]) -> list[_registry.Layer]:
         return [
@@ -324,8 +318,7 @@ class Files:
             if lacking:
                 pull(self.store, self.staging_dir, lacking, offered.sources, self.turn)
             came = {layer.digest for layer in lacking}
-            self._good |= came
-            self.damaged -= came
+            self._known.mended(came)
             faulty = set(faulty) - came
         weights = [blob.digest for blob in installed if blob.media_type == WEIGHTS_TYPE]
         if weights == [offered.weights_digest] and not faulty:

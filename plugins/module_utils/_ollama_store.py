@@ -267,7 +267,7 @@ class Store:
 
     def link(self, stream: t.BinaryIO, digest: str) -> None:
         """Have an open file as a blob by another name. It takes no room twice, and remains its owner's, who may change
-        it: :meth:`damaged` finds that.
+        it: a verification finds that.
 
         :raises StoreError: its sha256 is not ``digest``.
         """
@@ -303,18 +303,6 @@ class Store:
         """Remove a file of ``blobs/``, by its name."""
         with suppress(FileNotFoundError), self._at("blobs") as directory:
             os.unlink(os.path.basename(name), dir_fd=directory)
-
-    def sha256(self, digest: str) -> str | None:
-        """The sha256 that the blob's bytes have, ``sha256:<hex>``, or None where it is no file."""
-        try:
-            with self.opened(digest) as stream:
-                return _digest.of_stream(stream)
-        except (FileNotFoundError, StoreError):
-            return None
-
-    def damaged(self, digests: t.Iterable[str]) -> dict[str, str | None]:
-        """The blobs whose bytes are not those of their name, with the sha256 that they have, None where they lack."""
-        return {digest: found for digest in dict.fromkeys(digests) if (found := self.sha256(digest)) != digest}
 
     def unreferenced(self, older_than: float = GRACE_SECONDS) -> dict[str, int]:
         """Files of ``blobs/`` that no manifest names, by name, and their sizes in bytes.
@@ -367,13 +355,17 @@ class Store:
 
         :raises StoreError: a manifest cannot be read.
         """
-        found = {}
-        for name, path in self.models().items():
-            try:
-                found[name] = tuple(blob.digest for blob in blobs(self.manifest(name) or b""))
-            except StoreError as error:
-                raise StoreError(f"{path}: {error}") from error
-        return found
+        return {name: tuple(blob.digest for blob in self.blobs(name)) for name in self.models()}
+
+    def blobs(self, name: str) -> tuple[Blob, ...]:
+        """The blobs of an installed model.
+
+        :raises StoreError: its manifest cannot be read.
+        """
+        try:
+            return blobs(self.manifest(name) or b"")
+        except StoreError as error:
+            raise StoreError(f"{manifest_path(self.path, name)}: {error}") from error
 
     def _manifests(self, path: str, depth: int) -> t.Iterator[str]:
         with suppress(FileNotFoundError, StoreError), self._at(*path.split(os.sep)) as directory:

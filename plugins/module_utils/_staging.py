@@ -26,6 +26,7 @@ WEEK_SECONDS = 7 * 24 * 3600.0
 _VERSION = 1
 _MAX_JOURNAL_BYTES = 2**20
 _PART = re.compile(r"([0-9a-f]{64})\.part")
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -140,9 +141,24 @@ class Staging:
         journal = Journal.read(self.descriptor, hexadecimal(digest))
         return journal.done if journal else 0
 
+    def remember(self, digest: str, note: t.Mapping[str, t.Any]) -> None:
+        """Keep a note with a file, for whoever goes on with it."""
+        name = hexadecimal(digest)
+        _put(self.descriptor, f"{name}.note.json", f"{name}.note.new", json.dumps(dict(note)).encode(), sync=False)
+
+    def note(self, digest: str) -> dict[str, t.Any]:
+        """What was remembered of a file; nothing where that cannot be read."""
+        try:
+            handle = os.open(f"{hexadecimal(digest)}.note.json", _READ, dir_fd=self.descriptor)
+            with open(handle, "rb") as stream:
+                found = json.loads(stream.read(_MAX_JOURNAL_BYTES))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def discard(self, digest: str) -> None:
-        """Drop what is here of a file, and its journal."""
-        for suffix in (".json", ".synced.json", ".part", ".new", ".synced.new"):
+        """Drop what is here of a file, its journal and note."""
+        for suffix in (".json", ".synced.json", ".part", ".new", ".synced.new", ".note.json", ".note.new"):
             with suppress(FileNotFoundError):
                 os.unlink(hexadecimal(digest) + suffix, dir_fd=self.descriptor)
 
@@ -215,6 +231,8 @@ class Journal:
     is written after a sync of the data, and synced itself. A journal that cannot be read, or that is of another
     version or size than the file, is not trusted: the transfer starts over.
 
+    :ivar sender: the label of the origin that sent last; "" before.
+    :ivar hashed: the state of the file's sha256 where it is whole, as of :meth:`_digest.Hasher.dump`; "" before.
     :ivar wrong: the digest that the file had when it was whole and wrong, once; "" before.
     :ivar wrong_from: the label of the origin that it came from then.
     :ivar patience: by an origin's label, what it has taken of the caller's patience so far. It goes over from call to
@@ -223,6 +241,7 @@ class Journal:
 
     def __init__(self, size: int, segments: list[Segment], wrong: str = "", wrong_from: str = "") -> None:
         self.size, self.segments, self.wrong, self.wrong_from = size, segments, wrong, wrong_from
+        self.sender = self.hashed = ""
         self.patience: dict[str, Patience] = {}
 
     @property
@@ -248,7 +267,7 @@ class Journal:
     def _load(cls, directory: int, name: str, size: int, boot: str | None) -> Journal | None:
         """:param boot: the only run of the kernel that it may be of, or None for any."""
         try:
-            handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            handle = os.open(name, _READ, dir_fd=directory)
             with open(handle, "rb") as stream:
                 found = json.loads(stream.read(_MAX_JOURNAL_BYTES))
             if found["version"] != _VERSION or found["size"] != size or boot not in (None, found["boot"]):
@@ -266,8 +285,10 @@ class Journal:
             ):
                 return None
             journal = cls(size, segments, wrong, wrong_from)
+            journal.sender = str(found.get("sender", ""))
             if boot is not None:
-                # Monotonic clocks begin anew at each boot.
+                # What was hashed may not have reached the disk, and monotonic clocks begin anew at each boot.
+                journal.hashed = str(found.get("hashed", ""))
                 told = {str(label): Patience(*map(float, taken)) for label, taken in found["patience"].items()}
                 journal.patience = {label: taken for label, taken in told.items() if taken.recent}
             return journal
@@ -288,6 +309,8 @@ class Journal:
             "version": _VERSION,
             "size": self.size,
             "boot": _boot(),
+            "sender": self.sender,
+            "hashed": self.hashed,
             "wrong": self.wrong,
             "wrong_from": self.wrong_from,
             "patience": {label: taken.numbers for label, taken in self.patience.items()},

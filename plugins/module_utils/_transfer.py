@@ -32,7 +32,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from ansible_collections.onprem.llm.plugins.module_utils import _http, _registry
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _http, _registry
 from ansible_collections.onprem.llm.plugins.module_utils._staging import (
     Busy,
     File,
@@ -80,8 +80,12 @@ _REPORT_SECONDS = 0.5
 # A part is divided between a connection and an idle one when it would take longer than this, down to this size.
 _STEAL_SECONDS = 3.0
 _STEAL_BYTES = 2 * MIB
-# Reckoned for a pass of sha256 over a file; measured are 300 to 2000 MB/s. Decides only whether to hand back before it.
+# Reckoned for a pass of sha256 over a file; measured are 300 to 2000 MB/s. Decides only whether to hand back before it
+# where it cannot be taken in several calls.
 _HASH_BYTES_PER_SECOND = 250e6
+
+# A call that is over goes on with the pass for so long, so that small files are read in one.
+_HASH_SECONDS = 1.0
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -110,13 +114,13 @@ class Paused(Exception):
 
     :ivar done: bytes that are here.
     :ivar total: bytes of the file, or 0 where that is not known yet.
-    :ivar phase: ``transfer``, or ``verify`` where all bytes are here and their sha256 is taken by the next call, which
-        takes as long as it takes.
+    :ivar phase: ``transfer``, or ``verify`` where all bytes are here and their sha256 is being taken.
+    :ivar hashed: bytes of which it is taken.
     """
 
-    def __init__(self, done: int, total: int) -> None:
-        super().__init__(f"{done} of {total} bytes are here")
-        self.done, self.total = done, total
+    def __init__(self, done: int, total: int, hashed: int = 0) -> None:
+        super().__init__(f"{done} of {total} bytes are here, and the sha256 of {hashed} is taken")
+        self.done, self.total, self.hashed = done, total, hashed
         self.phase = "verify" if total and done == total else "transfer"
 
 
@@ -127,7 +131,7 @@ class Limits:
     :param part_bytes: bytes that one request asks for at most.
     :param stall_seconds: a connection that brings no byte for so long, or less than ``LEAST_BYTES``, is given up.
     :param attempts: attempts in a row that gain nothing, after which an origin has given out.
-    :param seconds: time of this call, 0 for no bound. Waiting counts; the pass of sha256 at the end does not.
+    :param seconds: time of this call, 0 for no bound. Waiting counts.
     :param reserve_bytes: bytes of the disk that stay free.
     :param backoff_seconds: pause after the first attempt that gained nothing; it doubles, with jitter.
     """
@@ -200,7 +204,7 @@ class Staged:
 
     :ivar held_bytes: bytes that were here when the call began.
     :ivar fetched_bytes: bytes that came over the network in this call.
-    :ivar origin: label of the origin that sent last, or "" where nothing came.
+    :ivar origin: label of the origin that sent last.
     """
 
     dir_fd: int
@@ -671,17 +675,8 @@ def _fetched(
             fetched += came
             os.fsync(file.handle)
             file.start_sync()
-            left = clock.left
-            if came and left is not None and size / _HASH_BYTES_PER_SECOND > max(left, 0.0):
-                raise Paused(size, size)
-            hasher = hasher or _Hasher(file)
-            while hasher.is_alive():
-                hasher.join(_REPORT_SECONDS)
-                if report:
-                    report(size, size)
-            if hasher.error is not None:
-                raise TransferError(f"{digest}: what is here of it cannot be read: {hasher.error.strerror}")
-            if hasher.digest == digest:
+            found = _awaited(hasher, digest, size, report) if hasher else _hashed(file, digest, clock, came > 0)
+            if found == digest:
                 seconds = time.monotonic() - clock.began
                 return Staged(staging.descriptor, f"{hexadecimal(digest)}.part", size, fetched, first, seconds, label)
         finally:
@@ -690,12 +685,52 @@ def _fetched(
             file.close()
         staging.discard(digest)
         if wrong:
-            raise Mismatch(digest, hasher.digest, [wrong_from, label])
+            raise Mismatch(digest, found, [wrong_from, label])
         # A call that is paused in the second round must not begin a third.
         again = File(staging, digest, size)
-        again.journal.wrong, again.journal.wrong_from = hasher.digest, label
+        again.journal.wrong, again.journal.wrong_from = found, label
         again.write_journal()
         again.close()
+
+
+def _awaited(hasher: _Hasher, digest: str, size: int, report: t.Callable[[int, int], None] | None) -> str:
+    """The file's digest, when the thread that reads behind the transfer has read all of it."""
+    while hasher.is_alive():
+        hasher.join(_REPORT_SECONDS)
+        if report:
+            report(size, size)
+    if hasher.error is not None:
+        raise _unreadable(digest, hasher.error)
+    return hasher.digest
+
+
+def _hashed(file: File, digest: str, clock: _Clock, came: bool) -> str:
+    """The digest of a file that is whole, taken in as many calls as it takes. Nothing is read before all is here: what
+    the disk lost meanwhile would not be found.
+
+    :param came: whether this call brought bytes of it.
+    :raises Paused: the time is over.
+    """
+    size, journal = file.journal.size, file.journal
+    hasher = _digest.Hasher(journal.hashed)
+    left = clock.left
+    if not hasher.can_rest and came and left is not None and size / _HASH_BYTES_PER_SECOND > max(left, 0.0):
+        raise Paused(size, size)
+    least = time.monotonic() + _HASH_SECONDS
+    try:
+        with open(os.dup(file.handle), "rb") as stream:
+            done = hasher.read(stream, lambda: time.monotonic() < least or not clock.over(time.monotonic()))
+    except OSError as error:
+        raise _unreadable(digest, error) from error
+    journal.hashed = hasher.dump()
+    file.write_journal()
+    if not done:
+        raise Paused(size, size, hasher.position)
+    return hasher.digest
+
+
+def _unreadable(digest: str, error: OSError) -> TransferError:
+    return TransferError(f"{digest}: what is here of it cannot be read: {error.strerror}")
 
 
 def _rotated(origins: t.Sequence[Origin], last: str) -> list[Origin]:
@@ -709,7 +744,7 @@ def _bring(
     digest: str, file: File, origins: t.Sequence[Origin], limits: Limits, clock: _Clock, report: _Report
 ) -> tuple[int, str]:
     """Fetch what is not here, from one origin after the other; the bytes that came, and the last origin's label."""
-    reasons, fetched, label = [], 0, ""
+    reasons, fetched = [], 0
     # Before the first byte comes, so that a file without a journal means nothing here.
     file.write_journal()
     for origin in origins:
@@ -719,7 +754,7 @@ def _bring(
         if taken and taken.failures >= limits.attempts:
             reasons.append(f"{origin.label}: it gave out before")
             continue
-        label = origin.label
+        file.journal.sender = origin.label
         run = _Run(file, origin, limits, clock, report)
         try:
             run.go()
@@ -736,7 +771,7 @@ def _bring(
             f"{digest}: {file.journal.done} of {file.journal.size} bytes are here and stay. " + "; ".join(reasons)
         )
     report(file.journal.done, file.journal.size, now=True)
-    return fetched, label
+    return fetched, file.journal.sender
 
 
 def _size(digest: str, origins: t.Sequence[Origin], limits: Limits) -> int:

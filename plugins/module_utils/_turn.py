@@ -23,7 +23,7 @@ _LEAST_SECONDS = 0.1
 class Pending(Exception):
     """The turn is over, or the work is announced before its first byte; bytes are those of all of it.
 
-    :ivar phase: ``announced``, ``transfer``, ``verify``, or what is waited for.
+    :ivar phase: ``announced``, ``transfer``, ``verify``, ``push``, or what is waited for.
     """
 
     def __init__(self, phase: str, done_bytes: int, total_bytes: int) -> None:
@@ -101,7 +101,8 @@ class Turn:
     ) -> _transfer.Staged:
         """:func:`_transfer.fetch` in what is left of the turn, put down to the account.
 
-        :param done: bytes of the work that are done without this file, of ``total``.
+        :param done: bytes of the work that are done without this file, of ``total``. The pass of sha256 is told by the
+            file's own bytes.
         :raises Pending: the turn is over.
         :raises TransferError: see there.
         """
@@ -110,6 +111,8 @@ class Turn:
             staged = _transfer.fetch(digest, size, origins, staging, self.bounded())
         except _transfer.Paused as paused:
             self.account.fetched_bytes += max(0, paused.done - held)
-            raise Pending(paused.phase, done + paused.done, total or paused.total) from None
+            if paused.phase == "verify":
+                raise Pending("verify", paused.hashed, paused.total) from None
+            raise Pending("transfer", done + paused.done, total or paused.total) from None
         self.account.fetched_bytes += staged.fetched_bytes
         return staged

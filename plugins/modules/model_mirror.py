@@ -193,7 +193,9 @@ pending:
       description: Bytes of all that is wanted.
       type: int
     phase:
-      description: V(announced) before the first byte, then V(transfer), or V(verify) where what came is read once more.
+      description:
+        - V(announced) before the first byte, then V(transfer); V(verify) where what came is read once more, and V(push)
+          while it goes into the registry, whose bytes are those of one file.
       type: str
     resume:
       description: What the next call is to be given.

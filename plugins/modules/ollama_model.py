@@ -478,7 +478,7 @@ pending:
     resume:
       description: What the next call takes as O(resume).
       type: dict
-      sample: {verified: [], damaged: []}
+      sample: {verified: [], damaged: {}, reading: []}
 differences:
   description: What was not as wanted, names of parameters, V(weights), V(system), V(template), V(license),
     V(messages), V(adapters), V(renderer), V(parser), V(requires), V(blobs) where files were damaged or missing, or
@@ -510,6 +510,8 @@ from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_n
 # What is said of a created model field by field, and by a Modelfile at once.
 SHOWN = ("license_sha256", "messages", "adapters", "renderer", "parser", "requires")
 FIELDS = ["system", "template", "license", "messages", "adapters", "renderer", "parser", "requires"]
+# A server that is started anew while a model is brought in is waited for so long.
+RESTART_SECONDS = 60
 SOURCE_OPTIONS = {
     "url": {"type": "str"},
     "staging_dir": {"type": "path"},
@@ -588,6 +590,8 @@ class Manager:
 
     def _run(self) -> dict:
         state = self.params["state"]
+        if self.params["resume"]:
+            self.client.wait(RESTART_SECONDS)
         before = self.client.model(self.name)
         in_memory = self._in_memory(before)
         after, loaded = before, in_memory
@@ -834,6 +838,7 @@ class Manager:
                 self.offered = {"weights_digest": offer.weights_digest, "manifest_digest": offer.digest}
                 return before
             self.files.install(offer, faulty)
+            self.client.wait(RESTART_SECONDS)
             before = self._there()
             if before.weights_digest != offer.weights_digest:
                 raise api.OllamaError(
@@ -897,6 +902,7 @@ class Manager:
                 raise api.OllamaError(
                     f"the server has not the file of {digest}, and {path or url} cannot be read: {error.strerror}"
                 ) from error
+            self.client.wait(RESTART_SECONDS)
         if not self.client.has_blob(digest):
             raise api.OllamaError(
                 f"{digest} was put into {files.store.path}, and the server does not see it; is it the server's models "

@@ -19,6 +19,11 @@ extends_documentation_fragment:
   - onprem.llm.attributes
   - onprem.llm.attributes.info
   - onprem.llm.attributes.ollama
+  - onprem.llm.transfer.turns
+attributes:
+  action:
+    description: Has an action plugin, which shows how much is read of how much while it runs.
+    support: full
 options:
   name:
     description:
@@ -176,22 +181,52 @@ damaged:
   returned: when O(verify)
   type: dict
   sample: {}
+pending:
+  description: Where O(verify) stands that is not done, null where it is. The action plugin returns null.
+  returned: success
+  type: dict
+  contains:
+    phase:
+      description: V(verify).
+      type: str
+      sample: verify
+    done_bytes:
+      description: Bytes that are read.
+      type: int
+      sample: 104857600
+    total_bytes:
+      description: Bytes of all files of the models.
+      type: int
+      sample: 253113024
+    resume:
+      description: What the next call takes as O(resume).
+      type: dict
+      sample: {verified: [], damaged: {}, reading: []}
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _digest
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _transfer, _transfer_options, _turn
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_api as api
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
 from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
+from ansible_collections.onprem.llm.plugins.module_utils._ollama_verify import Verification
 
 
-def damaged(models_dir: str, only: str | None) -> dict:
+def verified(params: dict, only: str | None) -> dict:
     """By model, the blobs whose bytes are not those of their name. Each is read once, however many models have it."""
-    with store.Store(models_dir) as own:
-        named = {name: digests for name, digests in own.names().items() if only in (None, name)}
-        wrong = own.damaged(digest for digests in named.values() for digest in digests)
-    found = {name: {digest: wrong[digest] for digest in digests if digest in wrong} for name, digests in named.items()}
-    return {name: digests for name, digests in found.items() if digests}
+    turn = _turn.Turn(_transfer.Limits(seconds=params["transfer_seconds"]), params["announce"])
+    with store.Store(params["models_dir"]) as own:
+        known = Verification(own, turn, params["resume"])
+        named = {name: own.blobs(name) for name in own.models() if only in (None, name)}
+        try:
+            known.read(blob for blobs in named.values() for blob in blobs)
+        except _turn.Pending as pending:
+            return {"damaged": {}, "pending": pending.result(known.resume())}
+    found = {
+        name: {blob.digest: known.damaged[blob.digest] for blob in blobs if blob.digest in known.damaged}
+        for name, blobs in named.items()
+    }
+    return {"damaged": {name: digests for name, digests in found.items() if digests}}
 
 
 def main() -> None:
@@ -207,12 +242,14 @@ def main() -> None:
                 "elements": "dict",
                 "options": {"name": {"type": "str", "required": True}, "digest": {"type": "str"}},
             },
+            **_transfer_options.TURNS,
         },
         required_if=[("verify", True, ["models_dir"])],
         supports_check_mode=True,
     )
     only = local_name(module.params["name"]) if module.params["name"] else None
     try:
+        _transfer_options.check(module.params)
         wanted = {
             item["name"]: _digest.parse(item["digest"]) if item["digest"] else None
             for item in module.params["wanted"] or []
@@ -228,7 +265,7 @@ def main() -> None:
             if model:
                 found[name] = model
         loaded = [api.loaded(item) for item in client.running() if only is None or item.get("name") == only]
-        more = {"damaged": damaged(module.params["models_dir"], only)} if module.params["verify"] else {}
+        more = verified(module.params, only) if module.params["verify"] else {}
     except (api.OllamaError, store.StoreError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     missing = []
@@ -242,7 +279,7 @@ def main() -> None:
         models=[model.result() for name, model in sorted(found.items()) if only is None or name == only],
         loaded=loaded,
         missing=missing,
-        **more,
+        **{"pending": None, **more},
     )
 
 

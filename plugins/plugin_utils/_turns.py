@@ -21,6 +21,8 @@ from ansible_collections.onprem.llm.plugins.module_utils._text import human_byte
 # A call costs a start of the module and new connections: after this many lines the interval doubles, up to a bound.
 LINES_AN_INTERVAL = 4
 MOST_INTERVALS = 4
+# What is done with files that are here, by its phase.
+PASSES = {"verify": "reading its files", "push": "putting it into the registry"}
 
 
 def duration(seconds: float) -> str:
@@ -56,7 +58,7 @@ class Progress:
             here = f" ({human_bytes(done)} of it are here already)" if done else ""
             free = human_bytes(transfer.get("free_bytes") or 0)
             return f"{size} to be transferred from {transfer.get('origin')}{here}, {free} free on the disk"
-        if phase not in ("transfer", "verify"):
+        if phase != "transfer" and phase not in PASSES:
             return f"waiting: {phase}"
         if phase == "transfer" and self._announced > total > 0:
             # Files that were put in place meanwhile count no more in the module's own account.
@@ -68,7 +70,7 @@ class Progress:
         if seconds > 0 and gained > 0:
             share += f", {human_bytes(int(gained / seconds))}/s"
             share += f", {duration((total - done) * seconds / gained)} left" if total else ""
-        return f"{share}, from {transfer.get('origin')}" if phase == "transfer" else f"reading its files: {share}"
+        return f"{share}, from {transfer.get('origin')}" if phase == "transfer" else f"{PASSES[phase]}: {share}"
 
 
 class TurnsAction(ActionBase):

@@ -36,3 +36,53 @@ def test_bytes_a_stream_and_a_file_have_the_same(tmp_path: Path) -> None:
     assert _digest.of_stream(io.BytesIO(DATA), copy) == right
     assert copy.getvalue() == DATA
     assert _digest.PATTERN.fullmatch(right)
+
+
+def test_a_hash_is_put_down_and_taken_up_again(tmp_path: Path) -> None:
+    """At every edge of SHA-256's blocks of 64 bytes, and at many in the middle."""
+    assert _digest.Hasher().can_rest
+    right = _digest.of_bytes(DATA)
+    for cut in [0, 1, 55, 56, 63, 64, 65, 127, 128, 999_999, len(DATA)]:
+        hasher = _digest.Hasher()
+        hasher.update(DATA[:cut])
+        assert hasher.digest == _digest.of_bytes(DATA[:cut])
+        other = _digest.Hasher(hasher.dump())
+        assert other.position == cut
+        other.update(DATA[cut:])
+        assert (other.digest, hasher.digest) == (right, _digest.of_bytes(DATA[:cut]))
+
+
+def test_beyond_32_bits_of_length() -> None:
+    """Bits are counted in two words of 32."""
+    block = bytes(2**24)
+    one, other = hashlib.sha256(), _digest.Hasher()
+    for _number in range(33):
+        one.update(block)
+        other.update(block)
+        other = _digest.Hasher(other.dump())
+    assert other.position == 33 * 2**24
+    assert other.digest == "sha256:" + one.hexdigest()
+
+
+def test_a_file_is_read_in_turns(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(DATA * 3)
+    state, turns = "", 0
+    while True:
+        hasher = _digest.Hasher(state)
+        with open(path, "rb") as stream:
+            if hasher.read(stream, lambda: False):
+                break
+        state, turns = hasher.dump(), turns + 1
+    assert (hasher.digest, turns) == (_digest.of_bytes(DATA * 3), 4)
+
+
+def test_without_openssl_a_file_is_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_digest, "_library", lambda: None)
+    path = tmp_path / "file"
+    path.write_bytes(DATA * 3)
+    hasher = _digest.Hasher("5:little:AAAA")
+    assert not hasher.can_rest
+    with open(path, "rb") as stream:
+        assert hasher.read(stream, lambda: False)
+    assert (hasher.digest, hasher.dump()) == (_digest.of_bytes(DATA * 3), "")

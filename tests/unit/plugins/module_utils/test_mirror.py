@@ -298,6 +298,74 @@ def test_what_does_not_fit_is_refused_before_the_first_byte(host: MirrorRegistry
     assert state.sent < 1000
 
 
+def in_turns(host: MirrorRegistry, wanted: mirror.Wanted, stop: int = 1000) -> list[_turn.Pending]:
+    """Filled in turns without time, each of which takes a piece; what was pending, until ``stop`` were."""
+    pauses: list[_turn.Pending] = []
+    while len(pauses) < stop:
+        turn = _turn.Turn(_transfer.Limits(seconds=5, attempts=2), _start=-1e9)
+        try:
+            host.mirror.fill([host.mirror.resolve(wanted, False)], turn)
+        except _turn.Pending as pending:
+            pauses.append(pending)
+        else:
+            break
+    return pauses
+
+
+@pytest.fixture
+def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "PIECE_BYTES", 2**20)
+
+
+@pytest.mark.usefixtures("pieces")
+@pytest.mark.parametrize("local", [False, True])
+def test_a_large_blob_is_put_into_the_registry_in_turns(
+    host: MirrorRegistry, upstream: tuple[State, str], tmp_path: Path, local: bool
+) -> None:
+    state, address = upstream
+    data = os.urandom(5 * 2**20 + 7)
+    (tmp_path / "file").write_bytes(data)
+    state.blobs[digest(data)] = data
+    source = mirror.LocalFile(str(tmp_path / "file")) if local else mirror.Address(f"{address}/cdn/{digest(data)}")
+    wanted = mirror.Wanted("files", digest(data)[7:], mirror.file_place(digest(data)), digest(data), source)
+    pauses = [pause for pause in in_turns(host, wanted) if pause.phase == "push"]
+    assert [(pause.done_bytes, pause.total_bytes) for pause in pauses[-4:]] == [
+        (number * 2**20, len(data)) for number in (2, 3, 4, 5)
+    ]
+    assert read(host, mirror.FILES, digest(data)) == data
+    assert os.listdir(host.staging) in ([".mirror.lock"], [])
+    # Beside the file, one byte for each time that its size is asked for.
+    assert state.sent <= (0 if local else len(data) + 100)
+
+
+@pytest.mark.usefixtures("pieces")
+def test_a_registry_that_was_restarted_is_sent_the_whole_again(host: MirrorRegistry, tmp_path: Path) -> None:
+    data = os.urandom(4 * 2**20)
+    (tmp_path / "file").write_bytes(data)
+    source = mirror.LocalFile(str(tmp_path / "file"))
+    wanted = mirror.Wanted("files", digest(data)[7:], mirror.file_place(digest(data)), digest(data), source)
+    assert [pause.done_bytes for pause in in_turns(host, wanted, stop=2)] == [2**20, 2 * 2**20]
+    host.stop()
+    host.start()
+    assert [pause.done_bytes for pause in in_turns(host, wanted)] == [2**20, 2 * 2**20, 3 * 2**20]
+    assert read(host, mirror.FILES, digest(data)) == data
+
+
+@pytest.mark.usefixtures("pieces")
+def test_a_file_that_changes_while_it_goes_into_the_registry_is_named(host: MirrorRegistry, tmp_path: Path) -> None:
+    data = os.urandom(3 * 2**20)
+    (tmp_path / "file").write_bytes(data)
+    source = mirror.LocalFile(str(tmp_path / "file"))
+    wanted = mirror.Wanted("files", digest(data)[7:], mirror.file_place(digest(data)), digest(data), source)
+    in_turns(host, wanted, stop=1)
+    (tmp_path / "file").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(mirror.MirrorError, match="file has changed"):
+        in_turns(host, wanted)
+    (tmp_path / "file").write_bytes(data)
+    in_turns(host, wanted)
+    assert read(host, mirror.FILES, digest(data)) == data
+
+
 def test_dry_says_what_would_come(host: MirrorRegistry, upstream: tuple[State, str]) -> None:
     state, address = upstream
     pin = state.put("tiny:1", WEIGHTS)

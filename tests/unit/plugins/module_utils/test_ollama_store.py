@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
+from ansible_collections.onprem.llm.plugins.module_utils._ollama_verify import Verification
+from ansible_collections.onprem.llm.plugins.module_utils._transfer import Limits
+from ansible_collections.onprem.llm.plugins.module_utils._turn import Turn
 
 OWN, REWRITTEN = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 SYSTEM = {"mediaType": "application/vnd.ollama.image.system", "digest": "sha256:" + "c" * 64, "size": 3}
@@ -272,18 +275,25 @@ def test_what_is_installed_is_the_owners(tmp_path: Path) -> None:
         assert about.st_mode & 0o777 == (0o750 if path.is_dir() else 0o640)
 
 
+def read(own: store.Store, *digests: str) -> dict[str, str | None]:
+    """The damaged ones."""
+    known = Verification(own, Turn(Limits()), {})
+    known.read(store.Blob(digest, own.size(digest) or 0) for digest in digests)
+    return known.damaged
+
+
 def test_damaged_blobs_are_found_and_replaced(models: Path, tmp_path: Path) -> None:
     content = b"whole"
     good = f"sha256:{hashlib.sha256(content).hexdigest()}"
     missing = "sha256:" + "e" * 64
     Path(store.blob_path(str(models), good)).write_bytes(b"broken")
     with store.Store(str(models)) as own:
-        found = own.damaged([good, missing])
+        found = read(own, good, missing)
         assert found == {good: f"sha256:{hashlib.sha256(b'broken').hexdigest()}", missing: None}
         blob = staged(tmp_path / "staging", content)
         own.install(blob, blob.digest)
         os.close(blob.dir_fd)
-        assert own.damaged([good]) == {}
+        assert read(own, good) == {}
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o600])

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import registry_fake
-from ansible_collections.onprem.llm.plugins.module_utils import _registry, _staging, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _registry, _staging, _transfer
 from ansible_collections.onprem.llm.plugins.module_utils._transfer import (
     Busy,
     Limits,
@@ -306,7 +306,39 @@ def test_bounded_calls_come_to_the_end(world: World) -> None:
     assert {(pause.total, pause.phase) for pause in pauses if pause.done < len(DATA)} == {(len(DATA), "transfer")}
 
 
-def test_a_long_pass_of_sha256_is_left_to_the_next_call(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pass_of_sha256_goes_on_over_calls(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rest(file: Any, *_more: Any) -> str:
+        raise Paused(file.journal.done, file.journal.size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_transfer, "_hashed", rest)
+        with pytest.raises(Paused):
+            world.fetch(limits=replace(PATIENT, seconds=20))
+    # A call without time takes a MiB then.
+    monkeypatch.setattr(_transfer, "_HASH_SECONDS", 0)
+    staged, pauses = bounded(world, limits=replace(PATIENT, seconds=0.0001))
+    assert [(pause.phase, pause.done, pause.hashed) for pause in pauses] == [
+        ("verify", len(DATA), (number + 1) * MIB) for number in range(8)
+    ] + [("verify", len(DATA), len(DATA))]
+    assert world.content(staged) == DATA
+    assert staged.origin == world.origin().label, "though the last call fetched nothing"
+    assert world.state.sent == len(DATA)
+
+
+@pytest.mark.parametrize("state", ["x", "5:little:AAAA", "-1:little:", "8389842:big:"])
+def test_a_state_of_the_sha256_that_cannot_be_used_begins_anew(world: World, state: str) -> None:
+    world.fetch(limits=replace(PATIENT, seconds=20))
+    told = json.loads(journal(world).read_bytes())
+    assert told["hashed"]
+    journal(world).write_text(json.dumps({**told, "hashed": state}))
+    staged, _pauses = bounded(world, limits=replace(PATIENT, seconds=5))
+    assert world.content(staged) == DATA
+
+
+def test_without_openssl_a_long_pass_of_sha256_is_left_to_the_next_call(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_digest, "_library", lambda: None)
     monkeypatch.setattr(_transfer, "_HASH_BYTES_PER_SECOND", 1000)
     with pytest.raises(Paused) as caught:
         world.fetch(limits=replace(QUICK, seconds=60))

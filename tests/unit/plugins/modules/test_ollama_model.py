@@ -9,7 +9,10 @@ import hashlib
 import json
 import os
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import ollama_fake
 import pytest
 import registry_fake
 from ansible_collections.onprem.llm.plugins.module_utils import _transfer
+from ansible_collections.onprem.llm.plugins.modules import ollama_model
 
 Run = Callable[..., dict[str, Any]]
 WEIGHTS = b"GGUF and some weights"
@@ -221,6 +225,88 @@ def test_turns_go_on_from_one_another(server: Server) -> None:
     assert len(turns) > 3
     assert result["model"]["weights_digest"] == registry_fake.digest(data)
     assert fetched <= 1.25 * len(data)
+
+
+@pytest.fixture
+def restarted(run: Run, tmp_path: Path) -> Iterator[tuple[Server, Callable[[float], None]]]:
+    """A server, and what stops it and starts it again on the same port, as it prunes what nothing names, after so many
+    seconds."""
+    with ExitStack() as running, registry_fake.serve() as (registry, origin), ExitStack() as again:
+        state, url = running.enter_context(ollama_fake.serve())
+        state.directory = tmp_path / "data" / "models"
+        state.directory.mkdir(parents=True)
+        directory, threads = state.directory, []
+
+        def start(seconds: float) -> None:
+            time.sleep(seconds)
+            manifests = b"".join(path.read_bytes() for path in directory.glob("manifests/*/*/*/*"))
+            named = set(re.findall(rb"[0-9a-f]{64}", manifests))
+            for path in directory.glob("blobs/*"):
+                if path.name[7:].encode() not in named:
+                    path.unlink()
+            again.enter_context(ollama_fake.serve(state, int(url.rpartition(":")[2])))
+
+        def restart(seconds: float) -> None:
+            running.close()
+            threads.append(threading.Thread(target=start, args=(seconds,)))
+            threads[-1].start()
+
+        yield Server(state, url, registry, origin, run), restart
+        for thread in threads:
+            thread.join()
+
+
+def test_an_engine_that_is_restarted_between_turns_gets_its_model(
+    restarted: tuple[Server, Callable[[float], None]],
+) -> None:
+    server, restart = restarted
+    data = b"GGUF" + bytes(3 * 2**20)
+    server.offer(data)
+    server.registry.bucket = registry_fake.Bucket(2 * 2**20)
+    result, fetched, turns = server.model(transfer_seconds=0.5), 0, 0
+    while result["pending"]:
+        fetched, turns = fetched + result["transfer"]["fetched_bytes"], turns + 1
+        if turns == 1:
+            restart(1.5)
+        result = server.model(transfer_seconds=0.5, resume=result["pending"]["resume"])
+        assert "failed" not in result, result
+    assert turns >= 2
+    assert result["model"]["weights_digest"] == registry_fake.digest(data)
+    assert server.state.models["mine:1"]["weights"] == registry_fake.digest(data)
+    assert fetched + result["transfer"]["fetched_bytes"] <= 1.25 * len(data), "what was here was gone on from"
+    assert server.model()["changed"] is False
+
+
+def test_an_engine_that_is_down_while_the_last_bytes_come_gets_its_model(
+    restarted: tuple[Server, Callable[[float], None]],
+) -> None:
+    """The call has no bound, and the engine comes back after its end."""
+    server, restart = restarted
+    data = b"GGUF" + bytes(2 * 2**20)
+    server.offer(data)
+    server.registry.bucket = registry_fake.Bucket(2 * 2**20)
+    stopper = threading.Timer(0.4, restart, (2.0,))
+    stopper.start()
+    result = server.model()
+    stopper.join()
+    assert result["changed"] is True, result
+    assert result["model"]["weights_digest"] == registry_fake.digest(data)
+    assert result["transfer"]["seconds"] < 2.4, "it came while the engine was down"
+
+
+def test_an_engine_that_does_not_come_back_is_named(
+    restarted: tuple[Server, Callable[[float], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, restart = restarted
+    monkeypatch.setattr(ollama_model, "RESTART_SECONDS", 0.3)
+    data = b"GGUF" + bytes(2**20)
+    server.offer(data)
+    server.registry.bucket = registry_fake.Bucket(2**20)
+    result = server.model(transfer_seconds=0.3)
+    restart(1.5)
+    failed = server.model(transfer_seconds=0.3, resume=result["pending"]["resume"])
+    assert failed["failed"]
+    assert server.url in failed["msg"]
 
 
 def test_what_does_not_fit_is_refused_before_the_first_byte(server: Server) -> None:
@@ -560,6 +646,41 @@ def test_info_reads_every_file(server: Server) -> None:
     server.blob(DIGEST).unlink()
     assert server.info(verify=True, models_dir=directory, name="mine:1")["damaged"] == {"mine:1": {DIGEST: None}}
     assert server.info(verify=True)["failed"]
+
+
+def test_info_reads_in_turns(server: Server) -> None:
+    data = b"GGUF" + bytes(5 * 2**20)
+    server.offer(data)
+    server.model()
+    given = {"verify": True, "models_dir": str(server.directory)}
+    first = server.info(announce=True, transfer_seconds=5, **given)
+    assert first["pending"]["phase"] == "verify"
+    assert (first["pending"]["done_bytes"], first["pending"]["total_bytes"]) == (0, len(data) + 2)
+    server.blob(registry_fake.digest(data)).write_bytes(data[:-1] + b"x")
+    done, result = [], first
+    while result["pending"]:
+        done.append(result["pending"]["done_bytes"])
+        # As good as none: a MiB is read.
+        result = server.info(transfer_seconds=1e-9, resume=result["pending"]["resume"], **given)
+    assert len(done) > 5
+    assert done == sorted(set(done))
+    assert result["damaged"] == {"mine:1": {registry_fake.digest(data): registry_fake.digest(data[:-1] + b"x")}}
+    assert result["changed"] is False
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_anew(server: Server) -> None:
+    data = b"GGUF" + bytes(2 * 2**20)
+    digest = server.offer(data) and registry_fake.digest(data)
+    server.model()
+    given = {"verify": True, "models_dir": str(server.directory), "transfer_seconds": 1e-9}
+    result = server.info(**given)
+    while result["pending"]["done_bytes"] < 2**20:
+        result = server.info(resume=result["pending"]["resume"], **given)
+    server.blob(digest).unlink()
+    server.blob(digest).write_bytes(bytes(2**20) + data[2**20 :])
+    while result["pending"]:
+        result = server.info(resume=result["pending"]["resume"], **given)
+    assert list(result["damaged"]["mine:1"]) == [digest]
 
 
 def test_damaged_file_of_a_created_model_is_mended_from_the_file(server: Server, weights: Path) -> None:
