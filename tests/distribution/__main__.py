@@ -145,8 +145,6 @@ def measure(weights: Path, nodes: int, bits_per_second: float) -> dict[str, obje
     """The fields of the result."""
     with tempfile.TemporaryDirectory(prefix="distribution-", dir=ROOT / "build") as name:
         directory = Path(name)
-        # The workers of nginx are another user's.
-        directory.chmod(0o711)
         (directory / "upstream").mkdir()
         with Registry(directory / "upstream", location="#") as upstream:
             upstream.bucket = Bucket(bits_per_second / 8)

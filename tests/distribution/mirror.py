@@ -10,6 +10,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +46,11 @@ class Mirror:
 
     def __init__(self, directory: Path, nodes: list[str]) -> None:
         self._directory = directory
-        # The workers of nginx are another user's.
-        directory.mkdir(mode=0o711)
-        self.host = MirrorRegistry(directory)
+        directory.mkdir()
+        # nginx's workers are another user's, who may have no way into this checkout.
+        self._runtime = Path(tempfile.mkdtemp(prefix="onprem-llm-mirror-"))
+        self._runtime.chmod(0o711)
+        self.host = MirrorRegistry(directory, self._runtime)
         self._pki = directory / "pki"
         self._pki.mkdir(mode=0o700)
         self._authority = Authority(self._pki, "ca")
@@ -139,3 +142,4 @@ class Mirror:
             self._process.wait(READY_SECONDS)
         self.host.stop()
         shutil.rmtree(self._directory)
+        shutil.rmtree(self._runtime)

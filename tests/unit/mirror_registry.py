@@ -25,10 +25,13 @@ def program() -> str:
 
 
 class MirrorRegistry:
-    """A mirror's registry in a directory, started and stopped as systemd would."""
+    """A mirror's registry in a directory, started and stopped as systemd would.
 
-    def __init__(self, directory: Path) -> None:
-        self.data_dir, self.socket = directory / "mirror", directory / "registry.sock"
+    :param runtime: directory of its socket, which may not have as long a path as others; ``directory`` without it.
+    """
+
+    def __init__(self, directory: Path, runtime: Path | None = None) -> None:
+        self.data_dir, self.socket = directory / "mirror", (runtime or directory) / "registry.sock"
         self.root, self.staging = self.data_dir / "registry", self.data_dir / "staging"
         self.root.mkdir(parents=True)
         self.staging.mkdir(mode=0o700)

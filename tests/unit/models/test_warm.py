@@ -86,7 +86,7 @@ class Site:
             "--engine",
             f"http://127.0.0.1:{self.port}",
             "--interval",
-            "0.05",
+            "0.02",
             *arguments,
         ]
         self.process = subprocess.Popen(
