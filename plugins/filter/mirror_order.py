@@ -12,8 +12,8 @@ short_description: Put the fleet's mirrors into the order in which a host asks t
 version_added: 0.1.0
 author: onprem.llm contributors (@onprem-llm)
 description:
-  - A host that is a mirror itself asks itself first. The others begin with one mirror after the other, by their place in
-    the inventory, so that each mirror is the first of as many, and go on in the inventory's order.
+  - A host that is a mirror itself asks itself first. The others begin with one mirror after the other, by their place
+    in the inventory, so that each mirror is the first of as many, and go on in the inventory's order.
   - A host that is added at the end of the inventory changes nothing for the others.
 positional: _input, host, hosts
 options:

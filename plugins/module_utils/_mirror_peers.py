@@ -43,7 +43,7 @@ class _Share:
             raise _mirror.MirrorError(self.peer.silent)
         ask = partial(self.peer.client.manifest, self._repository, reference, accept=_registry.ANY_MANIFEST)
         try:
-            found = t.cast(bytes, _transfer.persistently(ask, _PATIENCE))
+            found = _transfer.persistently(ask, _PATIENCE)
         except _registry.RegistryError as error:
             told = f"{self._repository}:{reference}: {error}"
             if isinstance(error, _registry.Unreachable):

@@ -44,7 +44,7 @@ class Pending(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A registry that may have the model: where, under which tag, how it is asked, and whether it is a site's mirror."""
+    """A registry that may have the model: where, under which tag, how it is asked, and whether it is a mirror."""
 
     client: _registry.Client
     repository: _registry.Repository
@@ -224,9 +224,10 @@ def _advice(mirrors: t.Collection[bool]) -> str:
     """What is to be done where none but mirrors was asked."""
     if not mirrors or not all(mirrors):
         return ""
+    which = "one of these mirrors" if len(mirrors) > 1 else "this mirror"
     return (
-        f". Bring {'one of these mirrors' if len(mirrors) > 1 else 'this mirror'} up (playbooks/site.yml without a limit "
-        "fills it), or let a registry be asked after it (models_mirror_fallback: true)"
+        f". Bring {which} up (playbooks/site.yml without a limit fills it), or let a registry be asked "
+        "after it (models_mirror_fallback: true)"
     )
 
 

@@ -83,8 +83,8 @@ options:
     description:
       - Address of the GGUF file in place of O(gguf), for O(source=gguf), with O(sha256). It is transferred as a
         registry's file is.
-      - A file of a mirror, C(/v2/onprem-llm/files/blobs/sha256:...), is asked for with what O(origins) has for that one,
-        and where it does not give it, of the mirrors after it.
+      - A file of a mirror, C(/v2/onprem-llm/files/blobs/sha256:...), is asked for with what O(origins) has for that
+        one, and where it does not give it, of the mirrors after it.
     type: str
   fallback_url:
     description:

@@ -1,7 +1,7 @@
 """``python -m tests.mirror [STEP...]``: two nodes that get their engine by digest and their models from two mirrors.
 
-Upstream counts what it is asked for, and the mirrors' own logs say who read what. The steps are in order; each leaves the
-fleet as the next needs it. ``KEEP=1`` leaves the fleet up, and steps that are named run on it.
+Upstream counts what it is asked for, and the mirrors' own logs say who read what. The steps are in order; each leaves
+the fleet as the next needs it. ``KEEP=1`` leaves the fleet up, and steps that are named run on it.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ HUB, TWO = "mirror-hub", "mirror-two"
 NODES = ("mirror-cpu1", "mirror-cpu2")
 ADDRESS = {HUB: "10.78.6.12", TWO: "10.78.6.14"}
 BIG = "big-chat:1"
+BLOBS = "/var/lib/onprem-llm/mirror/registry/docker/registry/v2/blobs/sha256"
 LOG = "/var/log/nginx/onprem-llm-mirror.log"
 # Slow enough that a transfer can be watched and broken off: 50 MB by four connections in 6 s.
 SLOW = "/etc/nginx/conf.d/slow.conf"
@@ -121,7 +122,9 @@ class Site:
 
     def drop(self, node: str, name: str = BIG) -> None:
         """A node that has never had a model."""
-        self.inside(node, f"docker exec onprem-llm-ollama ollama rm {name}; rm -rf /var/lib/onprem-llm/ollama/staging/*")
+        self.inside(
+            node, f"docker exec onprem-llm-ollama ollama rm {name}; rm -rf /var/lib/onprem-llm/ollama/staging/*"
+        )
 
     def image(self, node: str) -> str:
         return self.inside(node, "docker container inspect --format '{{.Config.Image}}' onprem-llm-ollama")
@@ -148,8 +151,9 @@ def once(site: Site) -> None:
     site.check("the first mirror gave it to the second and to one node, the second to the other node", shares,
                set(shares[HUB]) == {TWO, NODES[0]} and set(shares[TWO]) == {NODES[1]})  # fmt: skip
     for node, host in zip(NODES, (HUB, TWO)):
-        site.check(f"{node} runs the image by its mirror's name", site.image(node),
-                   site.image(node).startswith(f"{ADDRESS[host]}:8444/") and site.told["image"] in site.image(node))  # fmt: skip
+        name = site.image(node)
+        right = name.startswith(f"{ADDRESS[host]}:8444/") and name.endswith(site.told["image"])
+        site.check(f"{node} runs the image by its mirror's name", name, right)
     before = site.upstream.requests()
     output = site.play("site.yml")
     recap = [line for line in output.splitlines() if "ok=" in line]
@@ -187,7 +191,7 @@ def broken_off(site: Site) -> None:
     site.drop(NODES[0])
     site.inside(HUB, f"echo 'limit_rate {RATE};' >{SLOW} && systemctl reload nginx")
     run = site.start("--tags", "models_install", "--limit", ",".join(NODES), "site.yml")
-    staged = f"du -sk /var/lib/onprem-llm/ollama/staging 2>/dev/null | cut -f1"
+    staged = "du -sk /var/lib/onprem-llm/ollama/staging 2>/dev/null | cut -f1"
     # A third of it is here.
     while run.poll() is None and int(site.inside(NODES[0], staged) or 0) * 1024 < site.big["size_bytes"] / 3:
         time.sleep(0.1)
@@ -201,9 +205,9 @@ def broken_off(site: Site) -> None:
         site.drop(NODES[0])
         started = time.monotonic()
         site.models()
-        site.check("with the first mirror down from the start, the second gives all of it",
-                   f"{site.share(site.sent(TWO, digest)[NODES[0]] - second)} in a play of {time.monotonic() - started:.0f} s",
-                   site.share(site.sent(TWO, digest)[NODES[0]] - second) >= 1)  # fmt: skip
+        passed, gave = time.monotonic() - started, site.share(site.sent(TWO, digest)[NODES[0]] - second)
+        found = f"{gave} in a play of {passed:.0f} s"
+        site.check("with the first mirror down from the start, the second gives all of it", found, gave >= 1)
     site.check("upstream was asked nothing", site.upstream.requests(), site.upstream.requests() == 0)
 
 
@@ -240,23 +244,26 @@ def fallback(site: Site) -> None:
                    1 <= site.share(site.upstream.sent().get(digest, 0)) <= 1.02)  # fmt: skip
         site.check("and the image", site.image(node), site.image(node).startswith(site.upstream.address))
     site.play("--tags", "ollama,models", "--limit", ",".join(NODES), "site.yml", models_mirror_fallback=True)
-    site.check("which has a mirror's name again when one is back", site.image(node), site.image(node).startswith("10.78.6.1"))
+    site.check(
+        "which has a mirror's name again when one is back", site.image(node), site.image(node).startswith("10.78.6.1")
+    )
 
 
 def prune(site: Site) -> None:
     """What no plan wants any more goes from both mirrors, and only from a run that reached every node."""
     wanted = yaml.safe_load(VARIABLES.read_text(encoding="utf-8"))
     less = {"models_workloads": wanted["models_workloads"][1:], "models_prune": True}
-    blob = f"test -e /var/lib/onprem-llm/mirror/registry/docker/registry/v2/blobs/sha256/{site.big['digest'][7:9]}/{site.big['digest'][7:]} && echo there || echo gone"
+    digest = site.big["digest"][7:]
+    blob = f"test -e {BLOBS}/{digest[:2]}/{digest} && echo there || echo gone"
     site.play("--tags", "model_mirror", "--limit", f"{HUB},{TWO},{NODES[0]}", "site.yml", **less)
     there = {host: site.inside(host, blob) for host in ADDRESS}
     site.check("a run that missed a node removes nothing", there, set(there.values()) == {"there"})
     started = time.monotonic()
-    output = site.play("--tags", "model_mirror", "site.yml", **less)
-    there = {host: site.inside(host, blob) for host in ADDRESS}
-    site.check("what no plan wants is gone from both", f"{there} in {time.monotonic() - started:.0f} s", set(there.values()) == {"gone"})
-    site.check("and the registries run", [site.inside(host, "systemctl is-active docker-registry") for host in ADDRESS],
-               all(site.inside(host, "systemctl is-active docker-registry") == "active" for host in ADDRESS))  # fmt: skip
+    site.play("--tags", "model_mirror", "site.yml", **less)
+    passed, there = time.monotonic() - started, {host: site.inside(host, blob) for host in ADDRESS}
+    site.check("what no plan wants is gone from both", f"{there} in {passed:.0f} s", set(there.values()) == {"gone"})
+    states = [site.inside(host, "systemctl is-active docker-registry") for host in ADDRESS]
+    site.check("and the registries run", states, set(states) == {"active"})
     output = site.play("--tags", "model_mirror", "site.yml", **less)
     recap = [line for line in output.splitlines() if "ok=" in line]
     site.check("a second run removes nothing more", recap, all("changed=0" in line for line in recap))

@@ -20,7 +20,8 @@ context = ssl.create_default_context(cafile=place + "ca.crt")
 context.load_cert_chain(place + "node.crt", place + "node.key")
 accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 try:
-    print(urllib.request.urlopen(urllib.request.Request(sys.argv[1], headers={"Accept": accept}), context=context).status)
+    request = urllib.request.Request(sys.argv[1], headers={"Accept": accept})
+    print(urllib.request.urlopen(request, context=context).status)
 except urllib.error.HTTPError as error:
     print(error.code)
 """
@@ -51,7 +52,13 @@ def test_a_mirror_that_is_down_is_named_with_what_to_do() -> None:
 def test_what_no_plan_wants_is_removed_from_the_mirror_and_the_rest_stays() -> None:
     before = inside(MIRROR, f"ls -d {BLOBS}/*/*").splitlines()
     assert f"{BLOBS}/{WEIGHTS[:2]}/{WEIGHTS}" in before
-    search = {"name": "search", "use": "embedding", "models": ["tiny-embedding:latest"], "context_length": 512, "slots": 1}
+    search = {
+        "name": "search",
+        "use": "embedding",
+        "models": ["tiny-embedding:latest"],
+        "context_length": 512,
+        "slots": 1,
+    }
     given = json.dumps({"models_prune": True, "models_workloads": [search]})
     result = play("site.yml", "--tags", "model_mirror", f"--extra-vars={given}")
     assert result.returncode == 0, result.stdout

@@ -188,7 +188,9 @@ def test_a_node_goes_on_to_the_next_mirror_for_a_file(peer: tuple[State, str], u
     pin = digest(WEIGHTS)
     first, second = ({"url": address, "kind": "mirror"} for address in (nobody(), peer[1]))
     url = f"{first['url']}/v2/onprem-llm/files/blobs/{pin}"
-    labels = [origin.label for origin in _ollama_pull.file_origins(url, pin, [first, second], 5, upstream[1] + "/x.gguf")]
+    labels = [
+        origin.label for origin in _ollama_pull.file_origins(url, pin, [first, second], 5, upstream[1] + "/x.gguf")
+    ]
     assert labels == [first["url"][7:], second["url"][7:], upstream[1][7:]]
     # One that the inventory's address leads to is asked alone, and so is a registry.
     assert len(_ollama_pull.file_origins(upstream[1], pin, [first, second], 5)) == 1
