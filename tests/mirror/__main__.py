@@ -322,6 +322,8 @@ def prepare(client: docker.DockerClient, fleet: Fleet, upstream: Upstream) -> No
 def main(names: list[str]) -> int:
     client = docker.from_env(timeout=300)
     fleet = Fleet.load("mirror")
+    if not names:
+        fleet.down(client)
     supply(client, fleet.state)
     fleet.up(client)
     gateway = client.networks.get(fleet.network).attrs["IPAM"]["Config"][0].get("Gateway") or "10.78.6.1"

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import docker
-
-from tests.fleet.hosts import ROOT
 
 PORT = 5443
 LAYER = "application/vnd.ollama.image.model"
@@ -52,7 +49,6 @@ class Upstream:
         (directory / "config.yml").write_text(json.dumps(config), encoding="utf-8")
 
     def start(self) -> None:
-        sys.path.insert(0, str(ROOT / "tests" / "unit"))
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 ["docker-registry", "serve", self.directory / "config.yml"], stdout=log, stderr=log
