@@ -122,9 +122,18 @@ class Site:
 
     def drop(self, node: str, name: str = BIG) -> None:
         """A node that has never had a model."""
-        self.inside(
-            node, f"docker exec onprem-llm-ollama ollama rm {name}; rm -rf /var/lib/onprem-llm/ollama/staging/*"
-        )
+        script = f"""
+import json, urllib.error, urllib.request
+body = json.dumps(dict(model="{name}")).encode()
+request = urllib.request.Request("http://172.30.250.2:11434/api/delete", body, method="DELETE")
+try:
+    urllib.request.urlopen(request)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+        told = self.inside(node, f"python3 -c '{script}'; rm -rf /var/lib/onprem-llm/ollama/staging/*")
+        if told not in ("", "404"):
+            raise SystemExit(f"{node} did not forget {name}: {told}")
 
     def image(self, node: str) -> str:
         return self.inside(node, "docker container inspect --format '{{.Config.Image}}' onprem-llm-ollama")

@@ -25,6 +25,11 @@ try:
 except urllib.error.HTTPError as error:
     print(error.code)
 """
+FORGET = """
+import json, sys, urllib.request
+body = json.dumps({"model": sys.argv[1]}).encode()
+urllib.request.urlopen(urllib.request.Request("http://172.30.250.2:11434/api/delete", body, method="DELETE"))
+"""
 
 
 def inside(host: str, command: str) -> str:
@@ -33,7 +38,7 @@ def inside(host: str, command: str) -> str:
 
 
 def test_a_mirror_that_is_down_is_named_with_what_to_do() -> None:
-    inside(NODE, f"docker exec onprem-llm-ollama ollama rm {MODEL}")
+    inside(NODE, f"python3 -c '{FORGET}' {MODEL}")
     inside(MIRROR, "systemctl stop nginx")
     try:
         result = play("site.yml", "--tags", "models_install", "--limit", NODE)
