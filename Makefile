@@ -43,11 +43,12 @@ lint unit sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long
+test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long; a fleet with two mirrors
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
 	@$(MAKE) bench-memory-drawn
 	@$(PYTHON) -m pytest -q -m long tests/unit
+	@$(PYTHON) -m tests.mirror
 	@$(PYTHON) -m tests.long
 
 # The benches import the collection by its name.

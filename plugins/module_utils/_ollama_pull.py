@@ -37,11 +37,12 @@ class PullError(Exception):
 
 @dataclass(frozen=True)
 class Source:
-    """A registry that may have the model: where, under which tag, and how it is asked."""
+    """A registry that may have the model: where, under which tag, how it is asked, and whether it is a mirror."""
 
     client: _registry.Client
     repository: _registry.Repository
     tag: str
+    mirror: bool = False
 
     @property
     def host(self) -> str:
@@ -116,7 +117,7 @@ def sources(name: str, origins: t.Sequence[t.Mapping[str, t.Any]], timeout: floa
             client = _registry.Client(timeout, time_limit=None)
             if repository.host == host:
                 repository, client = replace(repository, scheme=scheme), _client(origin, timeout)
-            found.append(Source(client, repository, public.tag))
+            found.append(Source(client, repository, public.tag, origin.get("kind") == "mirror"))
     except _registry.RegistryError as error:
         raise PullError(str(error)) from error
     return found
@@ -129,37 +130,63 @@ def _client(origin: t.Mapping[str, t.Any], timeout: float) -> _registry.Client:
     return _registry.Client(timeout, time_limit=None, login=login, **files)
 
 
-def file_origin(url: str, digest: str, origins: t.Sequence[t.Mapping[str, t.Any]], timeout: float) -> _transfer.Origin:
-    """Where a file's address leads. A blob of one of the origins is asked for as that one's: a mirror has files, too.
+def file_origins(
+    url: str, digest: str, origins: t.Sequence[t.Mapping[str, t.Any]], timeout: float, elsewhere: str | None = None
+) -> list[_transfer.Origin]:
+    """Where a file is asked for, in order. A blob of one of the origins is asked for as that one's, for a mirror has
+    files, too; where it is a mirror, of those that come after it as well.
 
-    :raises PullError: an origin's address is none.
+    :param elsewhere: an address that is asked after all of them.
+    :raises PullError: an address is none.
     """
+    found: list[_transfer.Origin] = []
+    path, end = "", f"/blobs/{digest}"
     try:
         for origin in origins:
             scheme, host = _registry.parse_address(origin["url"])
-            start, end = f"{scheme}://{host}/v2/", f"/blobs/{digest}"
-            if url.startswith(start) and url.endswith(end):
-                repository = _registry.Repository(scheme, host, url[len(start) : -len(end)])
-                return _transfer.RegistryOrigin(_client(origin, timeout), repository, digest)
-        return _transfer.UrlOrigin(url)
-    except _registry.RegistryError as error:
+            start = f"{scheme}://{host}/v2/"
+            if not path and url.startswith(start) and url.endswith(end):
+                path = url[len(start) : -len(end)]
+            elif not (found and origin.get("kind") == "mirror"):
+                continue
+            repository = _registry.Repository(scheme, host, path)
+            found.append(_transfer.RegistryOrigin(_client(origin, timeout), repository, digest))
+            if origin.get("kind") != "mirror":
+                break
+        more = [elsewhere] if elsewhere else []
+        return [*found, *(_transfer.UrlOrigin(place) for place in ([] if found else [url]) + more)]
+    except (_registry.RegistryError, _transfer.TransferError) as error:
         raise PullError(str(error)) from error
 
 
 def offer(asked: t.Sequence[Source], limits: _transfer.Limits) -> Offer:
-    """The manifest of the first registry that has one. Who comes before it is not asked for blobs.
+    """The manifest of the first registry that has one. Who comes before it is not asked for blobs. A mirror that does
+    not answer is not waited for where another stands beside it.
 
     :raises PullError: none has the model, each said with its reason.
     """
     told = []
     for index, source in enumerate(asked):
         try:
-            manifest = _transfer.persistently(partial(source.client.manifest, source.repository, source.tag), limits)
+            spared = source.mirror and any(other.mirror for other in asked[index + 1 :])
+            patience = replace(limits, attempts=min(limits.attempts, 2)) if spared else limits
+            manifest = _transfer.persistently(partial(source.client.manifest, source.repository, source.tag), patience)
             layers = _registry.layers(manifest)
             return Offer(manifest, layers, _registry.parse_manifest(manifest).weights.digest, tuple(asked[index:]))
         except _registry.RegistryError as error:
             told.append(f"{source.repository}:{source.tag}: {error}")
-    raise PullError("no registry gives it: " + "; ".join(told))
+    raise PullError("no registry gives it: " + "; ".join(told) + _advice([source.mirror for source in asked]))
+
+
+def _advice(mirrors: t.Collection[bool]) -> str:
+    """What is to be done where none but mirrors was asked."""
+    if not mirrors or not all(mirrors):
+        return ""
+    which = "one of these mirrors" if len(mirrors) > 1 else "this mirror"
+    return (
+        f". Bring {which} up (playbooks/site.yml without a limit fills it), or let a registry be asked "
+        "after it (models_mirror_fallback: true)"
+    )
 
 
 # --- Transfers -------------------------------------------------------------------------------------------------------
@@ -174,7 +201,7 @@ def pull(
     :raises PullError: it cannot be done; what came is kept, but for bytes of a wrong sha256.
     """
     layers = sorted({layer.digest: layer for layer in wanted}.values(), key=lambda layer: layer.size)
-    with staged(store, staging_dir) as staging:
+    with staged(store, staging_dir, _advice([of.mirror for of in asked])) as staging:
         total = sum(layer.size for layer in layers)
         account = turn.account
         account.total_bytes, account.free_bytes = total, staging.free_bytes
@@ -192,25 +219,32 @@ def pull(
 
 
 def pull_file(
-    store: Store, staging_dir: str, digest: str, origin: _transfer.Origin, turn: Turn, size: int | None = None
+    store: Store,
+    staging_dir: str,
+    digest: str,
+    origins: t.Sequence[_transfer.Origin],
+    turn: Turn,
+    size: int | None = None,
 ) -> None:
     """Bring one blob from elsewhere into the store. As :func:`pull`."""
-    with staged(store, staging_dir) as staging:
+    advice = _advice([isinstance(origin, _transfer.RegistryOrigin) for origin in origins])
+    with staged(store, staging_dir, advice) as staging:
         account = turn.account
         held = staging.held(digest)
-        account.held_bytes, account.free_bytes, account.origin = held, staging.free_bytes, origin.label
+        account.held_bytes, account.free_bytes, account.origin = held, staging.free_bytes, origins[0].label
         account.total_bytes = size or 0
         fits((size or 0) - held, account.free_bytes, turn.limits.reserve_bytes, staging_dir)
         if turn.announce:
             raise Pending("announced", held, size or 0)
         with turn.timed():
-            account.total_bytes = _bring(store, staging, digest, size, [origin], turn, 0, size)
+            account.total_bytes = _bring(store, staging, digest, size, origins, turn, 0, size)
 
 
 @contextmanager
-def staged(store: Store, staging_dir: str) -> t.Iterator[_transfer.Staging]:
+def staged(store: Store, staging_dir: str, advice: str = "") -> t.Iterator[_transfer.Staging]:
     """The staging directory, and what goes wrong with it in words.
 
+    :param advice: what is said beside a transfer that failed.
     :raises PullError: it cannot be used, or a transfer failed.
     """
     try:
@@ -218,7 +252,7 @@ def staged(store: Store, staging_dir: str) -> t.Iterator[_transfer.Staging]:
         with _transfer.Staging(staging_dir) as staging:
             yield staging
     except (_transfer.TransferError, _registry.RegistryError) as error:
-        raise PullError(str(error)) from error
+        raise PullError(f"{error}{advice}") from error
 
 
 def fits(needed: int, free: int, reserve: int, place: str) -> None:
@@ -328,19 +362,25 @@ class Files:
         self._sweep({blob.digest for blob in installed})
 
     def take(
-        self, digest: str, path: str | None, url: str | None, origins: t.Sequence[t.Mapping[str, t.Any]] = ()
+        self,
+        digest: str,
+        path: str | None,
+        url: str | None,
+        origins: t.Sequence[t.Mapping[str, t.Any]] = (),
+        elsewhere: str | None = None,
     ) -> None:
         """Have a GGUF file as a blob: of this host by link or copy, or of a web server.
 
         :param origins: registries, as of :func:`sources`, one of which ``url`` may lead to.
+        :param elsewhere: an address that is asked when ``url`` and the other mirrors do not give it.
         :raises OSError: the file cannot be read.
         """
         try:
             if path:
                 self._take_path(digest, path)
             else:
-                origin = file_origin(url or "", digest, origins, self.turn.limits.stall_seconds)
-                pull_file(self.store, self.staging_dir, digest, origin, self.turn)
+                asked = file_origins(url or "", digest, origins, self.turn.limits.stall_seconds, elsewhere)
+                pull_file(self.store, self.staging_dir, digest, asked, self.turn)
         except StoreError as error:
             raise PullError(str(error)) from error
 
@@ -351,7 +391,7 @@ class Files:
                 raise PullError(f"{path} is no GGUF file: it begins with {start!r}, not {GGUF_MAGIC!r}")
             if not self.store.linkable(stream):
                 size = os.fstat(stream.fileno()).st_size
-                pull_file(self.store, self.staging_dir, digest, PathOrigin(path), self.turn, size)
+                pull_file(self.store, self.staging_dir, digest, [PathOrigin(path)], self.turn, size)
                 return
             stream.seek(0)
             with self.turn.timed():

@@ -124,9 +124,6 @@ def groups_faults(groups: t.Mapping[str, t.Sequence[str]]) -> list[str]:
     for kind, members in kinds.items():
         for host in sorted(members - set(nodes)):
             found.append(f"{kind}: {host} is not in llm_nodes; make {kind} a child of llm_nodes")
-    mirrors = groups.get("model_mirrors") or []
-    if len(mirrors) > 1:
-        found.append(f"model_mirrors: the group has {len(mirrors)} hosts, {', '.join(mirrors)}; a fleet has one mirror")
     return found
 
 

@@ -29,7 +29,7 @@ import threading
 import time
 import typing as t
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible_collections.onprem.llm.plugins.module_utils import _digest, _http, _registry
@@ -640,7 +640,10 @@ def fetch(
     clock = _Clock(staging, limits.seconds)
     if size is None:
         journal = Journal.read(staging.descriptor, hexadecimal(digest))
-        size = journal.size if journal and journal.done == journal.size else _size(digest, origins, limits)
+        if journal and journal.done == journal.size:
+            size = journal.size
+        else:
+            size, origins = _size(digest, origins, limits)
     try:
         return _fetched(digest, size, origins, staging, limits, clock, report)
     except OSError as error:
@@ -774,12 +777,15 @@ def _bring(
     return fetched, file.journal.sender
 
 
-def _size(digest: str, origins: t.Sequence[Origin], limits: Limits) -> int:
-    """The size that the first origin tells that tells one."""
+def _size(digest: str, origins: t.Sequence[Origin], limits: Limits) -> tuple[int, t.Sequence[Origin]]:
+    """The size that the first origin tells that tells one; and that one with those after it. None is waited for long
+    where others are left."""
     reasons = []
-    for origin in origins:
+    for index, origin in enumerate(origins):
+        attempts = limits.attempts if index == len(origins) - 1 else min(limits.attempts, 2)
         try:
-            return persistently(functools.partial(told_size, origin), limits)
+            size = persistently(functools.partial(told_size, origin), replace(limits, attempts=attempts))
+            return size, origins[index:]
         except _registry.RegistryError as error:
             reasons.append(f"{origin.label}: {error}")
     raise TransferError(f"{digest}: its size is not known. " + "; ".join(reasons))

@@ -97,6 +97,31 @@ options:
       - Models that are named without O(models[].manifest_digest) are looked up in its index, by their repository and
         tag on the mirror.
     type: path
+  peers:
+    description:
+      - Other mirrors of the fleet, asked in order for what is missing before anybody upstream is. What O(layout) has,
+        and a file with O(files[].path), is not asked for there.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      url:
+        description: Address, such as V(https://192.0.2.42:8444).
+        type: str
+        required: true
+      ca_path:
+        description: File on the host with the authorities that vouch for it, in place of the host's own.
+        type: path
+      client_cert:
+        description: File on the host with the certificate to show.
+        type: path
+      client_key:
+        description: File on the host with its key.
+        type: path
+  peers_only:
+    description: Whether nobody but O(peers) is asked, also not with O(update).
+    type: bool
+    default: false
   registry:
     description: The registry of models whose names have none, in place of the public one.
     type: str
@@ -218,17 +243,30 @@ import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _mirror, _registry, _transfer, _transfer_options, _turn
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _mirror,
+    _mirror_peers,
+    _registry,
+    _transfer,
+    _transfer_options,
+    _turn,
+)
 
 SERVICE = "docker-registry.service"
 CONFIG = "/etc/onprem-llm/mirror-registry.yml"
 START_SECONDS = 60.0
 
 
+def peer(told: t.Mapping[str, t.Any], timeout: float) -> _mirror_peers.Peer:
+    files = {key: told[key] for key in ("ca_path", "client_cert", "client_key")}
+    return _mirror_peers.Peer(told["url"], _registry.Client(timeout, time_limit=None, **files))
+
+
 def wanted(parameters: t.Mapping[str, t.Any]) -> list[_mirror.Wanted]:
     """Everything that is wanted, each with who has it.
 
     :raises MirrorError: a name is none, or a digest.
+    :raises RegistryError: a peer's address is none.
     """
     layout, found = parameters["layout"], []
     clients: dict[tuple[str, ...], _registry.Client] = {}
@@ -242,9 +280,25 @@ def wanted(parameters: t.Mapping[str, t.Any]) -> list[_mirror.Wanted]:
             ),
         )
 
+    peers = [] if layout else [peer(told, parameters["stall_timeout"]) for told in parameters["peers"]]
+
+    def shared(
+        place: _mirror.Place, then: _mirror.Source | None, weights: str | None = None, moves: bool = False
+    ) -> _mirror.Source | None:
+        """``then``, after the peers; ``moves`` where upstream alone can tell what it is now."""
+        if not peers or (moves and not parameters["peers_only"]):
+            return then
+
+        def fits(manifest: bytes) -> bool:
+            return weights is None or _mirror.weights(manifest, str(place)) == weights
+
+        return _mirror_peers.Shared(peers, place, fits, None if parameters["peers_only"] else then)
+
     for model in parameters["models"]:
         place = _mirror.model_place(model["name"])
-        source: _mirror.Source
+        digest = _mirror.parse_digest(model["digest"], model["name"]) if model["digest"] else None
+        manifest = _mirror.parse_digest(model["manifest_digest"], model["name"]) if model["manifest_digest"] else None
+        source: _mirror.Source | None
         if layout:
             source = _mirror.Layout(layout, place)
         else:
@@ -252,24 +306,24 @@ def wanted(parameters: t.Mapping[str, t.Any]) -> list[_mirror.Wanted]:
             ours = bool(parameters["registry"]) and name.host == _registry.parse_address(parameters["registry"])[1]
             login = (parameters["username"], parameters["password"] or "") if ours and parameters["username"] else None
             source = _mirror.Upstream(client(login), name.repository)
-        digest = _mirror.parse_digest(model["digest"], model["name"]) if model["digest"] else None
-        manifest = _mirror.parse_digest(model["manifest_digest"], model["name"]) if model["manifest_digest"] else None
+            source = shared(place, source, digest, moves=parameters["update"] and not digest)
         found.append(_mirror.Wanted("models", model["name"], place, digest, source, manifest))
     for image in parameters["images"]:
         reference = _mirror.parse_image(image["reference"])
-        source = _mirror.Layout(layout, reference.place) if layout else _mirror.Upstream(client(), reference.repository)
+        upstream = _mirror.Upstream(client(), reference.repository)
+        source = _mirror.Layout(layout, reference.place) if layout else shared(reference.place, upstream)
         digest = _mirror.parse_digest(image["digest"], image["reference"])
         found.append(_mirror.Wanted("images", image["reference"], reference.place, digest, source))
     for file in parameters["files"]:
         digest = _mirror.parse_digest(file["sha256"], "files")
-        place, origin = _mirror.file_place(digest), None
+        place = _mirror.file_place(digest)
         if layout:
-            origin = _mirror.Layout(layout, place)
+            source = _mirror.Layout(layout, place)
         elif file["path"]:
-            origin = _mirror.LocalFile(file["path"])
-        elif file["url"]:
-            origin = _mirror.Address(file["url"], parameters["ca_path"])
-        found.append(_mirror.Wanted("files", digest[7:], place, digest, origin))
+            source = _mirror.LocalFile(file["path"])
+        else:
+            source = shared(place, _mirror.Address(file["url"], parameters["ca_path"]) if file["url"] else None)
+        found.append(_mirror.Wanted("files", digest[7:], place, digest, source))
     return found
 
 
@@ -323,6 +377,18 @@ def main() -> None:
                 },
             },
             "layout": {"type": "path"},
+            "peers": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "url": {"type": "str", "required": True},
+                    "ca_path": {"type": "path"},
+                    "client_cert": {"type": "path"},
+                    "client_key": {"type": "path"},
+                },
+            },
+            "peers_only": {"type": "bool", "default": False},
             "registry": {"type": "str", "default": ""},
             "username": {"type": "str"},
             "password": {"type": "str", "no_log": True},

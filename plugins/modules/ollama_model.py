@@ -86,6 +86,12 @@ options:
     description:
       - Address of the GGUF file in place of O(gguf), for O(source=gguf), with O(sha256). It is transferred as a
         registry's file is.
+      - A file of a mirror, C(/v2/onprem-llm/files/blobs/sha256:...), is asked for with what O(origins) has for that
+        one, and where it does not give it, of the mirrors after it.
+    type: str
+  fallback_url:
+    description:
+      - Address of the same file that is asked when O(url) does not give it, nor any mirror of O(origins) after it.
     type: str
   sha256:
     description:
@@ -514,6 +520,7 @@ FIELDS = ["system", "template", "license", "messages", "adapters", "renderer", "
 RESTART_SECONDS = 60
 SOURCE_OPTIONS = {
     "url": {"type": "str"},
+    "fallback_url": {"type": "str"},
     "staging_dir": {"type": "path"},
     "origins": {
         "type": "list",
@@ -897,7 +904,7 @@ class Manager:
         files = self.files
         if not files.store.has(digest) or digest in files.damaged:
             try:
-                files.take(digest, path, url, self.params["origins"])
+                files.take(digest, path, url, self.params["origins"], self.params["fallback_url"])
             except OSError as error:
                 raise api.OllamaError(
                     f"the server has not the file of {digest}, and {path or url} cannot be read: {error.strerror}"
@@ -986,7 +993,7 @@ def main() -> None:
             ("source", "model", ["from"]),
             ("source", "modelfile", ["modelfile"]),
         ],
-        required_by={"url": ["sha256"]},
+        required_by={"url": ["sha256"], "fallback_url": ["url"]},
         mutually_exclusive=[
             ("gguf", "url"),
             *(("modelfile", name) for name in [*FIELDS, "from", "gguf", "url", "context_length"]),

@@ -1,108 +1,358 @@
-"""``python -m tests.mirror``: a node that gets its engine by digest and its models from the fleet's mirror.
+"""``python -m tests.mirror [STEP...]``: two nodes that get their engine by digest and their models from two mirrors.
 
-Upstream counts what it is asked for. The node's own way to it is shut. Everything is taken down again at the end.
+Upstream counts what it is asked for, and the mirrors' own logs say who read what. The steps are in order; each leaves
+the fleet as the next needs it. ``KEEP=1`` leaves the fleet up, and steps that are named run on it.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
+import re
+import shutil
+import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import docker
+import yaml
 
-from tests import plays
+from tests.engine import models
 from tests.fleet.hosts import ROOT, Fleet, write_if_changed
 from tests.fleet.supplies import supply
 from tests.mirror.upstream import Upstream
 
 INVENTORY = ROOT / "tests" / "mirror" / "inventory"
-NODE, HUB = "mirror-cpu1", "mirror-hub"
+VARIABLES = ROOT / "tests" / "mirror" / "variables.yml"
+HUB, TWO = "mirror-hub", "mirror-two"
+NODES = ("mirror-cpu1", "mirror-cpu2")
+ADDRESS = {HUB: "10.78.6.12", TWO: "10.78.6.14"}
+BIG = "big-chat:1"
+BLOBS = "/var/lib/onprem-llm/mirror/registry/docker/registry/v2/blobs/sha256"
+LOG = "/var/log/nginx/onprem-llm-mirror.log"
+# Slow enough that a transfer can be watched and broken off: 50 MB by four connections in 6 s.
+SLOW = "/etc/nginx/conf.d/slow.conf"
+RATE = "2m"
 
 
-def play(playbook: str, *arguments: str) -> str:
-    started = time.monotonic()
-    done = plays.run(playbook, *arguments, inventory=INVENTORY)
-    print(f"--- {playbook}: status {done.returncode}, {time.monotonic() - started:.0f} s", flush=True)
-    if done.returncode:
-        print(done.stdout[-12000:])
-        raise SystemExit(f"{playbook} ended with {done.returncode}")
-    return done.stdout
+class Site:
+    def __init__(self, client: docker.DockerClient, fleet: Fleet, upstream: Upstream) -> None:
+        self.client, self.fleet, self.upstream = client, fleet, upstream
+        self.failed = self.passed = 0
+
+    @property
+    def told(self) -> dict:
+        return json.loads((self.fleet.state / "upstream.json").read_text(encoding="utf-8"))
+
+    @property
+    def big(self) -> dict:
+        return self.told["models"][BIG]
+
+    # --- what the steps do
+
+    def check(self, what: str, found: object, ok: bool) -> None:
+        print(f"{'ok    ' if ok else 'FAILED'} {what}: {found}", flush=True)
+        self.passed += ok
+        self.failed += not ok
+
+    def start(self, *arguments: str, inventory: Path = INVENTORY, **variables: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["ansible-playbook", "-i", inventory, "-e", f"@{VARIABLES}", "-e", json.dumps(variables), *arguments],
+            cwd=ROOT,
+            env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def end(self, run: subprocess.Popen[str], what: str, fails: bool = False) -> str:
+        started = time.monotonic()
+        output, _none = run.communicate()
+        print(f"--- {what}: status {run.returncode} after {time.monotonic() - started:.0f} s more", flush=True)
+        (self.fleet.state / "last.log").write_text(output, encoding="utf-8")
+        if bool(run.returncode) != fails:
+            print(output[-12000:])
+            raise SystemExit(f"{what} ended with {run.returncode}")
+        return output
+
+    def play(self, *arguments: str, fails: bool = False, inventory: Path = INVENTORY, **variables: object) -> str:
+        run = self.start(*arguments, inventory=inventory, **variables)
+        return self.end(run, " ".join([*arguments, *variables]), fails)
+
+    def inside(self, host: str, command: str) -> str:
+        done = self.client.containers.get(host).exec_run(["sh", "-c", command])
+        return done.output.decode().strip()
+
+    @contextmanager
+    def down(self, *mirrors: str) -> Iterator[None]:
+        """Mirrors that do not answer."""
+        for host in mirrors:
+            self.inside(host, "systemctl stop nginx")
+        try:
+            yield
+        finally:
+            for host in mirrors:
+                self.inside(host, "systemctl start nginx")
+
+    def forget(self) -> None:
+        """Nobody has asked anybody yet."""
+        self.upstream.log.write_text("", encoding="utf-8")
+        for host in ADDRESS:
+            self.inside(host, f": >{LOG}")
+
+    def reads(self, host: str, digest: str = "") -> list[dict]:
+        """What a mirror answered, by its log, each with ``began`` and ``ended`` in seconds."""
+        lines = [json.loads(line) for line in self.inside(host, f"cat {LOG}").splitlines()]
+        for line in lines:
+            line["ended"] = datetime.datetime.fromisoformat(line["time"]).timestamp()
+            line["began"] = line["ended"] - float(line["request_time"])
+        return [line for line in lines if digest in line["path"] and line["method"] == "GET"]
+
+    def sent(self, host: str, digest: str) -> Counter[str]:
+        """Bytes of a blob that a mirror sent, by who read them."""
+        found: Counter[str] = Counter()
+        for line in self.reads(host, digest):
+            found[line["node"]] += int(line["response_bytes"])
+        return found
+
+    def drop(self, node: str, name: str = BIG) -> None:
+        """A node that has never had a model."""
+        script = f"""
+import json, urllib.error, urllib.request
+body = json.dumps(dict(model="{name}")).encode()
+request = urllib.request.Request("http://172.30.250.2:11434/api/delete", body, method="DELETE")
+try:
+    urllib.request.urlopen(request)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+        told = self.inside(node, f"python3 -c '{script}'; rm -rf /var/lib/onprem-llm/ollama/staging/*")
+        if told not in ("", "404"):
+            raise SystemExit(f"{node} did not forget {name}: {told}")
+
+    def image(self, node: str) -> str:
+        return self.inside(node, "docker container inspect --format '{{.Config.Image}}' onprem-llm-ollama")
+
+    def share(self, count: float) -> float:
+        """Of the large model's bytes."""
+        return round(count / self.big["size_bytes"], 3)
+
+    def models(self, *arguments: str, **more: object) -> str:
+        """Bring the models in, and nothing else."""
+        return self.play("--tags", "models_install", "--limit", ",".join(NODES), *arguments, "site.yml", **more)
 
 
-def check(what: str, found: object, ok: bool) -> None:
-    print(f"{'ok    ' if ok else 'FAILED'} {what}: {found}", flush=True)
-    if not ok:
-        raise SystemExit(1)
+def once(site: Site) -> None:
+    """Upstream's bytes come once for two mirrors and two nodes, which take from one mirror each."""
+    site.forget()
+    site.play("site.yml")
+    digest = site.big["digest"]
+    site.check("upstream sent the large model once", site.share(site.upstream.sent()[digest]),
+               site.share(site.upstream.sent()[digest]) <= 1.02)  # fmt: skip
+    clients = site.upstream.clients()
+    site.check("nobody but the first mirror asks upstream", clients, clients == {ADDRESS[HUB]})
+    shares = {host: dict(site.sent(host, digest)) for host in ADDRESS}
+    site.check("the first mirror gave it to the second and to one node, the second to the other node", shares,
+               set(shares[HUB]) == {TWO, NODES[0]} and set(shares[TWO]) == {NODES[1]})  # fmt: skip
+    for node, host in zip(NODES, (HUB, TWO)):
+        name = site.image(node)
+        right = name.startswith(f"{ADDRESS[host]}:8444/") and name.endswith(site.told["image"])
+        site.check(f"{node} runs the image by its mirror's name", name, right)
 
 
-def run(client: docker.DockerClient, fleet: Fleet) -> None:
-    supply(client, fleet.state)
-    fleet.up(client)
-    supplies = json.loads((fleet.state / "supplies.json").read_text(encoding="utf-8"))
-    gateway = client.networks.get(fleet.network).attrs["IPAM"]["Config"][0].get("Gateway") or "10.78.6.1"
-    upstream = Upstream(fleet.state / "upstream", gateway)
-    upstream.start()
-    try:
-        engine = supplies["engine"]
-        digest = upstream.push_image(client, Path(engine["archive"]), engine["image_id"], engine["version"])
-        model = upstream.push_model(Path(supplies["models"]["embedding"]["path"]))
-        told = {
-            "address": upstream.address,
-            "ca": str(upstream.directory / "ca.crt"),
-            "image": digest,
-            "model": model,
-            "version": engine["version"],
-        }
-        write_if_changed(fleet.state / "upstream.json", json.dumps(told))
-        upstream.log.write_text("", encoding="utf-8")
-        trial(client, upstream, told)
-    finally:
-        upstream.stop()
-
-
-def inside(client: docker.DockerClient, host: str, *command: str) -> tuple[int, str]:
-    done = client.containers.get(host).exec_run(list(command))
-    return done.exit_code, done.output.decode()
-
-
-def trial(client: docker.DockerClient, upstream: Upstream, told: dict) -> None:
-    variables = ["-e", f"@{ROOT}/tests/mirror/variables.yml", *os.environ.get("ARGUMENTS", "").split()]
-    output = play("site.yml", *variables)
-    print("\n".join(line for line in output.splitlines() if "mirror:" in line or "ok=" in line))
-    sent = upstream.sent()
-    largest = max(sent.values())
-    check("upstream sent blobs", {digest[7:15]: size for digest, size in sent.items()}, bool(sent))
-    check("the model's weights went out once", sent.get(told["model"]["digest"]),
-          sent.get(told["model"]["digest"], 0) <= told["model"]["size_bytes"] * 1.02)  # fmt: skip
-    check("the largest of all blobs", largest, largest > 10**7)
-    _code, image = inside(
-        client, NODE, "docker", "container", "inspect", "--format", "{{.Config.Image}}", "onprem-llm-ollama"
-    )
-    image, wanted = image.strip(), f":{told['version']}@{told['image']}"
-    right = image.startswith("10.78.6.12:8444/") and image.endswith(wanted)
-    check("the node runs the image by the mirror's digest", image, right)
-    check("nobody but the mirror asks upstream", upstream.clients(), upstream.clients() == {"10.78.6.12"})
-    before = upstream.requests()
-    output = play("site.yml", *variables)
+def again(site: Site) -> None:
+    """Nothing is left to be done, and all of it is as it should be."""
+    before = site.upstream.requests()
+    output = site.play("site.yml")
     recap = [line for line in output.splitlines() if "ok=" in line]
-    check("a second run changes nothing", recap, all("changed=0" in line for line in recap))
-    check("and asks nothing upstream", upstream.requests() - before, upstream.requests() == before)
-    print(play("playbooks/verify.yml", *variables)[-6000:])
+    site.check("a second run changes nothing", recap, all("changed=0" in line for line in recap))
+    site.check("and asks nothing upstream", site.upstream.requests() - before, site.upstream.requests() == before)
+    output = site.play("playbooks/verify.yml")
+    site.check("verify.yml passes", re.findall(r"The (?:mirror|node) \S+ may read", output), True)
 
 
-def main() -> int:
+def waves(site: Site) -> None:
+    """``models_transfer_wave`` bounds how many nodes transfer at a time."""
+    for wave in (1, 2):
+        site.forget()
+        for node in NODES:
+            site.drop(node)
+        for host in ADDRESS:
+            site.inside(host, f"echo 'limit_rate {RATE};' >{SLOW} && systemctl reload nginx")
+        site.models(models_transfer_wave=wave)
+        spans = []
+        for host in ADDRESS:
+            spans += [(line["began"], line["ended"], line["node"]) for line in site.reads(host, site.big["digest"])]
+        began = {node: min(span[0] for span in spans if span[2] == node) for node in NODES}
+        ended = {node: max(span[1] for span in spans if span[2] == node) for node in NODES}
+        # The log's times are whole seconds.
+        overlap = round(min(ended.values()) - max(began.values()), 1)
+        site.check(f"with a wave of {wave}, the nodes' transfers overlap by", f"{overlap} s",
+                   overlap <= 1 if wave == 1 else overlap > 2)  # fmt: skip
+    for host in ADDRESS:
+        site.inside(host, f"rm {SLOW} && systemctl reload nginx")
+
+
+def broken_off(site: Site) -> None:
+    """A mirror that goes away in the middle: its node goes on at the other, at the byte."""
+    site.forget()
+    site.drop(NODES[0])
+    site.inside(HUB, f"echo 'limit_rate {RATE};' >{SLOW} && systemctl reload nginx")
+    run = site.start("--tags", "models_install", "--limit", ",".join(NODES), "site.yml")
+    staged = "du -sk /var/lib/onprem-llm/ollama/staging 2>/dev/null | cut -f1"
+    # A third of it is here.
+    while run.poll() is None and int(site.inside(NODES[0], staged) or 0) * 1024 < site.big["size_bytes"] / 3:
+        time.sleep(0.1)
+    with site.down(HUB):
+        site.inside(HUB, f"rm {SLOW}")
+        site.end(run, "a mirror stopped in the middle")
+        digest = site.big["digest"]
+        first, second = (site.sent(host, digest)[NODES[0]] for host in (HUB, TWO))
+        site.check("the first mirror sent, and the second the rest", [site.share(first), site.share(second)],
+                   0.2 < site.share(first) < 0.9 and site.share(first + second) <= 1.15)  # fmt: skip
+        site.drop(NODES[0])
+        started = time.monotonic()
+        site.models()
+        passed, gave = time.monotonic() - started, site.share(site.sent(TWO, digest)[NODES[0]] - second)
+        found = f"{gave} in a play of {passed:.0f} s"
+        site.check("with the first mirror down from the start, the second gives all of it", found, gave >= 1)
+    site.check("upstream was asked nothing", site.upstream.requests(), site.upstream.requests() == 0)
+
+
+def images(site: Site) -> None:
+    """The engine's image comes from the other mirror, and keeps that one's name when the first is back."""
+    node = NODES[0]
+    remove = "docker rm --force onprem-llm-ollama; docker image prune --all --force"
+    site.inside(node, remove)
+    with site.down(HUB):
+        site.play("--tags", "ollama", "--limit", ",".join(NODES), "site.yml")
+        site.check("its image came from the second mirror", site.image(node), site.image(node).startswith(ADDRESS[TWO]))
+    output = site.play("--tags", "ollama,models", "--limit", ",".join(NODES), "site.yml")
+    recap = [line for line in output.splitlines() if "ok=" in line]
+    site.check("and stays when the first is back", recap, all("changed=0" in line for line in recap[:1]))
+
+
+def fallback(site: Site) -> None:
+    """With no mirror left, a node says so, and goes on to upstream only where the inventory lets it."""
+    node, digest = NODES[0], site.big["digest"]
+    site.forget()
+    with site.down(HUB, TWO):
+        site.drop(node)
+        output = " ".join(site.models(fails=True).split())
+        said = re.search(r"no registry gives it: .{0,900}models_mirror_fallback: true\)", output)
+        site.check("without a fallback both mirrors are named, and what is to be done", said and said[0],
+                   bool(said) and all(address in said[0] for address in ADDRESS.values()))  # fmt: skip
+        site.check("and upstream is asked nothing", site.upstream.requests(), site.upstream.requests() == 0)
+        site.inside(node, "docker rm --force onprem-llm-ollama; docker image prune --all --force")
+        output = " ".join(site.play("--tags", "ollama", "--limit", ",".join(NODES), "site.yml", fails=True).split())
+        said = re.search(r"The mirror 10\S+ nor \S+ did not give .{0,300}", output)
+        site.check("nor does the engine's image come", said and said[0], bool(said))
+        site.play("--tags", "ollama,models", "--limit", ",".join(NODES), "site.yml", models_mirror_fallback=True)
+        site.check("with a fallback the model comes from upstream", site.share(site.upstream.sent().get(digest, 0)),
+                   1 <= site.share(site.upstream.sent().get(digest, 0)) <= 1.02)  # fmt: skip
+        site.check("and the image", site.image(node), site.image(node).startswith(site.upstream.address))
+    site.play("--tags", "ollama,models", "--limit", ",".join(NODES), "site.yml", models_mirror_fallback=True)
+    site.check(
+        "which has a mirror's name again when one is back", site.image(node), site.image(node).startswith("10.78.6.1")
+    )
+
+
+def prune(site: Site) -> None:
+    """What no plan wants any more goes from both mirrors, and only from a run that reached every node."""
+    wanted = yaml.safe_load(VARIABLES.read_text(encoding="utf-8"))
+    less = {"models_workloads": wanted["models_workloads"][1:], "models_prune": True}
+    digest = site.big["digest"][7:]
+    blob = f"test -e {BLOBS}/{digest[:2]}/{digest} && echo there || echo gone"
+    site.play("--tags", "model_mirror", "--limit", f"{HUB},{TWO},{NODES[0]}", "site.yml", **less)
+    there = {host: site.inside(host, blob) for host in ADDRESS}
+    site.check("a run that missed a node removes nothing", there, set(there.values()) == {"there"})
+    started = time.monotonic()
+    site.play("--tags", "model_mirror", "site.yml", **less)
+    passed, there = time.monotonic() - started, {host: site.inside(host, blob) for host in ADDRESS}
+    site.check("what no plan wants is gone from both", f"{there} in {passed:.0f} s", set(there.values()) == {"gone"})
+    states = [site.inside(host, "systemctl is-active docker-registry") for host in ADDRESS]
+    site.check("and the registries run", states, set(states) == {"active"})
+    output = site.play("--tags", "model_mirror", "site.yml", **less)
+    recap = [line for line in output.splitlines() if "ok=" in line]
+    site.check("a second run removes nothing more", recap, all("changed=0" in line for line in recap))
+    site.forget()
+    site.play("--tags", "model_mirror", "site.yml")
+    sent = site.share(site.upstream.sent()[site.big["digest"]])
+    site.check("and what is wanted again comes once", sent, sent <= 1.02)
+
+
+def taken_out(site: Site) -> None:
+    """A fleet whose first mirror is taken out of the group; the second has everything."""
+    site.forget()
+    place = site.fleet.state / "inventory"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    inventory = yaml.safe_load((INVENTORY / "hosts.yml").read_text(encoding="utf-8"))
+    del inventory["all"]["children"]["model_mirrors"]["hosts"][HUB]
+    inventory["all"]["vars"]["demo_state_directory"] = str(site.fleet.state)
+    (place / "hosts.yml").write_text(yaml.safe_dump(inventory), encoding="utf-8")
+    (place / "group_vars").symlink_to((INVENTORY / "group_vars").resolve())
+    with site.down(HUB):
+        site.drop(NODES[0])
+        site.play("--limit", "!mirror-hub", "site.yml", inventory=place)
+        site.check("the mirror that is left gives the model", site.share(site.sent(TWO, site.big["digest"])[NODES[0]]),
+                   site.share(site.sent(TWO, site.big["digest"])[NODES[0]]) >= 1)  # fmt: skip
+        site.check("upstream is asked nothing", site.upstream.requests(), site.upstream.requests() == 0)
+        names = [site.image(node) for node in NODES]
+        site.check("every node runs its image", names, all(name.startswith(ADDRESS[TWO]) for name in names))
+
+
+STEPS = {step.__name__: step for step in (once, again, waves, broken_off, images, fallback, prune, taken_out)}
+
+
+def prepare(client: docker.DockerClient, fleet: Fleet, upstream: Upstream) -> None:
+    """Upstream has an image and two models."""
+    engine = json.loads((fleet.state / "supplies.json").read_text(encoding="utf-8"))["engine"]
+    embedding = json.loads((fleet.state / "supplies.json").read_text(encoding="utf-8"))["models"]["embedding"]["path"]
+    chat = models.write_generative(fleet.state / "chat.gguf", "medium")
+    told = {
+        "address": upstream.address,
+        "ca": str(upstream.directory / "ca.crt"),
+        "image": upstream.push_image(client, Path(engine["archive"]), engine["image_id"], engine["version"]),
+        "models": {
+            BIG: upstream.push_model(BIG, chat, "llama"),
+            "small-search:1": upstream.push_model("small-search:1", Path(embedding), "bert"),
+        },
+        "version": engine["version"],
+    }
+    write_if_changed(fleet.state / "upstream.json", json.dumps(told))
+
+
+def main(names: list[str]) -> int:
     client = docker.from_env(timeout=300)
     fleet = Fleet.load("mirror")
+    if not names:
+        fleet.down(client)
+    supply(client, fleet.state)
+    fleet.up(client)
+    gateway = client.networks.get(fleet.network).attrs["IPAM"]["Config"][0].get("Gateway") or "10.78.6.1"
+    upstream = Upstream(fleet.state / "upstream", gateway)
+    site = Site(client, fleet, upstream)
     try:
-        run(client, fleet)
+        upstream.start()
+        prepare(client, fleet, upstream)
+        for name in names or STEPS:
+            started = time.monotonic()
+            print(f"=== {name}: {STEPS[name].__doc__}", flush=True)
+            STEPS[name](site)
+            print(f"    {time.monotonic() - started:.0f} s", flush=True)
     finally:
+        upstream.stop()
         if not os.environ.get("KEEP"):
             fleet.down(client)
-    return 0
+    print(f"{site.passed} passed, {site.failed} failed")
+    return int(site.failed > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

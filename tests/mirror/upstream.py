@@ -15,7 +15,6 @@ import docker
 from tests.registry import CONFIG, MANIFEST, MODEL, descriptor, digest
 
 PORT = 5443
-NAME, TAG = "tiny-embedding", "1"
 
 
 class Upstream:
@@ -106,10 +105,11 @@ class Upstream:
             client.images.remove(f"{repository}:{version}", noprune=True)
         raise RuntimeError("the push told no digest")
 
-    def push_model(self, gguf: Path) -> dict[str, object]:
+    def push_model(self, name: str, gguf: Path, family: str) -> dict[str, object]:
         """A model of these weights; what a catalog says of it."""
         context = ssl.create_default_context(cafile=str(self.directory / "ca.crt"))
-        base = f"https://127.0.0.1:{PORT}/v2/library/{NAME}"
+        path, _colon, tag = name.partition(":")
+        base = f"https://127.0.0.1:{PORT}/v2/library/{path}"
 
         def send(method: str, url: str, body: bytes = b"", kind: str = "application/octet-stream") -> str:
             request = urllib.request.Request(url, data=body, method=method, headers={"Content-Type": kind})
@@ -123,7 +123,7 @@ class Upstream:
 
         weights = gguf.read_bytes()
         layer = blob(MODEL, weights)
-        config = blob(CONFIG, json.dumps({"model_format": "gguf", "model_family": "bert", "file_type": "F16"}).encode())
+        config = blob(CONFIG, json.dumps({"model_format": "gguf", "model_family": family, "file_type": "F16"}).encode())
         manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]}
-        send("PUT", f"{base}/manifests/{TAG}", json.dumps(manifest).encode(), MANIFEST)
-        return {"name": f"{NAME}:{TAG}", "digest": layer["digest"], "size_bytes": layer["size"], "header": str(gguf)}
+        send("PUT", f"{base}/manifests/{tag}", json.dumps(manifest).encode(), MANIFEST)
+        return {"name": name, "digest": layer["digest"], "size_bytes": layer["size"], "header": str(gguf)}

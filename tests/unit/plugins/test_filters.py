@@ -13,6 +13,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.onprem.llm.plugins.filter.engine_network_faults import FilterModule as EngineNetwork
 from ansible_collections.onprem.llm.plugins.filter.manifest_path import FilterModule as ManifestPath
+from ansible_collections.onprem.llm.plugins.filter.mirror_order import FilterModule as MirrorOrder
 from ansible_collections.onprem.llm.plugins.filter.network_fault import FilterModule as NetworkFault
 from ansible_collections.onprem.llm.plugins.filter.weak_credentials import FilterModule as WeakCredentials
 from ansible_collections.onprem.llm.plugins.test.world import TestModule as World
@@ -80,3 +81,29 @@ def test_the_hosts_networks_are_read_from_its_facts() -> None:
     }
     (fault,) = faults("172.30.250.0/28", "172.30.250.2", facts)
     assert "eth0 of the host is in 172.30.0.0/16" in fault
+
+
+def order(mirrors: list[str], host: str, hosts: list[str]) -> list[str]:
+    found: list[str] = MirrorOrder().filters()["mirror_order"](mirrors, host, hosts)
+    return found
+
+
+def test_nodes_begin_with_one_mirror_after_the_other() -> None:
+    mirrors, nodes = ["a", "b", "c"], [f"n{number}" for number in range(7)]
+    firsts = [order(mirrors, node, nodes)[0] for node in nodes]
+    assert firsts == ["a", "b", "c", "a", "b", "c", "a"]
+    assert order(mirrors, "n1", nodes) == ["b", "c", "a"]
+    # One more at the end moves nobody.
+    assert [order(mirrors, node, [*nodes, "n7"])[0] for node in nodes] == firsts
+
+
+def test_a_mirror_asks_itself_first_and_is_not_counted() -> None:
+    nodes = ["b", "n0", "n1"]
+    assert order(["a", "b"], "b", nodes) == ["b", "a"]
+    assert [order(["a", "b"], node, nodes)[0] for node in ("n0", "n1")] == ["a", "b"]
+
+
+def test_order_without_mirrors_or_for_a_host_that_is_no_node() -> None:
+    assert order([], "n0", ["n0"]) == []
+    assert order(["a", "b"], "gw", ["n0"]) == ["a", "b"]
+    assert order(["a"], "n5", ["n4", "n5"]) == ["a"]
