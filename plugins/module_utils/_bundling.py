@@ -202,17 +202,15 @@ class Looker:
         self.plan.models.append(_bundle.Model(key, weights, manifest))
 
     def file(self, name: str, sha256: str, source: t.Mapping[str, t.Any]) -> None:
-        """A GGUF file, from a URL or a path of this host, as an artifact of one layer."""
+        """A GGUF file as an artifact of one layer, from a URL or from the controller.
+
+        A controller that is another host has copied it to its place before, so it is not looked for here.
+        """
         digest = f"sha256:{sha256}"
         if sha256 in self.plan.files:
             return
         where = {"url": source["url"]} if source.get("url") else {"file": source.get("path")}
-        size = None
-        if "file" in where:
-            try:
-                size = os.path.getsize(str(where["file"]))
-            except OSError as error:
-                raise _bundle.BundleError(f"the file of {name}, {where['file']}: {error.strerror}") from error
+        size = source.get("size")
         self.plan.add(Piece(blob_path(digest), digest, size, f"file of {name}", where))
         self.plan.files.append(sha256)
 
@@ -373,6 +371,11 @@ def bring(
 
 
 def _copy(source: str, place: str, piece: Piece, reader: _bundle.Reader) -> None:
+    if not os.path.exists(source):
+        there = f", and {piece.path} has the sha256 {reader.sha256(piece.path)}" if os.path.exists(place) else ""
+        raise _bundle.BundleError(
+            f"{source}, the {piece.purpose}, should have the sha256 {piece.digest[7:]}; it is not on this host{there}"
+        )
     digest = hashlib.sha256()
     fresh = place + ".new"
     with open(source, "rb") as stream, open(fresh, "wb") as copy:

@@ -182,8 +182,7 @@ def signature_fault(module: AnsibleModule, directory: str) -> str:
             done = subprocess.run(
                 [tool, "-Y", *arguments, "-s", signature],
                 stdin=stream,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 env=environment,
                 check=False,
             )
@@ -195,8 +194,8 @@ def signature_fault(module: AnsibleModule, directory: str) -> str:
     code, output, said = asked("check-novalidate", *namespace)
     if code:
         return (
-            f"{_bundle.SIGNATURE} is no signature of {_bundle.LIST}: one of the two was changed, or is of another bundle "
-            f"({said})"
+            f"{_bundle.SIGNATURE} is no signature of {_bundle.LIST}: one of the two was changed, or is of another "
+            f"bundle ({said})"
         )
     key = output.rpartition(" with ")[2]
     with tempfile.NamedTemporaryFile("w", dir=module.tmpdir) as allowed:
