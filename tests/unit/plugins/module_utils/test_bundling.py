@@ -120,7 +120,7 @@ def test_a_file_that_the_controller_copied_to_its_place(tmp_path: Path) -> None:
         assert make(place, url, {"files": [want]})[0] == []
         assert faults(place) == []
         blob.write_bytes(b"GGUF oth")
-        said = rf"/controller/own.gguf, .* should have the sha256 {sha256}; it is not on this host, and oci/blobs/.* has"
+        said = rf"/controller/own.gguf, .* should have the sha256 {sha256}; it is not on this host, and oci/blobs/"
         with pytest.raises(_bundle.BundleError, match=said):
             make(place, url, {"files": [want]})
         blob.unlink()
