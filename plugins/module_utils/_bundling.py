@@ -222,9 +222,11 @@ class Looker:
         release, architecture = want["release"], want["architecture"]
         for path in re.findall(r"(?m)^Signed-By: (/\S+)$", "\n".join(want["sources"].values())):
             if not os.path.isfile(path):
+                # Ubuntu's package has another name than its file; Debian, from release 13 on, has it by both.
+                package = os.path.basename(path).replace(".gpg", "").replace("ubuntu-archive-", "ubuntu-")
                 raise _apt.AptError(
                     f"{path} is not on this host, so nothing from the archives of {release} can be trusted; install "
-                    f"the package {os.path.basename(path).replace('.gpg', '')}"
+                    f"the package {package}"
                 )
         root = os.path.join(self._staging, f"apt-{release}-{architecture}-{number}")
         _apt.prepare(root, want["sources"])

@@ -166,7 +166,7 @@ def test_a_package_that_there_is_none_of(tmp_path: Path) -> None:
 
 
 def test_no_keyring_no_packages(tmp_path: Path) -> None:
-    want = packages() | {"sources": {"a.sources": "Signed-By: /nowhere/ubuntu-keyring.gpg\n"}}
+    want = packages() | {"sources": {"a.sources": "Signed-By: /nowhere/ubuntu-archive-keyring.gpg\n"}}
     looker = _bundling.Looker(str(tmp_path), str(tmp_path / "s"), [], LIMITS, lambda command: (0, "", ""))
     with pytest.raises(_apt.AptError, match="install the package ubuntu-keyring"):
         looker.look({"packages": [want]})
