@@ -1,4 +1,4 @@
-"""Registries for tests, on loopback: what they share, and one that gives out a directory and counts."""
+"""Registries for tests: what they share, and one that gives out a directory and counts."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Bucket:
 
 
 class Server(ThreadingHTTPServer):
-    """A listener on loopback in a thread of its own, from the start. With ``tls``, by https."""
+    """A listener in a thread of its own, from the start. With ``tls``, by https."""
 
     daemon_threads = True
     bucket: Bucket | None = None
 
-    def __init__(self, handler: type[Handler], tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self, handler: type[Handler], tls: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> None:
+        super().__init__((address, 0), handler)
         self.scheme, self.guard = "https" if tls else "http", threading.Lock()
         if tls:
             # The handshake happens in the request's own thread, so that one client holds up no other.
@@ -63,7 +63,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.server_port}"
+        return f"{self.server_address[0]}:{self.server_port}"
 
     @property
     def url(self) -> str:
@@ -120,12 +120,18 @@ class Registry(Server):
     :ivar ranges: whether it knows of them.
     """
 
-    def __init__(self, directory: Path, location: str | None = None, handler: type[Reader] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        location: str | None = None,
+        handler: type[Reader] | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
         self.directory, self.location = directory, location
         self.sent: Counter[str] = Counter()
         self.types: dict[str, str] = {}
         self.ranges = True
-        super().__init__(handler or Reader)
+        super().__init__(handler or Reader, address=address)
 
     def count(self, name: str, size: int) -> None:
         # What has no name is a refusal.

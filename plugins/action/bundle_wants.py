@@ -232,11 +232,27 @@ class ActionModule(ActionBase):
             if source.get("type") == "registry":
                 full = str(_registry.parse_name(model["name"], registry))
                 gather(wants["models"], {"name": full, "digest": source.get("digest") or ""}, host.name)
-            elif source.get("type") == "gguf":
+            elif source.get("type") == "gguf" and not source.get("node_path"):
                 # A mirror that is filled by a bundle has the files that lie on the controller from there, too.
                 want = {"name": model["name"], "sha256": str(source["sha256"]).replace("sha256:", "")}
                 place = {key: source[key] for key in ("url", "path") if source.get(key)}
+                if "path" in place and self._arguments["releases"]:
+                    place.update(self._on_controller(host, model["name"], place["path"]))
                 gather(wants["files"], {**want, **place}, host.name)
+
+    def _on_controller(self, host: Host, model: str, path: str) -> dict[str, t.Any]:
+        """Path and size in bytes of a file of the controller.
+
+        :raises AnsibleError: it cannot be read.
+        """
+        whole = self._loader.path_dwim(path)
+        try:
+            with open(whole, "rb") as stream:
+                return {"path": whole, "size": os.fstat(stream.fileno()).st_size}
+        except OSError as error:
+            raise AnsibleError(
+                f"{host.name}: source.path of the model {model} is {path}, a path on the controller: {error.strerror}"
+            ) from error
 
     def _read_plans(self, path: str | None) -> dict[str, t.Any]:
         if not path:

@@ -212,17 +212,15 @@ class Looker:
         self.plan.models.append(_bundle.Model(key, weights, manifest))
 
     def file(self, name: str, sha256: str, source: t.Mapping[str, t.Any]) -> None:
-        """A GGUF file, from a URL or a path of this host, as an artifact of one layer."""
+        """A GGUF file as an artifact of one layer, from a URL or from the controller.
+
+        A controller that is another host has copied it to its place before, so it is not looked for here.
+        """
         digest = f"sha256:{sha256}"
         if sha256 in self.plan.files:
             return
         where = {"url": source["url"]} if source.get("url") else {"file": source.get("path")}
-        size = None
-        if "file" in where:
-            try:
-                size = os.path.getsize(str(where["file"]))
-            except OSError as error:
-                raise _bundle.BundleError(f"the file of {name}, {where['file']}: {error.strerror}") from error
+        size = source.get("size")
         self.plan.add(Piece(blob_path(digest), digest, size, f"file of {name}", where))
         self.plan.files.append(sha256)
 
@@ -234,9 +232,11 @@ class Looker:
         release, architecture = want["release"], want["architecture"]
         for path in re.findall(r"(?m)^Signed-By: (/\S+)$", "\n".join(want["sources"].values())):
             if not os.path.isfile(path):
+                # Ubuntu's package has another name than its file; Debian, from release 13 on, has it by both.
+                package = os.path.basename(path).replace(".gpg", "").replace("ubuntu-archive-", "ubuntu-")
                 raise _apt.AptError(
                     f"{path} is not on this host, so nothing from the archives of {release} can be trusted; install "
-                    f"the package {os.path.basename(path).replace('.gpg', '')}"
+                    f"the package {package}"
                 )
         root = os.path.join(self._staging, f"apt-{release}-{architecture}-{number}")
         _apt.prepare(root, want["sources"])
@@ -376,6 +376,11 @@ def bring(
 
 
 def _copy(source: str, place: str, piece: Piece, reader: _bundle.Reader) -> None:
+    if not os.path.exists(source):
+        there = f", and {piece.path} has the sha256 {reader.sha256(piece.path)}" if os.path.exists(place) else ""
+        raise _bundle.BundleError(
+            f"{source}, the {piece.purpose}, should have the sha256 {piece.digest[7:]}; it is not on this host{there}"
+        )
     fresh = place + ".new"
     with open(source, "rb") as stream, open(fresh, "wb") as copy:
         digest = _digest.of_stream(stream, copy)

@@ -130,6 +130,7 @@ pending:
 
 import json
 import os
+import subprocess
 import tempfile
 import typing as t
 
@@ -149,26 +150,47 @@ def kept_stamps(path: str, directory: str) -> dict[str, t.Any]:
 
 def signature_fault(module: AnsibleModule, directory: str) -> str:
     """What is wrong with the signature, or nothing."""
-    tool, signature = module.get_bin_path("ssh-keygen"), os.path.join(directory, _bundle.SIGNATURE)
+    listed, signature = os.path.join(directory, _bundle.LIST), os.path.join(directory, _bundle.SIGNATURE)
+    tool = module.get_bin_path("ssh-keygen")
     if not tool:
         return "its signature cannot be checked: there is no ssh-keygen on this host; install openssh-client"
     if not os.path.isfile(signature):
         return f"it has no signature, {_bundle.SIGNATURE}, and model_mirror_bundle_signers asks for one"
+    environment = {**os.environ, "LC_ALL": "C"}
+
+    def asked(*arguments: str) -> tuple[int, str, str]:
+        # Not run_command, whose writing to a tool that ends before it has read everything is a broken pipe.
+        with open(listed, "rb") as stream:
+            done = subprocess.run(
+                [tool, "-Y", *arguments, "-s", signature],
+                stdin=stream,
+                capture_output=True,
+                env=environment,
+                check=False,
+            )
+        output, error = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
+        return done.returncode, output.strip(), " ".join((error or output).split())
+
+    namespace = ("-n", _bundle.SIGNATURE_NAMESPACE)
+    # Whoever signed it, it must be a signature, and one of this list for this purpose.
+    code, output, said = asked("check-novalidate", *namespace)
+    if code:
+        return (
+            f"{_bundle.SIGNATURE} is no signature of {_bundle.LIST}: one of the two was changed, or is of another "
+            f"bundle ({said})"
+        )
+    key = output.rpartition(" with ")[2]
     with tempfile.NamedTemporaryFile("w", dir=module.tmpdir) as allowed:
         allowed.write(module.params["signers"].rstrip("\n") + "\n")
         allowed.flush()
-        asked = ["-s", signature, "-f", allowed.name]
-        code, output, error = module.run_command([tool, "-Y", "find-principals", *asked])
-        names = output.split("\n")[0].strip()
-        if code == 0 and names:
-            with open(os.path.join(directory, _bundle.LIST), encoding="utf-8") as stream:
-                text = stream.read()
-            command = [tool, "-Y", "verify", *asked, "-n", _bundle.SIGNATURE_NAMESPACE, "-I", names]
-            code, output, error = module.run_command(command, data=text, binary_data=True)
-    if code == 0:
-        return ""
-    said = " ".join((error or output).split())
-    return f"its signature is of none of model_mirror_bundle_signers, or of another {_bundle.LIST}: {said}"
+        code, output, said = asked("find-principals", "-f", allowed.name)
+        if code == 0 and output:
+            principal = output.splitlines()[0].strip()
+            code, output, said = asked("verify", *namespace, "-f", allowed.name, "-I", principal)
+            if code == 0:
+                return ""
+        said = said.replace(allowed.name, "model_mirror_bundle_signers")
+    return f"{_bundle.SIGNATURE} was made by {key}, which model_mirror_bundle_signers does not allow ({said})"
 
 
 def look(module: AnsibleModule) -> dict[str, t.Any]:
@@ -188,16 +210,16 @@ def look(module: AnsibleModule) -> dict[str, t.Any]:
         head = f"model_mirror_bundle is {given['path']}: "
         result["faults"] += [{"role": "model_mirror", "message": head + sentence} for sentence in sentences]
 
+    if given["signers"] and os.path.isfile(os.path.join(directory, _bundle.LIST)):
+        fault = signature_fault(module, directory)
+        if fault:
+            tell([fault])
     try:
         bundle, result["sha256"] = _bundle.load(directory, given["sha256"])
     except _bundle.BundleError as error:
         tell([str(error)])
         return result
     result.update(version=bundle.version, size_bytes=bundle.size)
-    if given["signers"]:
-        fault = signature_fault(module, directory)
-        if fault:
-            tell([fault])
     turn = _turn.Turn(_transfer.Limits(seconds=given["transfer_seconds"]))
     stamps = {} if given["reread"] and not given["resume"] else kept_stamps(given["stamps"], directory)
 

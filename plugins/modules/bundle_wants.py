@@ -100,7 +100,9 @@ wants:
       type: list
       elements: dict
     files:
-      description: GGUF files by SHA-256, with their URL.
+      description:
+        - GGUF files by SHA-256, with their URL or path on the controller; with O(releases) the size in bytes, too.
+        - One that lies on its host already is not among them.
       type: list
       elements: dict
     packages:

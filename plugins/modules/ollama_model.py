@@ -229,7 +229,8 @@ options:
   adapters:
     description:
       - A LoRA adapter of a created model, after those of O(from). Ollama takes one.
-      - A model with an adapter is loaded beside the one without it, and takes memory of its own.
+      - Of models with the same weights and other adapters, or none, Ollama keeps one in memory. A request to another
+        loads that in its place.
     type: list
     elements: dict
     suboptions:
@@ -673,8 +674,8 @@ class Manager:
         )
 
     def _in_memory(self, model):
-        """The runner that serves the model. Ollama has one for all models of the same weights, listed under the name
-        that was asked for first; to be unloaded, a model must be listed itself."""
+        """The runner that serves the model. Ollama has one for all models of the same weights and adapters, listed
+        under the name that was asked for first; to be unloaded, a model must be listed itself."""
         if model is None:
             return None
         running = [api.loaded(item) for item in self.client.running()]
@@ -683,7 +684,7 @@ class Manager:
             return own
         for item in running:
             other = self.client.model(item["name"])
-            if other and other.weights_digest == model.weights_digest:
+            if other and (other.weights_digest, other.adapters) == (model.weights_digest, model.adapters):
                 return item
         return None
 

@@ -153,6 +153,30 @@ def write_generative(
     return writer.close()
 
 
+def write_adapter(path: Path, size: str = "tiny", seed: int = 0, strength: float = 1.0, rank: int = 4) -> Path:
+    """Write a LoRA adapter for ``write_generative`` of this size to ``path`` and return it.
+
+    It adds ``strength`` times a random matrix of that rank to each layer's way out of the attention; 0 changes nothing.
+    """
+    shape = SIZES[size]
+    random = numpy.random.RandomState(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    # Scaled by alpha / rank (llama.cpp, llama_adapter_lora_weight::get_scale).
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
+    for layer in range(shape.layers):
+        name = f"blk.{layer}.attn_output.weight"
+        narrow, wide = (random.standard_normal(rows_columns) for rows_columns in ((rank, shape.embedding),) * 2)
+        writer.add_tensor(f"{name}.lora_a", (narrow / shape.embedding**0.5).astype(numpy.float32))
+        writer.add_tensor(f"{name}.lora_b", (strength * wide.T).astype(numpy.float32, order="C"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
 def write_embedding(
     path: Path, size: str = "tiny", quantization: str = "F16", seed: int = 0, context_length: int = 512
 ) -> Path:

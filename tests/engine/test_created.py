@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.engine import models
 from tests.engine.conftest import Engine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,6 +130,34 @@ def test_licences_messages_and_versions_come_back_as_they_went(engine: Engine, m
     assert done["messages"] == [{"role": "user", "content": ' "a"\nb '}]
     assert engine.post("/api/show", model="licensed:2")["license"] == 'MIT\nso "to" say\nby lines\nmore'
     assert model(**second | {"messages": []})["differences"] == ["messages"]
+
+
+def test_an_adapter_counts_and_takes_the_place_of_the_model_without_it(
+    engine: Engine, model: Model, tmp_path: Path
+) -> None:
+    strong = models.write_adapter(tmp_path / "strong.gguf", strength=4.0)
+    none = models.write_adapter(tmp_path / "none.gguf", strength=0.0)
+    arguments = {"name": "tuned", "source": "model", "from": "base:1"}
+    done = twice(model, adapters=[{"path": str(strong), "sha256": models.sha256(strong)}], **arguments)
+    assert done["model"]["adapters"] == [f"sha256:{models.sha256(strong)}"]
+    plain = answer(engine, "base:1")
+    before = engine.runners()
+    assert model(check=True, state="loaded", **arguments)["changed"], "what serves the base does not serve it"
+    tuned = answer(engine, "tuned")
+    assert tuned["text"] != plain["text"]
+    assert set(engine.loaded()) == {"tuned:latest"}
+    assert len(engine.runners()) == 1
+    assert engine.runners() != before
+
+    text = f"FROM base:1\nADAPTER {none}\n"
+    assert model(name="tuned", source="modelfile", modelfile=text)["differences"] == ["adapters"]
+    assert answer(engine, "tuned") == plain, "one of zeros changes nothing"
+
+
+def test_an_adapter_of_another_shape(engine: Engine, model: Model, tmp_path: Path) -> None:
+    other = models.write_adapter(tmp_path / "other.gguf", size="small")
+    arguments = {"source": "model", "from": "base:1", "adapters": [{"path": str(other)}]}
+    model(name="unfit", state="loaded", says="llama-server process has terminated", **arguments)
 
 
 def test_a_private_name(engine: Engine, model: Model) -> None:

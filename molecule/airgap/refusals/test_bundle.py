@@ -46,7 +46,8 @@ def refused(*arguments: str) -> str:
 
 
 def test_everything_wrong_with_it_is_told_at_once() -> None:
-    """A changed byte, a missing file, one that is cut off; a model, an image and a package that nobody bundled."""
+    """A changed byte, a missing file, one that is cut off, no signature; a model, an image and a package that nobody
+    bundled."""
     other = {"name": "other:1b", "source": {"type": "registry", "digest": "sha256:" + "1" * 64}, "uses": ["embedding"]}
     header = UPSTREAM["model"]["header"]
     given = {
@@ -61,11 +62,13 @@ def test_everything_wrong_with_it_is_told_at_once() -> None:
         spoiled(WEIGHTS, change) as changed,
         spoiled(PACKAGE, "rm {}") as missing,
         spoiled("apt/trixie/logrotate_*.deb", "truncate --size=100 {}") as short,
+        spoiled("bundle.json.sig", "rm {}"),
     ):
         said = refused(f"--extra-vars={more}")
     assert re.search(
         rf"model_mirror_bundle is /srv/bundle: {changed} has the sha256 \w+, and .* a byte of it was", said
     )
+    assert "it has no signature, bundle.json.sig, and model_mirror_bundle_signers asks for one" in said
     assert re.search(rf"{re.escape(missing)} is missing", said)
     assert re.search(rf"{re.escape(short)} has 100 bytes, and bundle.json says \d+", said)
     assert "it has no model registry.ollama.ai/library/other:1b, which airgap-cpu1 wants" in said
@@ -73,6 +76,11 @@ def test_everything_wrong_with_it_is_told_at_once() -> None:
     assert "it has no package docker-ce for trixie, which airgap-cpu1, airgap-gw1 want" in said
 
 
-def test_another_bundle_than_the_pinned_one() -> None:
-    said = refused(f"--extra-vars={json.dumps({'model_mirror_bundle_sha256': '0' * 64})}")
+def test_another_bundle_than_the_pinned_one_by_another_than_the_signers() -> None:
+    stranger = f"stranger {(STATE / 'ssh/id_ed25519.pub').read_text(encoding='utf-8')}"
+    given = {"model_mirror_bundle_sha256": "0" * 64, "model_mirror_bundle_signers": stranger}
+    said = refused(f"--extra-vars={json.dumps(given)}")
     assert f"and {'0' * 64} is wanted: it is another bundle, or was changed" in said
+    assert re.search(
+        r"bundle\.json\.sig was made by ED25519 key SHA256:\S+, which model_mirror_bundle_signers does", said
+    )

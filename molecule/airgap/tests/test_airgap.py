@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 from conftest import FLEET, SITE
@@ -35,6 +36,18 @@ def test_upstream_sent_every_blob_once_and_a_second_time_none() -> None:
     assert second["sent"] == {}
     assert second["changed"] == 0
     assert first["sha256"] == second["sha256"]
+    assert first["tar"] == second["tar"]
+
+
+def test_the_bundle_came_as_a_signed_tar_of_the_host_that_made_it(gateway) -> None:
+    signers = (FLEET.state / "bundle.signers").read_text(encoding="utf-8")
+    script = (
+        'allowed=$(mktemp) && printf %s "$0" >"$allowed" && cd /srv/bundle && '
+        'ssh-keygen -Y verify -f "$allowed" -I builder -n onprem-llm-bundle -s bundle.json.sig <bundle.json'
+    )
+    assert gateway.host.check_output(f"sh -c {shlex.quote(script)} {shlex.quote(signers)}").startswith("Good ")
+    # nginx reads it.
+    assert gateway.host.check_output("find /srv/bundle ! -user root -o -type f ! -perm 0644") == ""
 
 
 def test_the_gateway_completes(gateway, ca_file: str, secrets: dict) -> None:

@@ -103,6 +103,7 @@ class Api:
             "# To build a new Modelfile based on this, replace FROM with:",
             f"# FROM {model.name}\n",
             f"FROM {model.weights}",
+            *(f"ADAPTER {adapter}" for adapter in model.adapters),
             f"TEMPLATE {_quoted(model.template)}",
             *([f"SYSTEM {_quoted(model.system)}"] if model.system else []),
             *(f"PARAMETER {name} {_quoted(str(value))}" for name, value in rows),

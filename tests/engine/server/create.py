@@ -26,15 +26,15 @@ from .web import Failure
 
 def create(store: Store, name: Name, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Progress of a create request. Failure, RegistryError, OSError."""
-    for unsupported in ("quantize", "adapters"):
-        if request.get(unsupported):
-            raise Failure(400, f"{unsupported} is not among what this stand-in can do")
+    if request.get("quantize"):
+        raise Failure(400, "quantize is not among what this stand-in can do")
     if request.get("from"):
         layers = yield from _from_model(store, str(request["from"]))
     elif request.get("files"):
         layers = yield from _from_files(store, request["files"])
     else:
         raise Failure(400, 'neither "from" or "files" was specified')
+    layers += _adapters(store, request.get("adapters") or {})
     base = next(layer for layer in layers if layer.media_type == LAYER + "model")
     header = gguf.read(store.blob(base.digest))
     contents = _contents(store, layers, request)
@@ -86,6 +86,24 @@ def _from_files(store: Store, files: dict[str, str]) -> Generator[dict[str, Any]
             raise Failure(400, "unknown type") from error
         layers.append(_copy(store, path))
     yield {"status": "verifying conversion"}
+    return layers
+
+
+def _adapters(store: Store, files: dict[str, str]) -> list[Layer]:
+    """The layers of adapter files, which stay as they are (Ollama's server/create.go)."""
+    if len(files) > 1:
+        raise Failure(400, "only one adapter is currently supported")
+    layers = []
+    for digest in files.values():
+        try:
+            path = store.blob(digest)
+            header = gguf.read(path)
+        except gguf.NotGGUF as error:
+            raise Failure(400, "unknown type") from error
+        except ValueError as error:
+            raise Failure(400, str(error)) from error
+        kind = "adapter" if header.metadata.get("general.type") == "adapter" else "model"
+        layers.append(Layer(LAYER + kind, digest, path.stat().st_size))
     return layers
 
 

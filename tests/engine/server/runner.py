@@ -128,6 +128,8 @@ class Runner:
             # Several engines share a test machine's few cores, where threads that wait for each other in every layer
             # crawl: 15 tokens a second with two threads, 4000 with one (a tiny model, 2 cores, load average 15).
             command += ["--threads", "1"]
+        for adapter in self.model.adapters:
+            command += ["--lora", str(adapter)]
         if header.is_embedding:
             command.append("--embeddings")
         if self.settings.flash_attention is not None:
@@ -369,12 +371,14 @@ class Scheduler:
     def _claim(self, model: Model, context_length: int, num_gpu: int | None) -> Runner:
         """With the lock held: a loaded runner that suits, or a new one that the caller must start.
 
-        As Ollama has it (server/sched.go, needsReload), a request that does not say num_gpu takes any.
+        As Ollama has it (server/sched.go, schedulerModelKey and needsReload), a request that does not say num_gpu takes
+        any, and models of the same weights with other adapters take each other's place.
         """
         while True:
             runner = self._loaded.get(model.weights)
             if runner is not None and not runner.loading:
                 suits = runner.context_length == context_length and num_gpu in (None, runner.num_gpu)
+                suits = suits and runner.model.adapters == model.adapters
                 if runner.alive and suits:
                     runner.users += 1
                     runner.expires = float("inf")

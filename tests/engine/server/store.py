@@ -126,6 +126,7 @@ class Model:
     layers: tuple[Layer, ...]
     details: dict[str, Any]
     weights: Path
+    adapters: tuple[Path, ...]
     template: str
     system: str
     license: tuple[str, ...]
@@ -264,6 +265,7 @@ class Store:
                 "quantization_level": about.get("file_type", ""),
             },
             weights=self.blob(weights.digest),
+            adapters=tuple(self.blob(layer.digest) for layer in layers if layer.media_type == LAYER + "adapter"),
             template="".join(self._text(layers, "template")) or "{{ .Prompt }}",
             system="".join(self._text(layers, "system")),
             license=tuple(self._text(layers, "license")),

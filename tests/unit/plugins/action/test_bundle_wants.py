@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,3 +73,34 @@ def test_at_the_site_facts_and_plan_count(act: Any) -> None:
 
 def test_a_host_that_was_not_reached_wants_nothing_that_is_known(act: Any) -> None:
     assert wants(act, {})["packages"] == []
+
+
+@pytest.fixture
+def own(act: Any, tmp_path: Path) -> Any:
+    """The files of a bundle for a plan whose one model is a file with this source."""
+
+    def files(**source: Any) -> Any:
+        models = [{"name": "own:1b", "source": {"type": "gguf", "sha256": "b" * 64, **source}}]
+        plans = tmp_path / "plans.json"
+        plans.write_text(json.dumps({"gpu01": {"plan": {"instances": [{"models": models}]}}}))
+        given = {"docker_source": "distribution"}
+        return wants(act, given, releases=["trixie"], mirrors=MIRRORS, plans=str(plans))["files"]
+
+    return files
+
+
+def test_a_file_of_the_controller_has_its_size(own: Any, tmp_path: Path) -> None:
+    path = tmp_path / "own.gguf"
+    path.write_bytes(b"GGUF own")
+    (found,) = own(path=str(path))
+    assert found == {"name": "own:1b", "sha256": "b" * 64, "path": str(path), "size": 8, "hosts": ["gpu01"]}
+
+
+def test_a_file_that_the_controller_has_not(own: Any) -> None:
+    said = "gpu01: source.path of the model own:1b is /nowhere/own.gguf, a path on the controller: No such file"
+    with pytest.raises(AnsibleError, match=said):
+        own(path="/nowhere/own.gguf")
+
+
+def test_a_file_that_lies_on_its_host_is_in_no_bundle(own: Any) -> None:
+    assert own(node_path="/data/own.gguf") == []

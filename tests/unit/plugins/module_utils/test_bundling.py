@@ -109,6 +109,25 @@ def test_a_file_with_another_content(tmp_path: Path) -> None:
         make(tmp_path / "bundle", url, {"files": [want]})
 
 
+def test_a_file_that_the_controller_copied_to_its_place(tmp_path: Path) -> None:
+    """The controller is another host, and has the file under a path that is not here."""
+    place, sha256 = tmp_path / "bundle", hashlib.sha256(b"GGUF own").hexdigest()
+    want = {"name": "own:1", "sha256": sha256, "path": "/controller/own.gguf", "size": 8}
+    blob = place / _bundling.blob_path(f"sha256:{sha256}")
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(b"GGUF own")
+    with serve() as (_state, url):
+        assert make(place, url, {"files": [want]})[0] == []
+        assert faults(place) == []
+        blob.write_bytes(b"GGUF oth")
+        said = rf"/controller/own.gguf, .* should have the sha256 {sha256}; it is not on this host, and oci/blobs/"
+        with pytest.raises(_bundle.BundleError, match=said):
+            make(place, url, {"files": [want]})
+        blob.unlink()
+        with pytest.raises(_bundle.BundleError, match=r"it is not on this host$"):
+            make(place, url, {"files": [want]})
+
+
 def packages(version: str = "") -> dict[str, Any]:
     return {
         "release": "trixie",
@@ -147,7 +166,7 @@ def test_a_package_that_there_is_none_of(tmp_path: Path) -> None:
 
 
 def test_no_keyring_no_packages(tmp_path: Path) -> None:
-    want = packages() | {"sources": {"a.sources": "Signed-By: /nowhere/ubuntu-keyring.gpg\n"}}
+    want = packages() | {"sources": {"a.sources": "Signed-By: /nowhere/ubuntu-archive-keyring.gpg\n"}}
     looker = _bundling.Looker(str(tmp_path), str(tmp_path / "s"), [], LIMITS, lambda command: (0, "", ""))
     with pytest.raises(_apt.AptError, match="install the package ubuntu-keyring"):
         looker.look({"packages": [want]})
