@@ -114,7 +114,13 @@ class Hasher:
             self.position = int(position)
         except ValueError:
             return False
-        good = order == sys.byteorder and len(data) == ctypes.sizeof(_State) and self.position >= 0
+        # OpenSSL trusts what it is given.
+        good = (
+            order == sys.byteorder
+            and len(data) == ctypes.sizeof(_State)
+            and self.position >= 0
+            and (self._state.used, self._state.length) == (self.position % 64, 32)
+        )
         self.position = self.position if good else 0
         return good
 

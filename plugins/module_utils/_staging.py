@@ -142,9 +142,15 @@ class Staging:
         return journal.done if journal else 0
 
     def remember(self, digest: str, note: t.Mapping[str, t.Any]) -> None:
-        """Keep a note with a file, for whoever goes on with it."""
-        name = hexadecimal(digest)
-        _put(self.descriptor, f"{name}.note.json", f"{name}.note.new", json.dumps(dict(note)).encode(), sync=False)
+        """Keep a note with a file, for whoever goes on with it.
+
+        :raises TransferError: the disk does not take it.
+        """
+        name, data = hexadecimal(digest), json.dumps(dict(note)).encode()
+        try:
+            _put(self.descriptor, f"{name}.note.json", f"{name}.note.new", data, sync=False)
+        except OSError as error:
+            raise TransferError(f"the staging directory {self.path}: {error.strerror}") from error
 
     def note(self, digest: str) -> dict[str, t.Any]:
         """What was remembered of a file; nothing where that cannot be read."""

@@ -86,3 +86,20 @@ def test_without_openssl_a_file_is_read_at_once(tmp_path: Path, monkeypatch: pyt
     with open(path, "rb") as stream:
         assert hasher.read(stream, lambda: False)
     assert (hasher.digest, hasher.dump()) == (_digest.of_bytes(DATA * 3), "")
+
+
+@pytest.mark.parametrize("wrong", ["", "x", "5:little:AAAA", "-1:little:", "1:2:3:4", "position", "order", "longer"])
+def test_a_state_that_cannot_be_is_not_taken_up(wrong: str) -> None:
+    """OpenSSL would write beyond its buffer."""
+    hasher = _digest.Hasher()
+    hasher.update(DATA[:100])
+    position, order, text = hasher.dump().split(":")
+    states = {
+        "position": f"{int(position) + 1}:{order}:{text}",
+        "order": f"{position}:{'big' if order == 'little' else 'little'}:{text}",
+        "longer": f"{position}:{order}:{text}AAAA",
+    }
+    other = _digest.Hasher(states.get(wrong, wrong))
+    assert other.position == 0
+    other.update(DATA)
+    assert other.digest == _digest.of_bytes(DATA)
