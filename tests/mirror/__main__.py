@@ -307,7 +307,7 @@ def taken_out(site: Site) -> None:
         site.check("every node runs its image", names, all(name.startswith(ADDRESS[TWO]) for name in names))
 
 
-STEPS = {step.__name__: step for step in (once, again, waves, broken_off, images, fallback, prune, taken_out)}
+STEPS = {step.__name__: step for step in (once, again, fallback, broken_off, waves, images, prune, taken_out)}
 
 
 def prepare(client: docker.DockerClient, fleet: Fleet, upstream: Upstream) -> None:
@@ -341,7 +341,7 @@ def main(names: list[str]) -> int:
     try:
         upstream.start()
         prepare(client, fleet, upstream)
-        for name in names or STEPS:
+        for name in [name for name in STEPS if name in (names or STEPS)]:
             started = time.monotonic()
             print(f"=== {name}: {STEPS[name].__doc__}", flush=True)
             STEPS[name](site)
