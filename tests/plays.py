@@ -18,6 +18,15 @@ def callback(name: str) -> dict[str, str]:
     return {"ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "callbacks"), "ANSIBLE_CALLBACKS_ENABLED": name}
 
 
+def local() -> dict[str, object]:
+    """Variables of a host that is this machine, with pipelining as ``ansible.cfg`` has it for others."""
+    return {
+        "ansible_connection": "local",
+        "ansible_pipelining": True,
+        "ansible_python_interpreter": sys.executable,
+    }
+
+
 def start(
     playbook: str | Path,
     *arguments: str | Path,

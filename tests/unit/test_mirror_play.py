@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,7 @@ class Site:
         result.unlink(missing_ok=True)
         every = {
             "arguments": {**given, **arguments},
-            "ansible_connection": "local",
-            "ansible_python_interpreter": sys.executable,
+            **plays.local(),
         }
         settings = plays.callback("results") | {"RESULTS_FILE": str(result)}
         done = plays.run(playbook, *more, inventory="hub,", variables=every, environment=settings, timeout=120)

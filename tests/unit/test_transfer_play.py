@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +52,7 @@ class Site:
         playbook = self.place / "play.yml"
         playbook.write_text(PLAY, encoding="utf-8")
         inventory = self.place / "hosts.yml"
-        vars_of_all = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        vars_of_all = plays.local()
         inventory.write_text(json.dumps({"all": {"hosts": {"node1": None, "node2": None}, "vars": vars_of_all}}))
         every = {
             "arguments": {**given, **arguments},
