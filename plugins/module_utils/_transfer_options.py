@@ -33,9 +33,9 @@ PROXY: dict[str, dict[str, t.Any]] = {
 _LEAST = {"connections": 1, "reserve_bytes": 0, "stall_timeout": 1, "transfer_seconds": 0, "progress_interval": 1}
 
 
-def check(params: t.Mapping[str, t.Any], least: t.Mapping[str, float] = _LEAST) -> None:
+def check(params: t.Mapping[str, t.Any], least: t.Mapping[str, float] | None = None) -> None:
     """:raises ValueError: a number is less than can be."""
-    for name, bound in least.items():
+    for name, bound in (_LEAST if least is None else least).items():
         if params.get(name) is not None and params[name] < bound:
             raise ValueError(f"{name} is {params[name]}; {bound} or more is needed")
 
