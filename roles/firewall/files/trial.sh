@@ -1,6 +1,8 @@
 #!/bin/sh
 # A change of the firewall on trial: what was there before comes back by itself unless a new SSH connection confirms the change in time.
 #   arm SECONDS       keep what is there and start the clock; prints the SSH connection that asks, nothing where it is none
+#   force SECONDS DELETE...  put the change in force while the clock stands ready, started anew with SECONDS (0: without a trial): UFW's rules
+#                     "PORT PROTOCOL FROM" go, then UFW is enabled or reloaded. Fails where what was there before is back already.
 #   confirm FORMER    stop the clock; fails on the connection that armed (FORMER), and where what was there before is back already
 #   revert            bring back what was there before; what the clock does when it runs out
 #   unload            take the rules of ours out of the kernel that UFW does not take out itself
@@ -8,6 +10,7 @@ set -eu
 
 place=/var/lib/onprem-llm/firewall-trial
 unit=onprem-llm-firewall-trial
+lock=/run/onprem-llm-firewall-trial.lock
 mark='onprem\.llm '
 record=etc/onprem-llm/firewall.json
 
@@ -41,7 +44,12 @@ arm() {
         tar -C / -cf "$place/unfinished" $kept
         mv "$place/unfinished" "$place/before.tar"
     fi
-    # Files, not transient units: the clock goes on after a reboot.
+    start_clock "$1"
+    echo "$asking"
+}
+
+# Files, not transient units: the clock goes on after a reboot.
+start_clock() {
     cat >"/etc/systemd/system/$unit.service" <<UNIT
 [Unit]
 Description=Former rules of the firewall, as nobody confirmed the new ones
@@ -61,7 +69,6 @@ UNIT
     systemctl daemon-reload
     systemctl enable --quiet "$unit.timer"
     systemctl restart "$unit.timer"
-    echo "$asking"
 }
 
 disarm() {
@@ -69,16 +76,33 @@ disarm() {
     rm -rf "/etc/systemd/system/$unit.service" "/etc/systemd/system/$unit.timer" "$place"
     rmdir /var/lib/onprem-llm 2>/dev/null || :
     systemctl daemon-reload
+    rm -f "$lock"
 }
 
 alone() {
-    exec 9>/run/onprem-llm-firewall-trial.lock
+    exec 9>"$lock"
     flock 9
-    rm -f /run/onprem-llm-firewall-trial.lock
     if [ ! -e "$place/before.tar" ]; then
-        echo "no change is on trial: the former rules are back already" >&2
+        rm -f "$lock"
+        echo "no change is on trial: its time ran out, and the former rules are back" >&2
         exit 3
     fi
+}
+
+force() {
+    if [ "$1" != 0 ]; then
+        alone
+        start_clock "$1"
+    fi
+    shift
+    for rule in "$@"; do
+        echo "$rule" | {
+            read -r port protocol from
+            ufw --force delete allow proto "$protocol" from "$from" to any port "$port"
+        }
+    done
+    # Its children would keep the lock.
+    if ufw status 9>&- | grep -qx 'Status: active'; then ufw reload 9>&-; else ufw --force enable 9>&-; fi
 }
 
 confirm() {
@@ -133,6 +157,6 @@ revert() {
 action=$1
 shift
 case $action in
-    arm | confirm | revert | unload) "$action" "$@" ;;
+    arm | force | confirm | revert | unload) "$action" "$@" ;;
     *) echo "unknown: $action" >&2; exit 2 ;;
 esac
