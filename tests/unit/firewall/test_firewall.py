@@ -137,7 +137,9 @@ def test_a_network_of_dockers_with_a_bridge_of_another_name() -> None:
     rules = chain("ONPREM-LLM", 4, ansible_facts=facts, **known)
     assert "-i shop0 -j RETURN" in rules
     assert not [rule for rule in rules if "-o shop0" in rule]
-    assert [rule for rule in block(6, ansible_facts=facts, **known) if rule.startswith("-I ufw6-before-input 1 -i shop0")]
+    assert [
+        rule for rule in block(6, ansible_facts=facts, **known) if rule.startswith("-I ufw6-before-input 1 -i shop0")
+    ]
     # It is Docker's, and leads out: nobody can tell who sends.
     facts["shop0"] = {"interfaces": ["veth77", "eth1"]}
     (said,) = faults(known["found"], ansible_facts=facts)
@@ -233,7 +235,9 @@ def test_a_sound_host_has_no_fault() -> None:
     assert faults() == []
 
 
-@pytest.mark.parametrize("name", ["firewall_client_networks", "firewall_gateway_addresses", "firewall_monitoring_addresses"])
+@pytest.mark.parametrize(
+    "name", ["firewall_client_networks", "firewall_gateway_addresses", "firewall_monitoring_addresses"]
+)
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "10.0.0.0/7", "2001:db8::/31"])
 def test_the_world_needs_a_word_of_consent(name: str, network: str) -> None:
     assert [line for line in faults(**{name: [network]}) if f"{name} has '{network}', as good as everybody" in line]
@@ -306,7 +310,13 @@ def test_a_trial_needs_time() -> None:
 
 
 def test_policies_of_others_that_are_overridden_are_told() -> None:
-    found = ["Status: active", "ENABLED=yes", "IPV6=no", 'DEFAULT_INPUT_POLICY="ACCEPT"', 'DEFAULT_FORWARD_POLICY="ACCEPT"']
+    found = [
+        "Status: active",
+        "ENABLED=yes",
+        "IPV6=no",
+        'DEFAULT_INPUT_POLICY="ACCEPT"',
+        'DEFAULT_FORWARD_POLICY="ACCEPT"',
+    ]
     told = outlook(found)
     assert "UFW: what is routed is denied, DEFAULT_FORWARD_POLICY was ACCEPT" in told["change"]
     assert "UFW: what comes in is denied, DEFAULT_INPUT_POLICY was ACCEPT" in told["change"]
@@ -319,7 +329,10 @@ def test_policies_of_others_that_are_overridden_are_told() -> None:
 
 def test_ports_that_are_shut_by_consent_are_told() -> None:
     told = outlook(CONTAINERS, firewall_close_container_ports=True)["interrupt"]
-    assert "port 8088/tcp of the container shop-cart is shut to all outside; firewall_container_ports keeps one open" in told
+    assert (
+        "port 8088/tcp of the container shop-cart is shut to all outside; firewall_container_ports keeps one open"
+        in told
+    )
     assert len([line for line in told if line.startswith("port ")]) == 3
 
 
