@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Evaluates variables of a role with all of Ansible's plugins and the collection's own, which the unit tests' process does not load.
+"""Evaluates variables of a role with all of Ansible's plugins and the collection's own, in a process of its own.
 
 Reads lines of JSON, ``{"role", "name", "variables"}``, and answers each with ``{"value"}`` or ``{"error"}``.
 """
