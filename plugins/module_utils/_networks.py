@@ -8,8 +8,9 @@ from __future__ import annotations
 import ipaddress
 import typing as t
 
-# Prefixes of so few bits are as good as everybody, also where they are written as two halves.
-WORLD_BITS = 7
+# What is wider is as good as everybody, also where it is written as halves: no site has more than the largest private network of IPv4
+# (10.0.0.0/8, RFC 1918), or more than a whole provider's allocation of IPv6.
+WIDEST_BITS = {4: 8, 6: 32}
 
 
 def network_fault(text: str) -> str | None:
@@ -37,9 +38,10 @@ def is_world(text: str) -> bool:
     if text == "any":
         return True
     try:
-        return ipaddress.ip_network(text, strict=False).prefixlen <= WORLD_BITS
+        network = ipaddress.ip_network(text, strict=False)
     except ValueError:
         return False
+    return network.prefixlen < WIDEST_BITS[network.version]
 
 
 def engine_network_faults(subnet: str, address: str, others: t.Mapping[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import time
 
 import pytest
-from conftest import ADDRESSES, SITE
+from conftest import ADDRESSES, ENGINE_ADDRESS, SITE
 
 PORTS_TRIED = (
     22,
@@ -93,6 +93,10 @@ def test_engine_has_no_way_out(node) -> None:
     assert routes
     assert not [route for route in routes if route.split()[1] == "00000000"]
     inside = f"nsenter --target {engine['State']['Pid']} --net"
+    # Its host's own side of the network is in reach without a route, and UFW lets everybody in to SSH.
+    own_sides = [network["Gateway"] for network in engine["NetworkSettings"]["Networks"].values() if network["Gateway"]]
+    own_sides += [node.host.check_output("ip -4 route get %s", ENGINE_ADDRESS).split(" src ")[1].split()[0]]
+    assert not any(open_ports(node.host, *own_sides, prefix=inside).values())
     assert all(open_ports(node.host, *ADDRESSES.values()).values()), "what the host cannot reach proves nothing"
     assert not any(open_ports(node.host, *ADDRESSES.values(), prefix=inside).values())
 

@@ -30,12 +30,12 @@ def test_networks_that_do_not(text: str, part: str) -> None:
     assert part in (networks.network_fault(text) or "")
 
 
-@pytest.mark.parametrize("text", ["any", "0.0.0.0/0", "128.0.0.0/1", "::/0", "2000::/3"])
+@pytest.mark.parametrize("text", ["any", "0.0.0.0/0", "128.0.0.0/1", "10.0.0.0/7", "::/0", "2000::/3", "2001:db8::/31"])
 def test_everybody(text: str) -> None:
     assert networks.is_world(text)
 
 
-@pytest.mark.parametrize("text", ["10.0.0.0/8", "10.0.0.1", "fd00::/8", "llm.example.com"])
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "10.0.0.1", "2001:db8::/32", "fd00::/48", "fd00::1", "llm.example.com"])
 def test_not_everybody(text: str) -> None:
     assert not networks.is_world(text)
 
