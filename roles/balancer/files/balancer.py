@@ -59,6 +59,8 @@ def ask(path: str, command: str) -> str:
             connection.settimeout(TIMEOUT)
             connection.connect(path)
             connection.sendall(command.encode() + b"\n")
+            # The master's socket waits for more commands until told that there are none.
+            connection.shutdown(socket.SHUT_WR)
             parts = []
             while part := connection.recv(65536):
                 parts.append(part)

@@ -8,6 +8,7 @@ HAProxy need not be installed: its packages are fetched by apt and unpacked belo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -112,7 +113,7 @@ class Balancer:
     def helper(self, *arguments: str) -> Any:
         command = [sys.executable, "-I", str(PROGRAM), "--run", str(self.directory), "--configuration", str(self.config)]
         command += ["--drained", str(self.drained), *arguments]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
         return json.loads(answer) if answer else None
 
     def start(self) -> Balancer:
@@ -141,13 +142,13 @@ class Balancer:
         self._await(self._answers, "no answer after the reload")
 
     def workers(self) -> list[int]:
-        with socket.socket(socket.AF_UNIX) as master:
-            try:
-                master.connect(f"{self.directory}/master.sock")
-            except OSError:
-                return []
+        text = b""
+        with socket.socket(socket.AF_UNIX) as master, contextlib.suppress(OSError):
+            # A master that reads its configuration anew answers nobody for a moment.
+            master.settimeout(5)
+            master.connect(f"{self.directory}/master.sock")
             master.sendall(b"show proc\n")
-            text = b""
+            master.shutdown(socket.SHUT_WR)
             while part := master.recv(65536):
                 text += part
         return [int(line.split()[0]) for line in text.decode().splitlines() if re.match(r"\d+\s+worker", line)]
@@ -174,7 +175,11 @@ class Balancer:
     def stop(self) -> None:
         if self._process:
             self._process.terminate()
-            self._process.wait(PATIENCE)
+            try:
+                self._process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                raise
             self._process = None
 
     def __enter__(self) -> Balancer:

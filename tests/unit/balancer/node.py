@@ -24,21 +24,26 @@ class Node:
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=authority.ca)
         self._context.verify_mode = ssl.CERT_REQUIRED
         self._context.load_cert_chain(*certificate)
-        self.states = {MODEL: "answered"}
         self.interval = 0.02  # seconds between two tokens
-        self.running = self.most = self.connections = 0
-        self.seen: list[str] = []  # what the prompts of started generations were
-        self.headers: list[dict[str, str]] = []
-        self.aborted: list[str] = []
-        self.die_on_request = False
-        self.port = 0
+        self.running = self.connections = self.port = 0
+        self.reset()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._writers: set[asyncio.StreamWriter] = set()
         self.listen()
 
+    def reset(self) -> None:
+        """Be as at the beginning."""
+        self.states = {MODEL: "answered"}
+        self.most = 0  # generations at a time
+        self.seen: list[str] = []  # the prompts of generations that were started
+        self.headers: list[dict[str, str]] = []
+        self.aborted: list[str] = []  # the prompts of those that nobody waited for any more
+        self.die_on_request = False
+
     def listen(self) -> None:
+        """Take connections, on the same port as before."""
         self._server = self._run(
             asyncio.start_server(self._connection, "127.0.0.1", self.port, ssl=self._context, backlog=512)
         )

@@ -41,6 +41,13 @@ class Pipe(http.client.HTTPConnection):
         self.sock.settimeout(30)
         self.sock.connect(self._path)
 
+    def _send_output(self, message_body: bytes | None = None, encode_chunked: bool = False) -> None:
+        """Head and body in one piece: who is refused by the head may be gone before the body comes."""
+        self._buffer.extend((b"", b""))  # type: ignore[attr-defined]
+        head = b"\r\n".join(self._buffer)  # type: ignore[attr-defined]
+        del self._buffer[:]  # type: ignore[attr-defined]
+        self.send(head + (message_body or b""))
+
 
 def ask(
     balancer: Balancer, prompt: str = "p", tokens: int = 1, model: str = MODEL, path: str = "/api/generate", **more: str
@@ -72,7 +79,7 @@ def together(count: int, one: Any) -> list[Answer]:
     def run(number: int) -> None:
         answers[number] = one(number)
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -80,25 +87,62 @@ def together(count: int, one: Any) -> list[Answer]:
     return answers
 
 
+class Users:
+    """So many who ask one after another until the block ends."""
+
+    def __init__(self, balancer: Balancer, count: int, tokens: int) -> None:
+        self._balancer, self._tokens = balancer, tokens
+        self._stop = threading.Event()
+        self.answers: list[Answer] = []
+        self._threads = [threading.Thread(target=self._ask, args=(number,), daemon=True) for number in range(count)]
+
+    def _ask(self, number: int) -> None:
+        while not self._stop.is_set():
+            self.answers.append(ask(self._balancer, f"u{number}", tokens=self._tokens))
+
+    def __enter__(self) -> Users:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("pki"))
 
 
-@pytest.fixture
-def fleet(authority: Authority) -> list[Node]:
+def nodes(authority: Authority) -> list[Node]:
     certificate = authority.issue("endpoint", ENDPOINT)
     return [Node(name, authority, certificate) for name in ("n1", "n2")]
 
 
+@pytest.fixture(scope="session")
+def running(authority: Authority) -> Iterator[Balancer]:
+    with Balancer(nodes(authority), {"n1": {MODEL: 4}, "n2": {MODEL: 4}}) as balancer:
+        yield balancer
+
+
 @pytest.fixture
-def balancer(fleet: list[Node]) -> Iterator[Balancer]:
-    """Two nodes with four slots each."""
-    with Balancer(fleet, {"n1": {MODEL: 4}, "n2": {MODEL: 4}}) as running:
+def fleet(running: Balancer) -> list[Node]:
+    """Its two nodes, as at the beginning."""
+    for node in running.fleet.values():
+        node.reset()
+    return list(running.fleet.values())
+
+
+@pytest.fixture
+def balancer(running: Balancer, fleet: list[Node]) -> Balancer:
+    """Two nodes with four slots each, both in service."""
+    if running.up(BACKEND) != {"n1", "n2"}:
         running.await_up(BACKEND, {"n1", "n2"})
         # A server that has just come up fills its slots slowly.
         time.sleep(1.2)
-        yield running
+    return running
 
 
 def test_at_twice_the_slots_nobody_is_refused(balancer: Balancer, fleet: list[Node]) -> None:
@@ -154,26 +198,31 @@ def test_a_model_that_nobody_plans_is_not_found(balancer: Balancer, fleet: list[
 
 
 def test_who_goes_away_frees_slot_and_place(balancer: Balancer, fleet: list[Node]) -> None:
-    def leave(number: int) -> Answer:
+    def begin(number: int) -> Pipe:
         connection = Pipe(str(balancer.directory / "gateway.sock"))
         body = json.dumps({"prompt": f"gone{number}", "tokens": 1000})
         connection.request("POST", "/api/generate", body, {"X-OnPrem-Model": MODEL})
-        # Half of them are being served, half are waiting.
-        time.sleep(0.5)
-        connection.close()
-        return Answer()
+        return connection
 
-    together(16, leave)
+    served = [begin(number) for number in range(8)]
+    time.sleep(0.2)
+    waiting = [begin(number) for number in range(8, 16)]
+    time.sleep(0.2)
+    for connection in waiting:
+        connection.close()
+    time.sleep(0.2)
+    for connection in served:
+        connection.close()
     answers = together(16, lambda number: ask(balancer, f"p{number}", tokens=5))
     assert [answer.status for answer in answers] == [200] * 16
-    assert len(fleet[0].aborted + fleet[1].aborted) == 8
+    assert sorted(fleet[0].aborted + fleet[1].aborted) == [f"gone{number}" for number in range(8)]
 
 
 def test_a_killed_node_gets_nothing_more_and_nothing_is_generated_twice(balancer: Balancer, fleet: list[Node]) -> None:
     running: list[Answer] = []
     thread = threading.Thread(
-        target=lambda: running.extend(together(8, lambda n: ask(balancer, f"r{n}", tokens=100)))
-    )  # fmt: skip
+        target=lambda: running.extend(together(8, lambda n: ask(balancer, f"r{n}", tokens=100))), daemon=True
+    )
     thread.start()
     time.sleep(0.5)
     killed = list(fleet[0].seen)
@@ -215,32 +264,21 @@ def test_a_node_where_the_model_is_cold_gets_nothing_of_it(balancer: Balancer, f
 
 
 def test_drain_under_load_loses_nothing_and_outlives_reload_and_start(balancer: Balancer, fleet: list[Node]) -> None:
-    answers: list[Answer] = []
-    stop = threading.Event()
-
-    def user(number: int) -> None:
-        while not stop.is_set():
-            answers.append(ask(balancer, f"u{number}-{len(answers)}", tokens=10))
-
-    users = [threading.Thread(target=user, args=(number,)) for number in range(6)]
-    for thread in users:
-        thread.start()
-    time.sleep(1)
-    (balancer.drained / "n1").touch()
-    assert balancer.helper("apply")["changed"]
-    sent = len(fleet[0].seen)
-    assert sent
-    assert balancer.helper("streams", "n1")["running"] <= 4
-    time.sleep(1)
-    assert balancer.helper("streams", "n1") == {"node": "n1", "running": 0, "streams": []}
-    assert not balancer.helper("apply")["changed"]
-    balancer.reload()
-    time.sleep(0.5)
-    assert len(fleet[0].seen) == sent
-    stop.set()
-    for thread in users:
-        thread.join()
-    assert {(answer.status, answer.error) for answer in answers} == {(200, "")}
+    with Users(balancer, 6, tokens=10) as users:
+        time.sleep(1)
+        (balancer.drained / "n1").touch()
+        assert balancer.helper("apply")["changed"]
+        sent = len(fleet[0].seen)
+        assert sent
+        assert balancer.helper("streams", "n1")["running"] <= 4
+        time.sleep(1)
+        assert balancer.helper("streams", "n1") == {"node": "n1", "running": 0, "streams": []}
+        assert not balancer.helper("apply")["changed"]
+        balancer.reload()
+        time.sleep(0.5)
+        assert len(fleet[0].seen) == sent
+    assert {(answer.status, answer.error) for answer in users.answers} == {(200, "")}
+    # As after a boot.
     balancer.stop()
     balancer.start()
     balancer.await_up(BACKEND, {"n2"})
@@ -254,45 +292,38 @@ def test_a_reload_cuts_no_stream_and_forgets_no_health(balancer: Balancer, fleet
     fleet[0].states[MODEL] = "warming"
     balancer.await_up(BACKEND, {"n2"})
     running: list[Answer] = []
-    thread = threading.Thread(target=lambda: running.append(ask(balancer, "long", tokens=150)))
+    thread = threading.Thread(target=lambda: running.append(ask(balancer, "long", tokens=150)), daemon=True)
     thread.start()
     time.sleep(0.3)
-    first, wrong = balancer.workers(), []
-    stop = threading.Event()
-
-    def user() -> None:
-        while not stop.is_set():
-            answer = ask(balancer, "u", tokens=1)
-            if (answer.status, answer.text[:2]) != (200, "n2"):
-                wrong.append((answer.status, answer.text, answer.error))
-
-    others = threading.Thread(target=user)
-    others.start()
-    for _number in range(3):
-        balancer.reload()
-    # The one that began first is served by a process that was replaced.
-    assert [stream["process"] for stream in balancer.helper("streams", "n2")["streams"] if stream["process"] in first]
-    thread.join()
-    stop.set()
-    others.join()
-    assert wrong == []
+    first = balancer.workers()
+    with Users(balancer, 1, tokens=1) as users:
+        for _number in range(3):
+            balancer.reload()
+        # The one that began first is served by a process that was replaced.
+        streams = balancer.helper("streams", "n2")["streams"]
+        assert [stream["process"] for stream in streams if stream["process"] in first]
+        thread.join(30)
+    assert {(answer.status, answer.text[:2], answer.error) for answer in users.answers} == {(200, "n2", "")}
     assert (running[0].status, len(running[0].text.splitlines()), running[0].error) == (200, 150, "")
-    assert "u" not in fleet[0].seen
+    assert fleet[0].seen == []
 
 
 def test_who_is_cut_ends_and_the_others_go_on(balancer: Balancer, fleet: list[Node]) -> None:
     running: list[Answer] = []
-    thread = threading.Thread(target=lambda: running.extend(together(2, lambda n: ask(balancer, f"r{n}", tokens=100))))
+    thread = threading.Thread(
+        target=lambda: running.extend(together(2, lambda n: ask(balancer, f"r{n}", tokens=100))), daemon=True
+    )
     thread.start()
     time.sleep(0.4)
     balancer.reload()
     told = balancer.helper("cut", "n1")
     assert [stream["backend"] for stream in told["streams"]] == [BACKEND]
     thread.join()
-    assert sorted(bool(answer.error) or len(answer.reads) < 100 for answer in running) == [False, True]
+    assert sorted(len(answer.text.splitlines()) < 100 for answer in running) == [False, True]
 
 
-def test_nothing_is_sent_to_a_node_before_it_was_seen_warm(fleet: list[Node]) -> None:
+def test_nothing_is_sent_to_a_node_before_it_was_seen_warm(authority: Authority) -> None:
+    fleet = nodes(authority)
     fleet[0].states[MODEL] = "warming"
     with Balancer(fleet, {"n1": {MODEL: 4}, "n2": {MODEL: 4}}) as balancer:
         assert ask(balancer).status == 503
@@ -305,14 +336,16 @@ def test_a_refused_configuration_replaces_nothing(balancer: Balancer) -> None:
     before = balancer.workers()
     text = balancer.config.read_text(encoding="utf-8")
     balancer.config.write_text(text + "\nbackend broken\n    balance nothing\n", encoding="utf-8")
-    assert balancer.check().returncode != 0
+    refused = balancer.check()
+    balancer.config.write_text(text, encoding="utf-8")
+    assert refused.returncode != 0
     assert balancer.workers() == before
     assert ask(balancer).status == 200
 
 
 @pytest.mark.parametrize("affinity", ["user", "prefix"])
-def test_affinity_keeps_a_conversation_on_its_node(fleet: list[Node], affinity: str) -> None:
-    with Balancer(fleet, {"n1": {MODEL: 4}, "n2": {MODEL: 4}}, balancer_affinity=affinity) as balancer:
+def test_affinity_keeps_a_conversation_on_its_node(authority: Authority, affinity: str) -> None:
+    with Balancer(nodes(authority), {"n1": {MODEL: 4}, "n2": {MODEL: 4}}, balancer_affinity=affinity) as balancer:
         balancer.await_up(BACKEND, {"n1", "n2"})
         time.sleep(1.2)
         found = {}
@@ -320,7 +353,7 @@ def test_affinity_keeps_a_conversation_on_its_node(fleet: list[Node], affinity: 
             beginning = f"{talk} " + "x" * 1200
             more = {"X-OnPrem-User": f"user{talk}"} if affinity == "user" else {}
             found[talk] = {ask(balancer, beginning + turn, **more).text[:2] for turn in ("", "y", "yz")}
-        assert all(len(nodes) == 1 for nodes in found.values())
+        assert all(len(names) == 1 for names in found.values())
         assert set.union(*found.values()) == {"n1", "n2"}
         # Where one node would get all, the other helps.
         answers = together(8, lambda _number: ask(balancer, "same" * 500, tokens=20))
