@@ -30,7 +30,7 @@ from role_templates import evaluated, role_variables, trusted
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "roles/balancer/files/balancer.py"
-UNPACKED = ROOT / "build/haproxy"
+UNPACKED = ROOT / "build/packages"
 ENDPOINT = "endpoint.onprem-llm.internal"
 PATIENCE = 20.0
 FILTERS = {
@@ -38,25 +38,29 @@ FILTERS = {
 }  # fmt: skip
 
 
-def executable() -> tuple[str, dict[str, str]]:
-    """Path of haproxy and the environment that it needs. RuntimeError where apt cannot give it."""
-    found = shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
+def executable(name: str = "haproxy") -> tuple[str, dict[str, str]]:
+    """Path of a program that has a package of its name, and the environment that it needs.
+
+    RuntimeError where apt cannot give it.
+    """
+    found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
     if found:
         return found, dict(os.environ)
-    program = UNPACKED / "usr/sbin/haproxy"
+    place = UNPACKED / name
+    program = place / "usr/sbin" / name
     if not program.exists():
-        UNPACKED.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         plan = subprocess.run(
-            ["apt-get", "--simulate", "--no-install-recommends", "install", "haproxy"],
+            ["apt-get", "--simulate", "--no-install-recommends", "install", name],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         packages = re.findall(r"^Inst (\S+)", plan.stdout, re.MULTILINE)
         if not packages:
-            raise RuntimeError(f"apt knows no haproxy: {plan.stderr.strip()}")
-        subprocess.run(["apt-get", "-q", "download", *packages], cwd=UNPACKED, check=True, capture_output=True)
-        for archive in UNPACKED.glob("*.deb"):
-            subprocess.run(["dpkg-deb", "--extract", str(archive), str(UNPACKED)], check=True)
-    libraries = ":".join(str(path) for path in (UNPACKED / "usr/lib").glob("*-linux-gnu"))
+            raise RuntimeError(f"apt knows no {name}: {plan.stderr.strip()}")
+        subprocess.run(["apt-get", "-q", "download", *packages], cwd=place, check=True, capture_output=True)
+        for archive in place.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "--extract", str(archive), str(place)], check=True)
+    libraries = ":".join(str(path) for path in (place / "usr/lib").glob("*-linux-gnu"))
     return str(program), {**os.environ, "LD_LIBRARY_PATH": libraries}
 
 
