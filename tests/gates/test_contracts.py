@@ -124,7 +124,10 @@ def test_site_proves_the_models_after_everything_that_may_take_a_gpu() -> None:
         f"onprem.llm.{role}" for role in ("docker", "nvidia_driver", "nvidia_container_toolkit", "ollama", "models")
     }
     imported = [
-        {task["ansible.builtin.import_role"]["name"] for task in play.get("tasks", [])} if "tasks" in play else set()
+        {
+            (task.get("ansible.builtin.import_role") or task["ansible.builtin.include_role"])["name"]
+            for task in play.get("tasks", [])
+        }
         for play in plays
     ]
     assert risky <= set().union(*imported)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,12 @@ def role_variables(role: str) -> dict[str, Any]:
     return variables
 
 
-def evaluated(template: Any, variables: dict[str, Any]) -> Any:
-    return Templar(loader=DataLoader(), variables=variables).template(template)
+def evaluated(template: Any, variables: dict[str, Any], filters: Mapping[str, Callable[..., Any]] | None = None) -> Any:
+    """:param filters: filters of this collection that the template needs, by their full names."""
+    templar = Templar(loader=DataLoader(), variables=variables)
+    for name, function in (filters or {}).items():
+        templar._engine.environment.filters[name] = function
+    return templar.template(template)
 
 
 def rendered(role: str, template: str, **variables: Any) -> str:

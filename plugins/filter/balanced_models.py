@@ -1,0 +1,73 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+DOCUMENTATION = r"""
+name: balanced_models
+short_description: Make of nodes and their plans what a balancer has to know of each model
+version_added: 0.2.0
+author: onprem.llm contributors (@onprem-llm)
+description:
+  - Turns nodes around, from what each serves to who serves each model, with the share of the slots that one gateway may fill.
+options:
+  _input:
+    description: Nodes with C(name), C(address), C(port) and C(models), a mapping of models to slots.
+    type: list
+    elements: dict
+    required: true
+  aliases:
+    description: Names of derived models by the model that they are derived from.
+    type: dict
+    default: {}
+  gateways:
+    description: How many gateways serve users at a time.
+    type: int
+    default: 1
+  rank:
+    description: Number of this gateway among them, from 0.
+    type: int
+    default: 0
+  queue_per_slot:
+    description: How many requests may wait for each slot.
+    type: int
+    default: 1
+"""
+
+EXAMPLES = r"""
+- name: Show who serves what
+  ansible.builtin.debug:
+    msg: "{{ [{'name': 'gpu1', 'address': '192.0.2.11', 'port': 8443, 'models': {'qwen3:8b': 4}}] | onprem.llm.balanced_models }}"
+"""
+
+RETURN = r"""
+_value:
+  description:
+    - One entry a model, with C(name), C(names), C(backend), C(slots), C(queue), C(warm_pattern) and C(servers).
+  type: list
+  elements: dict
+"""
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.onprem.llm.plugins.module_utils import _balancing
+
+
+def balanced_models(
+    nodes: t.Sequence[t.Mapping[str, t.Any]],
+    aliases: t.Mapping[str, t.Iterable[str]] | None = None,
+    gateways: int = 1,
+    rank: int = 0,
+    queue_per_slot: int = 1,
+) -> list[dict[str, t.Any]]:
+    try:
+        return _balancing.balanced_models(nodes, aliases or {}, int(gateways), int(rank), int(queue_per_slot))
+    except _balancing.BalancingError as error:
+        raise AnsibleFilterError(f"balanced_models: {error}") from error
+
+
+class FilterModule:
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        return {"balanced_models": balanced_models}

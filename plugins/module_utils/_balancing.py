@@ -1,0 +1,106 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a gateway's balancer has to know of each model: its nodes, their slots, and how many requests may wait.
+
+A slot is one request that the engine computes at a time (OLLAMA_NUM_PARALLEL); a plan gives each model its own.
+"""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+# What may stand in the name of a model here; registry, namespace, model and tag have nothing else.
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}\Z")
+
+
+class BalancingError(ValueError):
+    """A plan or a name that no balancer can be made of."""
+
+
+def tagged(name: str) -> str:
+    """A model's name with the tag that Ollama adds where there is none."""
+    return name if ":" in name.rpartition("/")[2] else name + ":latest"
+
+
+def spellings(name: str) -> list[str]:
+    """The names that mean one model: with the tag C(latest) and without."""
+    whole = tagged(name)
+    return [whole, whole[: -len(":latest")]] if whole.endswith(":latest") else [whole]
+
+
+def planned_slots(plan: t.Mapping[str, t.Any]) -> dict[str, int]:
+    """Slots by model, of a plan.json of schema 1. A model of two workloads is loaded once, with the greater number.
+
+    Raises BalancingError where it is no such plan.
+    """
+    slots: dict[str, int] = {}
+    try:
+        for instance in plan["instances"]:
+            for model in instance["models"]:
+                name = tagged(str(model["name"]))
+                slots[name] = max(slots.get(name, 0), int(model["slots"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BalancingError(f"it is no plan: {type(error).__name__}: {error}") from error
+    return slots
+
+
+def share(slots: int, gateways: int, place: int) -> int:
+    """How many of a node's slots one of several gateways may fill.
+
+    The shares of all add up to the slots, and `place` (the gateway's number and the node's together) says who gets what
+    does not divide. Nobody gets none: with more gateways than slots, the engine itself queues what is too much.
+    """
+    return max(1, (slots + gateways - 1 - place % gateways) // gateways)
+
+
+def backend_name(model: str) -> str:
+    """HAProxy's name for a model's backend. A slash may not stand in one, and no model's name has two colons in a row."""
+    return "model:" + model.replace("/", "::")
+
+
+def warm_pattern(model: str) -> str:
+    """What a node's warm.json says of a model that has answered since it was loaded, as HAProxy's word of configuration.
+
+    The file is written by warm.py, whose document has C(name) and C(state) in this order.
+    """
+    name = re.sub(r"([^A-Za-z0-9:/_-])", r"\\\1", tagged(model))
+    return f"""'"name": "{name}",\\s*"state": "answered"'"""
+
+
+def balanced_models(
+    nodes: t.Sequence[t.Mapping[str, t.Any]],
+    aliases: t.Mapping[str, t.Iterable[str]],
+    gateways: int,
+    rank: int,
+    queue_per_slot: int,
+) -> list[dict[str, t.Any]]:
+    """One entry a model that any node serves, by name.
+
+    :param nodes: name, address, port, and models (slots by name) of each.
+    :param aliases: the names of models that are derived from one; they are loaded as one, and share its slots.
+    :param gateways: how many gateways serve users at a time; `rank` is this one's number among them, from 0.
+    :param queue_per_slot: how many requests may wait for each slot.
+    Raises BalancingError for a name that no model has.
+    """
+    models: dict[str, dict[str, t.Any]] = {}
+    for number, node in enumerate(nodes):
+        for name, slots in sorted(node["models"].items()):
+            if not MODEL_NAME.match(name) or "::" in name:
+                raise BalancingError(f"{node['name']} has the model {name!r}, which no balancer can name")
+            model = models.setdefault(name, {"name": name, "servers": []})
+            server = {key: node[key] for key in ("name", "address", "port")}
+            model["servers"].append({**server, "slots": share(int(slots), gateways, rank + number)})
+    for name, model in models.items():
+        others = sorted(other for key in spellings(name) for other in aliases.get(key, ()))
+        names = [spelling for one in (name, *others) for spelling in spellings(one)]
+        slots = sum(server["slots"] for server in model["servers"])
+        model.update(
+            backend=backend_name(name),
+            names=sorted(set(names), key=names.index),
+            slots=slots,
+            queue=slots * queue_per_slot,
+            warm_pattern=warm_pattern(name),
+        )
+    return [models[name] for name in sorted(models)]
