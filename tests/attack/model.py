@@ -58,7 +58,7 @@ def carry_out(attack: Attack, position: Position) -> Result:
             outcome, seen = FAILED, f"{seen}; afterwards the gateway no longer answers /healthz"
     except NotTried as reason:
         outcome, seen = NOT_TRIED, str(reason)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         outcome, seen = FAILED, f"{type(error).__name__}: {error}"
     spent = round(time.monotonic() - began, 2)
     return Result(attack.group, attack.name, attack.tries, attack.expected, seen, outcome, spent)

@@ -65,12 +65,11 @@ class ThisMachine:
 
 
 def run_here(command: list[str], given: str) -> str:
-    done = subprocess.run(
-        command, input=given.encode(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, timeout=180
-    )
+    done = subprocess.run(command, input=given.encode(), capture_output=True, check=False, timeout=180)
     if done.returncode != 0:
         raise RuntimeError(f"{command[:5]}: {done.stderr.decode(errors='replace')[-500:]}")
-    return done.stdout.decode(errors="replace")
+    # What is not UTF-8 stays to be seen.
+    return done.stdout.decode(errors="surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,9 @@ class Position:
     log_file: str = LOG
     # Where a host keeps what a request said, if it keeps it.
     log_places: tuple[str, ...] = ("/var/log", "/var/lib/nginx", "/var/cache/nginx", "/tmp", "/var/tmp")
+    # Before each path that is looked at inside a host; for attacks on loopback.
+    root: str = ""
+    findings: dict[str, list[list[str]]] = field(default_factory=dict)
 
     # Who asks
 
@@ -252,9 +254,7 @@ class Position:
     def engine(self, machine: Machine) -> object:
         assert machine.engine
         address, port = machine.engine
-        return json.loads(
-            self.hosts[machine.name].run(["python3", "-c", ENGINE_STATE, f"http://{address}:{port}"])
-        )
+        return json.loads(self.hosts[machine.name].run(["python3", "-c", ENGINE_STATE, f"http://{address}:{port}"]))
 
     def settled(self, before: dict[str, object]) -> bool:
         """Whether the engines have the models of ``before`` again, within ``bounds.settle`` seconds: the warmer loads

@@ -36,12 +36,28 @@ def zstd(data: bytes) -> bytes:
 OTHER = with_model('"model":"%(other)s"')
 NAMES: list[tuple[str, str, Body]] = [
     ("forbidden model", "the model itself", OTHER),
-    ("model twice, forbidden last", "two names, of which Go takes the last", with_model('"model":"%(own)s"', '"model":"%(other)s"')),
-    ("model twice, forbidden first", "two names, of which others take the first", with_model('"model":"%(other)s"', '"model":"%(own)s"')),
-    ("Model in another case", '"model" allowed, "Model" forbidden', with_model('"model":"%(own)s"', '"Model":"%(other)s"')),
+    (
+        "model twice, forbidden last",
+        "two names, of which Go takes the last",
+        with_model('"model":"%(own)s"', '"model":"%(other)s"'),
+    ),
+    (
+        "model twice, forbidden first",
+        "two names, of which others take the first",
+        with_model('"model":"%(other)s"', '"model":"%(own)s"'),
+    ),
+    (
+        "Model in another case",
+        '"model" allowed, "Model" forbidden',
+        with_model('"model":"%(own)s"', '"Model":"%(other)s"'),
+    ),
     ("MODEL alone", '"MODEL" is what Go takes for "model"', with_model('"MODEL":"%(other)s"')),
     ("escaped name", '"\\u006dodel" behind "model"', with_model('"model":"%(own)s"', '"\\u006dodel":"%(other)s"')),
-    ("escaped value", "the forbidden model in escapes", lambda own, other: with_model('"model":"' + "".join(f"\\u{ord(c):04x}" for c in other) + '"')(own, other)),
+    (
+        "escaped value",
+        "the forbidden model in escapes",
+        lambda own, other: with_model('"model":"' + "".join(f"\\u{ord(c):04x}" for c in other) + '"')(own, other),
+    ),
     ("name for the old API", '"name" beside "model"', with_model('"model":"%(own)s"', '"name":"%(other)s"')),
     ("nested model", "an object in place of the model", with_model('"model":{"model":"%(other)s"}')),
     ("list of models", "a list in place of the model", with_model('"model":["%(own)s","%(other)s"]')),
@@ -53,22 +69,58 @@ NAMES: list[tuple[str, str, Body]] = [
     ("string body", "the request as a string", lambda own, other: json.dumps(OTHER(own, other).decode()).encode()),
     ("byte order mark", "a BOM before the body", lambda own, other: b"\xef\xbb\xbf" + OTHER(own, other)),
     ("UTF-16 body", "the body in UTF-16", lambda own, other: OTHER(own, other).decode().encode("utf-16")),
-    ("two documents", "an allowed request, and another behind it", lambda own, other: with_model('"model":"%(own)s"')(own, other) + OTHER(own, other)),
-    ("bytes after the body", "an allowed request, and NULs behind it", lambda own, other: with_model('"model":"%(own)s"')(own, other) + b"\0\0}"),
-    ("comment in the body", "JSON with a comment", lambda own, other: b'{/*"model":"' + own.encode() + b'",*/"model":"' + other.encode() + b'",' + TEXT.encode() + b"}"),
+    (
+        "two documents",
+        "an allowed request, and another behind it",
+        lambda own, other: with_model('"model":"%(own)s"')(own, other) + OTHER(own, other),
+    ),
+    (
+        "bytes after the body",
+        "an allowed request, and NULs behind it",
+        lambda own, other: with_model('"model":"%(own)s"')(own, other) + b"\0\0}",
+    ),
+    (
+        "comment in the body",
+        "JSON with a comment",
+        lambda own, other: (
+            b'{/*"model":"' + own.encode() + b'",*/"model":"' + other.encode() + b'",' + TEXT.encode() + b"}"
+        ),
+    ),
     ("invalid UTF-8", "a name with a byte that is none", lambda own, other: b'{"mod\xff":1,' + OTHER(own, other)[1:]),
     ("lone surrogate", "a name with half a pair", with_model('"model\\ud800":"x"', '"model":"%(other)s"')),
     ("NUL in the name", "a forbidden model and a NUL", with_model('"model":"%(other)s\\u0000"')),
     ("space around the name", "a forbidden model in spaces", with_model('"model":" %(other)s "')),
-    ("name in another case", "a forbidden model in upper case", lambda own, other: with_model(f'"model":"{other.upper()}"')(own, other)),
-    ("name with its registry", "registry.ollama.ai/library/ before the name", with_model('"model":"registry.ollama.ai/library/%(other)s"')),
+    (
+        "name in another case",
+        "a forbidden model in upper case",
+        lambda own, other: with_model(f'"model":"{other.upper()}"')(own, other),
+    ),
+    (
+        "name with its registry",
+        "registry.ollama.ai/library/ before the name",
+        with_model('"model":"registry.ollama.ai/library/%(other)s"'),
+    ),
     ("name with its namespace", "library/ before the name", with_model('"model":"library/%(other)s"')),
-    ("name with a scheme", "https://registry.ollama.ai/library/ before the name", with_model('"model":"https://registry.ollama.ai/library/%(other)s"')),
+    (
+        "name with a scheme",
+        "https://registry.ollama.ai/library/ before the name",
+        with_model('"model":"https://registry.ollama.ai/library/%(other)s"'),
+    ),
     ("name with a path", "an allowed model, ../ and a forbidden one", with_model('"model":"%(own)s/../%(other)s"')),
-    ("name without its tag", "a forbidden model without :latest, or with it twice", lambda own, other: with_model(f'"model":"{other.removesuffix(":latest") if other.endswith(":latest") else other + ":latest"}"')(own, other)),
+    (
+        "name without its tag",
+        "a forbidden model without :latest, or with it twice",
+        lambda own, other: with_model(
+            f'"model":"{other.removesuffix(":latest") if other.endswith(":latest") else other + ":latest"}"'
+        )(own, other),
+    ),
     ("name with a digest", "a forbidden model and @sha256:", with_model('"model":"%(other)s@sha256:' + "0" * 64 + '"')),
-    ("deep body", "10 000 levels before the model", lambda own, other: b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"," + OTHER(own, other)[1:]),
-]  # fmt: skip
+    (
+        "deep body",
+        "10 000 levels before the model",
+        lambda own, other: b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"," + OTHER(own, other)[1:],
+    ),
+]
 
 CODINGS: list[tuple[str, str, list[tuple[str, str]], Callable[[bytes], bytes]]] = [
     ("gzip", "a body in gzip", [("Content-Encoding", "gzip")], gzip.compress),
@@ -133,7 +185,9 @@ def lists(position: Position) -> Verdict:
 
 def model_in_query(position: Position) -> Verdict:
     user, other = position.restricted, position.forbidden
-    answer = position.ask("POST", f"/v1/embeddings?model={other}", ("X-OnPrem-Model", other), body=b"{}", key=user.api_key)
+    answer = position.ask(
+        "POST", f"/v1/embeddings?model={other}", ("X-OnPrem-Model", other), body=b"{}", key=user.api_key
+    )
     return refused(answer, CLIENT_ERRORS)
 
 
@@ -149,8 +203,25 @@ def own_model_serves(position: Position) -> Verdict:
 ATTACKS = [
     Attack("bodies", "allowed model", "the user's own model, as a control", "200", own_model_serves),
     *(Attack("bodies", name, tries, "a refusal", forbidden(build)) for name, tries, build in NAMES),
-    *(Attack("bodies", f"coding: {name}", tries, "a refusal", coded(headers, code)) for name, tries, headers, code in CODINGS),
-    Attack("bodies", "forbidden model on every route", "chat, generate, embed and their kin", "a refusal on each", every_route),
-    Attack("bodies", "forbidden model in a list", "/api/tags, /v1/models, /api/ps, /v1/models/<model>", "it is not told", lists),
-    Attack("bodies", "forbidden model in the query", "and in a header of the gateway's own", "a refusal", model_in_query),
-]  # fmt: skip
+    *(
+        Attack("bodies", f"coding: {name}", tries, "a refusal", coded(headers, code))
+        for name, tries, headers, code in CODINGS
+    ),
+    Attack(
+        "bodies",
+        "forbidden model on every route",
+        "chat, generate, embed and their kin",
+        "a refusal on each",
+        every_route,
+    ),
+    Attack(
+        "bodies",
+        "forbidden model in a list",
+        "/api/tags, /v1/models, /api/ps, /v1/models/<model>",
+        "it is not told",
+        lists,
+    ),
+    Attack(
+        "bodies", "forbidden model in the query", "and in a header of the gateway's own", "a refusal", model_in_query
+    ),
+]

@@ -33,31 +33,79 @@ CASES: list[tuple[str, str, Callable[[Position], Headers]]] = [
     ("empty header", "an Authorization without a value", lambda p: [("Authorization", "")]),
     ("empty key", "a bearer without a key", lambda p: [("Authorization", "Bearer ")]),
     ("wrong key", "a random key of the right length", lambda p: bearer("x" * 43)),
-    ("one letter in another case", "a valid key with one letter's case changed", lambda p: bearer(mixed_case(p.user.api_key))),
-    ("key in another case", "a valid key with upper and lower case swapped", lambda p: bearer(p.user.api_key.swapcase())),
+    (
+        "one letter in another case",
+        "a valid key with one letter's case changed",
+        lambda p: bearer(mixed_case(p.user.api_key)),
+    ),
+    (
+        "key in another case",
+        "a valid key with upper and lower case swapped",
+        lambda p: bearer(p.user.api_key.swapcase()),
+    ),
     ("start of a key", "a valid key without its last character", lambda p: bearer(p.user.api_key[:-1])),
     ("end of a key", "a valid key without its first character", lambda p: bearer(p.user.api_key[1:])),
     ("key and a byte more", "a valid key with a character after it", lambda p: bearer(p.user.api_key + "A")),
     ("key and a NUL", "a valid key with a NUL after it", lambda p: bearer(p.user.api_key + "\0")),
     ("key and a word more", "a valid key, a space and a word", lambda p: bearer(p.user.api_key + " admin")),
     ("key in quotes", "a valid key in double quotes", lambda p: bearer(f'"{p.user.api_key}"')),
-    ("key percent-encoded", "a valid key in percent-encoding", lambda p: bearer("".join(f"%{ord(c):02x}" for c in p.user.api_key))),
-    ("key's SHA-256", "the digest that the gateway keeps, in place of the key", lambda p: bearer(hashlib.sha256(p.user.api_key.encode()).hexdigest())),
+    (
+        "key percent-encoded",
+        "a valid key in percent-encoding",
+        lambda p: bearer("".join(f"%{ord(c):02x}" for c in p.user.api_key)),
+    ),
+    (
+        "key's SHA-256",
+        "the digest that the gateway keeps, in place of the key",
+        lambda p: bearer(hashlib.sha256(p.user.api_key.encode()).hexdigest()),
+    ),
     ("pattern for a key", "a regular expression that any key matches", lambda p: bearer(".*")),
     ("user's name for a key", "the user's name, in place of a key", lambda p: bearer(p.user.name)),
     ("another scheme", "a valid key under the scheme Token", lambda p: [("Authorization", f"Token {p.user.api_key}")]),
     ("no scheme", "a valid key without a scheme", lambda p: [("Authorization", p.user.api_key)]),
     ("wrong key, then a valid one", "two Authorization headers", lambda p: bearer("x" * 43, p.user.api_key)),
     ("valid key, then a wrong one", "two Authorization headers", lambda p: bearer(p.user.api_key, "x" * 43)),
-    ("two keys in one header", "a wrong and a valid bearer, with a comma", lambda p: bearer(f"{'x' * 43}, Bearer {p.user.api_key}")),
-    ("key in a cookie", "a valid key as cookie", lambda p: [("Cookie", f"api_key={p.user.api_key}; Authorization=Bearer {p.user.api_key}")]),
-    ("key for a proxy", "a valid key in Proxy-Authorization", lambda p: [("Proxy-Authorization", f"Bearer {p.user.api_key}")]),
-    ("key in a look-alike header", "a valid key in Authorization_ and X-Authorization", lambda p: [("Authorization_", f"Bearer {p.user.api_key}"), ("X-Authorization", f"Bearer {p.user.api_key}")]),
-    ("user named by the client", "headers that name an admin", lambda p: [("X-OnPrem-User", p.bystander.name), ("X-Remote-User", p.bystander.name), ("Remote-User", p.bystander.name)]),
-    ("key as password", "basic authentication with the user's name and key", lambda p: basic(p.user.name, p.user.api_key)),
+    (
+        "two keys in one header",
+        "a wrong and a valid bearer, with a comma",
+        lambda p: bearer(f"{'x' * 43}, Bearer {p.user.api_key}"),
+    ),
+    (
+        "key in a cookie",
+        "a valid key as cookie",
+        lambda p: [("Cookie", f"api_key={p.user.api_key}; Authorization=Bearer {p.user.api_key}")],
+    ),
+    (
+        "key for a proxy",
+        "a valid key in Proxy-Authorization",
+        lambda p: [("Proxy-Authorization", f"Bearer {p.user.api_key}")],
+    ),
+    (
+        "key in a look-alike header",
+        "a valid key in Authorization_ and X-Authorization",
+        lambda p: [("Authorization_", f"Bearer {p.user.api_key}"), ("X-Authorization", f"Bearer {p.user.api_key}")],
+    ),
+    (
+        "user named by the client",
+        "headers that name an admin",
+        lambda p: [
+            ("X-OnPrem-User", p.bystander.name),
+            ("X-Remote-User", p.bystander.name),
+            ("Remote-User", p.bystander.name),
+        ],
+    ),
+    (
+        "key as password",
+        "basic authentication with the user's name and key",
+        lambda p: basic(p.user.name, p.user.api_key),
+    ),
     ("empty password", "basic authentication with the user's name alone", lambda p: basic(p.user.name, "")),
     ("wrong password", "basic authentication with a wrong password", lambda p: basic(p.user.name, "wrong")),
-    ("basic without a colon", "basic authentication that is no pair", lambda p: [("Authorization", "Basic " + base64.b64encode(p.user.name.encode()).decode())]),
+    (
+        "basic without a colon",
+        "basic authentication that is no pair",
+        lambda p: [("Authorization", "Basic " + base64.b64encode(p.user.name.encode()).decode())],
+    ),
     ("key as name", "basic authentication with the key as the name", lambda p: basic(p.user.api_key, "")),
     ("expired key", "a key past its end date", lambda p: bearer(p.dead_key("expired"))),
     ("revoked key", "a key that was taken back", lambda p: bearer(p.dead_key("revoked"))),
@@ -118,7 +166,11 @@ ATTACKS = [
         Attack("credentials", name, tries, "400 or 401 with a JSON error", with_headers(headers))
         for name, tries, headers in CASES
     ),
-    Attack("credentials", "key in the URL", "a valid key as a parameter, or before the host", "400, 401 or 404", in_url),
+    Attack(
+        "credentials", "key in the URL", "a valid key as a parameter, or before the host", "400, 401 or 404", in_url
+    ),
     Attack("credentials", "key of 1 MB", "a bearer of a megabyte", "400, 401 or 431", of_a_megabyte),
-    Attack("credentials", "time of a near miss", "is a nearly right key refused later?", "no difference above 5 ms", timing),
+    Attack(
+        "credentials", "time of a near miss", "is a nearly right key refused later?", "no difference above 5 ms", timing
+    ),
 ]

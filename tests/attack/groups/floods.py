@@ -17,7 +17,9 @@ from tests.attack.wire import Answer
 def limited(answers: list[Answer], served: list[float], most: float) -> Verdict:
     """Held if some were refused, each with Retry-After and an error that clients read, and others were served."""
     refusals = [answer for answer in answers if answer.status == 429]
-    seen = f"{len(answers)} asked, {len(refusals)} times 429, a bystander served in {max(served, default=0):.2f} s at most"
+    seen = (
+        f"{len(answers)} asked, {len(refusals)} times 429, a bystander served in {max(served, default=0):.2f} s at most"
+    )
     if not refusals:
         return Verdict(False, seen)
     bad = [a for a in refusals if not a.is_refusal or not (a.header("retry-after") or "").isdigit()]
@@ -114,13 +116,45 @@ def innocent(position: Position) -> Verdict:
 
 
 ATTACKS = [
-    Attack("floods", "requests over the user's limit", "as fast as one connection goes", "429 with Retry-After and JSON, others served", flood(lambda p: p.bytes("GET", "/v1/models"))),
-    Attack("floods", "guesses of keys", "wrong keys as fast as one connection goes", "429 with Retry-After and JSON, others served", guesses(lambda p, n: p.bytes("GET", "/v1/models", key=f"guess-{n:040}"))),
-    Attack("floods", "requests without a key", "no credential, as fast as one connection goes", "429 with Retry-After and JSON, others served", flood(lambda p: p.bytes("GET", "/v1/models", key=None), 0.5)),
-    Attack("floods", "paths that are none", "404 as fast as one connection goes", "429 with Retry-After and JSON, others served", flood(lambda p: p.bytes("GET", "/no-such-path"))),
-    Attack("floods", "generations at once", "many streams of one user", "429 with Retry-After and JSON, others served", concurrent),
-    Attack("floods", "users behind a guesser", "30 wrong keys, then a right one from the same address", "200", innocent),
+    Attack(
+        "floods",
+        "requests over the user's limit",
+        "as fast as one connection goes",
+        "429 with Retry-After and JSON, others served",
+        flood(lambda p: p.bytes("GET", "/v1/models")),
+    ),
+    Attack(
+        "floods",
+        "guesses of keys",
+        "wrong keys as fast as one connection goes",
+        "429 with Retry-After and JSON, others served",
+        guesses(lambda p, n: p.bytes("GET", "/v1/models", key=f"guess-{n:040}")),
+    ),
+    Attack(
+        "floods",
+        "requests without a key",
+        "no credential, as fast as one connection goes",
+        "429 with Retry-After and JSON, others served",
+        flood(lambda p: p.bytes("GET", "/v1/models", key=None), 0.5),
+    ),
+    Attack(
+        "floods",
+        "paths that are none",
+        "404 as fast as one connection goes",
+        "429 with Retry-After and JSON, others served",
+        flood(lambda p: p.bytes("GET", "/no-such-path")),
+    ),
+    Attack(
+        "floods",
+        "generations at once",
+        "many streams of one user",
+        "429 with Retry-After and JSON, others served",
+        concurrent,
+    ),
+    Attack(
+        "floods", "users behind a guesser", "30 wrong keys, then a right one from the same address", "200", innocent
+    ),
     Attack("floods", "body over the limit", "a length that says so", "413", body_said),
     Attack("floods", "body of terabytes", "a length of 10^13", "413", body_of_terabytes),
     Attack("floods", "body over the limit in chunks", "more chunks than allowed", "413, or cut off", body_in_chunks),
-]  # fmt: skip
+]

@@ -45,17 +45,52 @@ CASES: list[tuple[str, str, Callable[[Position], Headers], bytes | None]] = [
     ("no credential", "GET /v1/models without one", lambda p: start(p, key=False), None),
     ("management", "POST /api/show", lambda p: start(p, "/api/show", "POST"), b'{"model": "a"}'),
     ("encoded path", "POST /%61pi/show", lambda p: start(p, "/%61pi/show", "POST"), b'{"model": "a"}'),
-    ("line break in a value", "a value with CR, LF and a header behind", lambda p: [*start(p), ("x-a", "b\r\nTransfer-Encoding: chunked")], None),
-    ("line break in the path", "a path with CR, LF and a request behind", lambda p: start(p, "/v1/models HTTP/1.1\r\nHost: a\r\n\r\nGET /api/ps"), None),
-    ("line break in the method", "a method with a whole first line", lambda p: start(p, method="GET /v1/models HTTP/1.1\r\nX:"), None),
-    ("upper case in a name", "Authorization in upper case", lambda p: [*start(p, key=False), ("Authorization", f"Bearer {p.user.api_key}")], None),
+    (
+        "line break in a value",
+        "a value with CR, LF and a header behind",
+        lambda p: [*start(p), ("x-a", "b\r\nTransfer-Encoding: chunked")],
+        None,
+    ),
+    (
+        "line break in the path",
+        "a path with CR, LF and a request behind",
+        lambda p: start(p, "/v1/models HTTP/1.1\r\nHost: a\r\n\r\nGET /api/ps"),
+        None,
+    ),
+    (
+        "line break in the method",
+        "a method with a whole first line",
+        lambda p: start(p, method="GET /v1/models HTTP/1.1\r\nX:"),
+        None,
+    ),
+    (
+        "upper case in a name",
+        "Authorization in upper case",
+        lambda p: [*start(p, key=False), ("Authorization", f"Bearer {p.user.api_key}")],
+        None,
+    ),
     ("path twice", "an open path, and management", lambda p: [*start(p), (":path", "/api/show")], None),
-    ("pseudo-header behind headers", ":path behind a header", lambda p: [*(h for h in start(p) if h[0] != ":path"), (":path", "/v1/models")], None),
+    (
+        "pseudo-header behind headers",
+        ":path behind a header",
+        lambda p: [*(h for h in start(p) if h[0] != ":path"), (":path", "/v1/models")],
+        None,
+    ),
     ("no path", "a request without :path", lambda p: [h for h in start(p) if h[0] != ":path"], None),
-    ("length that lies", "content-length 5, and a body of 20", lambda p: [*start(p, "/v1/embeddings", "POST"), ("content-length", "5")], b" " * 20),
-    ("two hosts", ":authority and another host", lambda p: [*start(p), ("host", "a.example"), ("host", "b.example")], None),
+    (
+        "length that lies",
+        "content-length 5, and a body of 20",
+        lambda p: [*start(p, "/v1/embeddings", "POST"), ("content-length", "5")],
+        b" " * 20,
+    ),
+    (
+        "two hosts",
+        ":authority and another host",
+        lambda p: [*start(p), ("host", "a.example"), ("host", "b.example")],
+        None,
+    ),
     ("colon in a name", "a name with a colon", lambda p: [*start(p), ("transfer-encoding:chunked\r\nx", "b")], None),
-]  # fmt: skip
+]
 
 
 def case(headers: Callable[[Position], Headers], body: bytes | None) -> Callable[[Position], Verdict]:
@@ -119,14 +154,43 @@ def many_streams(position: Position) -> Verdict:
         seen = h2.talk(connection, data, streams=count, patience=position.bounds.patience)
     statuses = list(seen.statuses.values())
     refusals = statuses.count(429) + len(seen.resets)
-    return Verdict(refusals > 0, f"{statuses.count(200)} times 200, {statuses.count(429)} times 429, {len(seen.resets)} reset")
+    return Verdict(
+        refusals > 0, f"{statuses.count(200)} times 200, {statuses.count(429)} times 429, {len(seen.resets)} reset"
+    )
 
 
 ATTACKS = [
-    *(Attack("HTTP/2", f"HTTP/2: {name}", tries, "4xx, a reset, or the end", case(headers, body)) for name, tries, headers, body in CASES),
-    Attack("HTTP/2", "HTTP/2: transfer-encoding", "a header that HTTP/2 does not have", "4xx, a reset, or the end", transfer_encoding),
-    Attack("HTTP/2", "HTTP/2: rapid reset", "thousands of streams, each reset at once", "the connection ends, others are served", rapid_reset),
+    *(
+        Attack("HTTP/2", f"HTTP/2: {name}", tries, "4xx, a reset, or the end", case(headers, body))
+        for name, tries, headers, body in CASES
+    ),
+    Attack(
+        "HTTP/2",
+        "HTTP/2: transfer-encoding",
+        "a header that HTTP/2 does not have",
+        "4xx, a reset, or the end",
+        transfer_encoding,
+    ),
+    Attack(
+        "HTTP/2",
+        "HTTP/2: rapid reset",
+        "thousands of streams, each reset at once",
+        "the connection ends, others are served",
+        rapid_reset,
+    ),
     Attack("HTTP/2", "HTTP/2: endless headers", "1.2 MB of CONTINUATION", "refused, others are served", continuations),
-    Attack("HTTP/2", "HTTP/2: settings and pings", "40 000 frames that want an answer", "the connection ends, others are served", settings),
-    Attack("HTTP/2", "HTTP/2: streams over the limit", "as many requests at once as one connection bears", "some are refused", many_streams),
-]  # fmt: skip
+    Attack(
+        "HTTP/2",
+        "HTTP/2: settings and pings",
+        "40 000 frames that want an answer",
+        "the connection ends, others are served",
+        settings,
+    ),
+    Attack(
+        "HTTP/2",
+        "HTTP/2: streams over the limit",
+        "as many requests at once as one connection bears",
+        "some are refused",
+        many_streams,
+    ),
+]

@@ -60,9 +60,17 @@ def runner_api(position: Position) -> Verdict:
 
 ATTACKS = [
     *(
-        Attack("management", f"{name} by a user", f"{method} {path[:30]}", "403, 404 or 405", as_user(method, path, body))
+        Attack(
+            "management", f"{name} by a user", f"{method} {path[:30]}", "403, 404 or 405", as_user(method, path, body)
+        )
         for name, method, path, body in CASES
     ),
-    Attack("management", "management by an admin", "each of them, where the gateway manages nothing", "403, 404 or 405", as_admin),
+    Attack(
+        "management",
+        "management by an admin",
+        "each of them, where the gateway manages nothing",
+        "403, 404 or 405",
+        as_admin,
+    ),
     Attack("management", "other engines' paths", "/slots, /props, /pause, /invocations …", "404", runner_api),
 ]

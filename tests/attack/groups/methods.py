@@ -51,7 +51,9 @@ def override(position: Position) -> Verdict:
 
 def rewrite(position: Position) -> Verdict:
     """Headers by which some proxies let the client name another path."""
-    headers = [(name, "/api/show") for name in ("X-Original-URL", "X-Rewrite-URL", "X-Accel-Redirect", "X-Forwarded-Uri")]
+    headers = [
+        (name, "/api/show") for name in ("X-Original-URL", "X-Rewrite-URL", "X-Accel-Redirect", "X-Forwarded-Uri")
+    ]
     answer = position.ask("POST", "/v1/embeddings-no-such", *headers, body={"model": position.access.model})
     return refused(answer, (400, 404))
 
@@ -67,7 +69,15 @@ ATTACKS = [
         Attack("methods", name, f"{verb[:10]} {target}", "400, 404, 405 or 501", method(verb, target))
         for name, verb, target in CASES
     ),
-    Attack("methods", "override headers", "X-HTTP-Method-Override and its kin", "the method stays what it is", override),
-    Attack("methods", "rewrite headers", "X-Original-URL, X-Accel-Redirect and their kin", "the path stays what it is", rewrite),
+    Attack(
+        "methods", "override headers", "X-HTTP-Method-Override and its kin", "the method stays what it is", override
+    ),
+    Attack(
+        "methods",
+        "rewrite headers",
+        "X-Original-URL, X-Accel-Redirect and their kin",
+        "the path stays what it is",
+        rewrite,
+    ),
     Attack("methods", "OPTIONS of a stranger", "which methods are there?", "4xx, no methods told", options),
 ]

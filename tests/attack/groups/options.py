@@ -77,7 +77,10 @@ def twice(position: Position) -> Verdict:
     """The harmless one first, and the last one counts."""
 
     def ask() -> list[int]:
-        bodies = ['"options":{"num_predict":1},"options":{"num_ctx":64}', '"options":{"num_predict":1,"num_ctx":64,"num_ctx":96}']
+        bodies = [
+            '"options":{"num_predict":1},"options":{"num_ctx":64}',
+            '"options":{"num_predict":1,"num_ctx":64,"num_ctx":96}',
+        ]
         head = f'{{"model":{json.dumps(position.access.model)},"prompt":"a","stream":false,'
         return [position.ask("POST", "/api/generate", body=f"{head}{body}}}".encode()).status for body in bodies]
 
@@ -134,11 +137,41 @@ def right(name: str, more: dict) -> Callable[[Position], Verdict]:
 
 
 ATTACKS = [
-    *(Attack("options", name, json.dumps(more)[:60], "400, or dropped; engines unchanged", load_option(more)) for name, more in CASES),
+    *(
+        Attack("options", name, json.dumps(more)[:60], "400, or dropped; engines unchanged", load_option(more))
+        for name, more in CASES
+    ),
     Attack("options", "option twice", "the harmless one first", "400, or dropped; engines unchanged", twice),
-    Attack("options", "options by OpenAI's route", "keep_alive and num_ctx in /v1/chat/completions", "400, or dropped; engines unchanged", through_openai),
-    Attack("options", "options by an embedding", "keep_alive and num_ctx in /api/embed", "400, or dropped; engines unchanged", by_embedding),
+    Attack(
+        "options",
+        "options by OpenAI's route",
+        "keep_alive and num_ctx in /v1/chat/completions",
+        "400, or dropped; engines unchanged",
+        through_openai,
+    ),
+    Attack(
+        "options",
+        "options by an embedding",
+        "keep_alive and num_ctx in /api/embed",
+        "400, or dropped; engines unchanged",
+        by_embedding,
+    ),
     Attack("options", "unloading", "an empty prompt with keep_alive 0", "400, or dropped; engines unchanged", unload),
-    Attack("options", "unloading by an admin", "keep_alive 0, where the gateway manages nothing", "400, or dropped; engines unchanged", by_admin),
-    *(Attack("options", f"right to {name}", json.dumps(more)[:60], "400 or 403", right(name.split()[-1] if " " in name else name, more)) for name, more in RIGHTS.items()),
-]  # fmt: skip
+    Attack(
+        "options",
+        "unloading by an admin",
+        "keep_alive 0, where the gateway manages nothing",
+        "400, or dropped; engines unchanged",
+        by_admin,
+    ),
+    *(
+        Attack(
+            "options",
+            f"right to {name}",
+            json.dumps(more)[:60],
+            "400 or 403",
+            right(name.split()[-1] if " " in name else name, more),
+        )
+        for name, more in RIGHTS.items()
+    ),
+]

@@ -72,16 +72,104 @@ def absolute(target: Callable[[Position], str], method: str = "POST") -> Callabl
 
 ATTACKS = [
     *(
-        Attack("paths", name, f"POST {target.encode('ascii', 'backslashreplace').decode()} as a user", "400, 403, 404 or 405", management(target))
+        Attack(
+            "paths",
+            name,
+            f"POST {target.encode('ascii', 'backslashreplace').decode()} as a user",
+            "400, 403, 404 or 405",
+            management(target),
+        )
         for name, target in CASES
     ),
-    Attack("paths", "absolute form, own host", "POST https://<gateway>/api/show", "a refusal", absolute(lambda p: f"https://{p.host}/api/show")),
-    Attack("paths", "absolute form of an open route", "GET https://<gateway>/v1/models", "a refusal", absolute(lambda p: f"https://{p.host}/v1/models", "GET")),
-    Attack("paths", "absolute form, another host", "GET http://169.254.169.254/latest/meta-data/", "a refusal", absolute(lambda p: "http://169.254.169.254/latest/meta-data/", "GET")),
-    Attack("paths", "absolute form, the engine", "GET http://127.0.0.1:11434/api/tags", "a refusal", absolute(lambda p: "http://127.0.0.1:11434/api/tags", "GET")),
-    Attack("paths", "tunnel", "CONNECT 127.0.0.1:11434, and to the gateway itself", "400, 404 or 405", first_refused(("CONNECT", "127.0.0.1:11434"), ("CONNECT", "/v1/models"))),
-    Attack("paths", "internals of the gateway", "locations that are its own", "400, 403 or 404", first_refused(*(("GET", path) for path in ("/_error", "/_authenticate", "/@engine", "/nginx_status", "/basic_status", "/.well-known/../_error")))),
-    Attack("paths", "what scanners look for", "files and consoles of other software", "404", first_refused(*(("GET", path) for path in ("/.git/config", "/.env", "/metrics", "/debug/pprof/", "/server-status", "/etc/passwd", "/", "/index.html", "/favicon.ico", "/v1/unknown")))),
-    Attack("paths", "very long path", "a path of 100 kB", "400, 404 or 414", first_refused(("GET", "/v1/models/" + "a" * 100_000))),
-    Attack("paths", "very long query", "a query of 100 kB", "400, 404 or 414", first_refused(("GET", "/v1/models?" + "a" * 100_000))),
+    Attack(
+        "paths",
+        "absolute form, own host",
+        "POST https://<gateway>/api/show",
+        "a refusal",
+        absolute(lambda p: f"https://{p.host}/api/show"),
+    ),
+    Attack(
+        "paths",
+        "absolute form of an open route",
+        "GET https://<gateway>/v1/models",
+        "a refusal",
+        absolute(lambda p: f"https://{p.host}/v1/models", "GET"),
+    ),
+    Attack(
+        "paths",
+        "absolute form, another host",
+        "GET http://169.254.169.254/latest/meta-data/",
+        "a refusal",
+        absolute(lambda p: "http://169.254.169.254/latest/meta-data/", "GET"),
+    ),
+    Attack(
+        "paths",
+        "absolute form, the engine",
+        "GET http://127.0.0.1:11434/api/tags",
+        "a refusal",
+        absolute(lambda p: "http://127.0.0.1:11434/api/tags", "GET"),
+    ),
+    Attack(
+        "paths",
+        "tunnel",
+        "CONNECT 127.0.0.1:11434, and to the gateway itself",
+        "400, 404 or 405",
+        first_refused(("CONNECT", "127.0.0.1:11434"), ("CONNECT", "/v1/models")),
+    ),
+    Attack(
+        "paths",
+        "internals of the gateway",
+        "locations that are its own",
+        "400, 403 or 404",
+        first_refused(
+            *(
+                ("GET", path)
+                for path in (
+                    "/_error",
+                    "/_authenticate",
+                    "/@engine",
+                    "/nginx_status",
+                    "/basic_status",
+                    "/.well-known/../_error",
+                )
+            )
+        ),
+    ),
+    Attack(
+        "paths",
+        "what scanners look for",
+        "files and consoles of other software",
+        "404",
+        first_refused(
+            *(
+                ("GET", path)
+                for path in (
+                    "/.git/config",
+                    "/.env",
+                    "/metrics",
+                    "/debug/pprof/",
+                    "/server-status",
+                    "/etc/passwd",
+                    "/",
+                    "/index.html",
+                    "/favicon.ico",
+                    "/v1/unknown",
+                )
+            )
+        ),
+    ),
+    Attack(
+        "paths",
+        "very long path",
+        "a path of 100 kB",
+        "400, 404 or 414",
+        first_refused(("GET", "/v1/models/" + "a" * 100_000)),
+    ),
+    Attack(
+        "paths",
+        "very long query",
+        "a query of 100 kB",
+        "400, 404 or 414",
+        first_refused(("GET", "/v1/models?" + "a" * 100_000)),
+    ),
 ]

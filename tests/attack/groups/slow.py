@@ -120,9 +120,13 @@ def slow_read(position: Position) -> Verdict:
         while time.monotonic() < began + min(position.bounds.slow, 8):
             worst = max(worst, position.served())
             time.sleep(0.5)
-    answer = position.ask("POST", "/v1/embeddings", body=json.dumps({"model": position.access.model, "input": ""}).encode())
+    answer = position.ask(
+        "POST", "/v1/embeddings", body=json.dumps({"model": position.access.model, "input": ""}).encode()
+    )
     held = worst < position.bounds.patience / 2 and answer.status not in (0, 502, 503, 504)
-    return Verdict(held, f"a bystander served in {worst:.2f} s at most, and the user again afterwards ({answer.status})")
+    return Verdict(
+        held, f"a bystander served in {worst:.2f} s at most, and the user again afterwards ({answer.status})"
+    )
 
 
 def left_alone(position: Position) -> Verdict:

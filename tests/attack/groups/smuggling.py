@@ -87,8 +87,8 @@ def chunks(data: Callable[[Position], bytes]) -> Raw:
 
 
 def bare_line_feeds(p: Position) -> bytes:
-    body = content(p)
-    return head(p, f"Content-Length: {len(body)}").replace(b"\r\n", b"\n") + body
+    hidden = second(p)
+    return head(p, f"Content-Length: {len(hidden)}").replace(b"\r\n", b"\n") + hidden
 
 
 def bare_return(p: Position) -> bytes:
@@ -129,13 +129,29 @@ REFUSED: list[tuple[str, str, Raw]] = [
     ("length that wraps round", "Content-Length of 2^64 + n", lengths("18446744073709551616")),
     ("empty length", "Content-Length without a value", lengths("")),
     ("space before the colon", "Transfer-Encoding : chunked", transfer_encoding("Transfer-Encoding : chunked")),
-    ("tab before the value", "Transfer-Encoding:<tab>chunked, with a length", transfer_encoding("Transfer-Encoding:\tchunked")),
+    (
+        "tab before the value",
+        "Transfer-Encoding:<tab>chunked, with a length",
+        transfer_encoding("Transfer-Encoding:\tchunked"),
+    ),
     ("unknown coding", "Transfer-Encoding: xchunked", transfer_encoding("Transfer-Encoding: xchunked")),
     ("chunked and identity", "Transfer-Encoding: chunked, identity", lone_transfer_encoding("chunked, identity")),
-    ("chunked twice", "two Transfer-Encoding headers", transfer_encoding("Transfer-Encoding: chunked", "Transfer-Encoding: identity")),
+    (
+        "chunked twice",
+        "two Transfer-Encoding headers",
+        transfer_encoding("Transfer-Encoding: chunked", "Transfer-Encoding: identity"),
+    ),
     ("gzip and chunked", "Transfer-Encoding: gzip, chunked", lone_transfer_encoding("gzip, chunked")),
-    ("folded header", "Transfer-Encoding on a folded line (obs-fold)", transfer_encoding("X-A: b", " Transfer-Encoding: chunked")),
-    ("folded value", "a value that goes on on a folded line (obs-fold)", transfer_encoding("Transfer-Encoding:", " chunked")),
+    (
+        "folded header",
+        "Transfer-Encoding on a folded line (obs-fold)",
+        transfer_encoding("X-A: b", " Transfer-Encoding: chunked"),
+    ),
+    (
+        "folded value",
+        "a value that goes on on a folded line (obs-fold)",
+        transfer_encoding("Transfer-Encoding:", " chunked"),
+    ),
     ("header without a colon", "a line that is no header", lines("this is no header")),
     ("header without a name", "a line that starts with a colon", lines(": chunked")),
     ("NUL in a header", "a NUL in a value", lines("X-A: a\0b")),
@@ -152,15 +168,23 @@ REFUSED: list[tuple[str, str, Raw]] = [
     ("HTTP/2 in a first line", "HTTP/2.0 as text", version(b"HTTP/2.0")),
     ("version in lower case", "http/1.1", version(b"http/1.1")),
     ("first line with two spaces more", "words after the version", version(b"HTTP/1.1 HTTP/1.1")),
-]  # fmt: skip
+]
 
 # One answer at most: they have a meaning, which must be one alone.
 SINGLE: list[tuple[str, str, Raw]] = [
     ("bare line feeds", "lines that end in LF alone", bare_line_feeds),
     ("body on GET", "a GET whose body is a request", body_on_get),
-    ("extension of a chunk", "a newline inside a chunk extension", chunks(lambda p: chunk(content(p), b";a=b\nX") + END)),
-    ("endless chunk extension", "a chunk extension of 100 kB", chunks(lambda p: chunk(content(p), b";" + b"a" * 100_000) + END)),
-]  # fmt: skip
+    (
+        "extension of a chunk",
+        "a newline inside a chunk extension",
+        lambda p: head(p, "Transfer-Encoding: chunked") + chunk(second(p), b";a=b\nX") + END,
+    ),
+    (
+        "endless chunk extension",
+        "a chunk extension of 100 kB",
+        lambda p: head(p, "Transfer-Encoding: chunked") + chunk(second(p), b";" + b"a" * 100_000) + END,
+    ),
+]
 
 
 def with_judge(raw: Raw, judge: Callable[..., Verdict]) -> Callable[[Position], Verdict]:
@@ -189,7 +213,9 @@ def pipelined(position: Position) -> Verdict:
 
 def trailers(position: Position) -> Verdict:
     """A credential behind the body is none."""
-    data = position.bytes("POST", "/v1/embeddings", ("Transfer-Encoding", "chunked"), ("Trailer", "Authorization"), key=None)
+    data = position.bytes(
+        "POST", "/v1/embeddings", ("Transfer-Encoding", "chunked"), ("Trailer", "Authorization"), key=None
+    )
     late = f"0\r\nAuthorization: Bearer {position.user.api_key}\r\n\r\n".encode()
     found = position.paced(data + chunk(content(position)) + late, patience=5)
     return refused(found.first, (400, 401, 411))
@@ -224,8 +250,16 @@ ATTACKS = [
     Attack("smuggling", "HTTP/0.9", "a first line without a version", "nothing served", http09),
     Attack("smuggling", "pipelined strangers", "with a key, without, and with one again", "200, then 401", pipelined),
     Attack("smuggling", "credential in a trailer", "Authorization behind the body", "400 or 401", trailers),
-    Attack("smuggling", "hop-by-hop headers", "Connection names what the gateway itself needs", "400 or 401", hop_by_hop),
-    Attack("smuggling", "expectation of a stranger", "Expect: 100-continue without a key", "a refusal before the body", expectation),
+    Attack(
+        "smuggling", "hop-by-hop headers", "Connection names what the gateway itself needs", "400 or 401", hop_by_hop
+    ),
+    Attack(
+        "smuggling",
+        "expectation of a stranger",
+        "Expect: 100-continue without a key",
+        "a refusal before the body",
+        expectation,
+    ),
     Attack("smuggling", "2000 headers", "200 kB in small headers", "400 or 431", header_bomb),
     Attack("smuggling", "one large header", "a header of 200 kB", "400 or 431", large_header),
-]  # fmt: skip
+]
