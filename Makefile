@@ -73,6 +73,10 @@ bench-distribution: venv ## One model to 4 nodes, through a mirror and straight 
 bench-warm: venv docker ## Seconds to the first token after a restart of the engine, with the warmer and without; on the running demo
 	@$(PYTHON) -m tests.warm
 
+.PHONY: attack
+attack: venv ## Attack a fleet in local containers from its neighbour; ACCESS=.demo/access.json, GROUP=<one of the table's> for a part
+	@$(PYTHON) -m tests.attack $(or $(ACCESS),.demo/access.json) $(if $(GROUP),--only "$(GROUP)")
+
 .PHONY: docs
 docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
 	@$(PYTHON) tools/role_readme.py

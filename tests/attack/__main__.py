@@ -1,7 +1,7 @@
 """``make attack``: every attack from the fleet's unmanaged neighbour, a table, build/attack.json, and an exit status.
 
-The neighbour lends its network alone: the process enters it (``nsenter``), keeps this machine's programs, and looks into
-the hosts by Docker's socket, which is no matter of networks.
+The neighbour lends its network alone: the process enters it (``nsenter``), keeps this machine's programs, and looks
+into the hosts by Docker's socket, which is no matter of networks.
 """
 
 from __future__ import annotations

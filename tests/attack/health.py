@@ -21,10 +21,11 @@ for pattern in ("/etc/nginx/**", "/etc/onprem-llm/**", "/etc/ufw/**"):
     for path in glob.glob(pattern, recursive=True):
         if os.path.isfile(path) and not path.endswith("measurements.json"):
             files[path] = hashlib.sha256(open(path, "rb").read()).hexdigest()
-jails = [j.strip() for j in (re.findall("Jail list:(.*)", said("fail2ban-client", "status")) or [""])[0].split(",") if j.strip()]
+jails = "".join(re.findall("Jail list:(.*)", said("fail2ban-client", "status"))).replace(",", " ").split()
 bans = [address for jail in jails for address in said("fail2ban-client", "get", jail, "banip").split()]
 rules = "\\n".join(said(command) for command in ("iptables-save", "ip6tables-save"))
-rules = "\\n".join(sorted(line for line in re.sub(r"\\[\\d+:\\d+\\]", "", rules).splitlines() if not line.startswith("#")))
+rules = re.sub(r"\\[\\d+:\\d+\\]|#.*", "", rules)
+rules = "\\n".join(sorted(rules.splitlines()))
 failed = [line.split()[0] for line in said("systemctl", "--failed", "--plain", "--no-legend").splitlines()]
 masters = said("pgrep", "-f", "nginx: master").split()
 print(json.dumps({"files": files, "bans": sorted(bans), "rules": rules, "failed units": failed, "nginx": masters}))

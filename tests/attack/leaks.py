@@ -38,10 +38,10 @@ def of_processes(root, secrets):
         if pid == own:
             continue
         for kind, file in (("process list", "cmdline"), ("environment", "environ")):
-            content = read("%s/proc/%s/%s" % (root, pid, file))
+            content = read(f"{root}/proc/{pid}/{file}")
             for name in named(content, secrets):
-                program = read("%s/proc/%s/comm" % (root, pid)).decode(errors="replace").strip()
-                yield kind, name, "process %s (%s)" % (pid, program)
+                program = read(f"{root}/proc/{pid}/comm").decode(errors="replace").strip()
+                yield kind, name, f"process {pid} ({program})"
 
 
 def open_above(root, path):
@@ -70,11 +70,8 @@ def of_files(root, secrets):
             everybody = facts.st_mode & stat.S_IROTH and open_above(root, path)
             for name in named(content, secrets):
                 yield "log" if LOGS.search(shown) else "file for all" if everybody else "file", name, shown
-            if PRIVATE_KEY.search(content):
-                if (facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO) and everybody) or facts.st_mode & (
-                    stat.S_IWGRP | stat.S_IRWXO
-                ):
-                    yield "private key", "a private key", "%s with mode %04o" % (shown, stat.S_IMODE(facts.st_mode))
+            if PRIVATE_KEY.search(content) and (everybody or facts.st_mode & stat.S_IWGRP):
+                yield "private key", "a private key", f"{shown} with mode {stat.S_IMODE(facts.st_mode):04o}"
             if "onprem-llm" in shown and everybody and re.search(r"\.(keys|htpasswd)$", shown):
                 yield "hashes for all", "hashes of credentials", shown
 

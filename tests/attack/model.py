@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,10 @@ HELD, FAILED, NOT_TRIED = "held", "FAILED", "not tried"
 
 class NotTried(Exception):
     """The fleet lacks what the attack needs; the message says what."""
+
+
+class Starved(Exception):
+    """Somebody else was not served; the message says how that showed."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +62,9 @@ def carry_out(attack: Attack, position: Position) -> Result:
             outcome, seen = FAILED, f"{seen}; afterwards the gateway no longer answers /healthz"
     except NotTried as reason:
         outcome, seen = NOT_TRIED, str(reason)
+    except Starved as reason:
+        outcome, seen = FAILED, str(reason)
     except Exception as error:
         outcome, seen = FAILED, f"{type(error).__name__}: {error}"
     spent = round(time.monotonic() - began, 2)
     return Result(attack.group, attack.name, attack.tries, attack.expected, seen, outcome, spent)
-
-
-def first_failure(verdicts: Iterable[Verdict]) -> Verdict:
-    """The first that did not hold; if all did, the last."""
-    last = Verdict(False, "nothing was tried")
-    for last in verdicts:
-        if not last.held:
-            break
-    return last

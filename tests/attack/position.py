@@ -7,7 +7,6 @@ import json
 import re
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Protocol
 
 from tests.attack import wire
 from tests.attack.access import Access, Machine, User
-from tests.attack.model import NotTried
+from tests.attack.model import NotTried, Starved
 from tests.attack.wire import Answer, Exchange
 
 LOG = "/var/log/nginx/onprem-llm-gateway.log"
@@ -54,14 +53,6 @@ class Container:
 
     def run(self, command: list[str], given: str = "") -> str:
         return run_here(["docker", "exec", "-i", self.name, *command], given)
-
-
-@dataclass(frozen=True)
-class ThisMachine:
-    """For attacks on loopback."""
-
-    def run(self, command: list[str], given: str = "") -> str:
-        return run_here([sys.executable if command[0] == "python3" else command[0], *command[1:]], given)
 
 
 def run_here(command: list[str], given: str) -> str:
@@ -153,8 +144,9 @@ class Position:
         context.set_alpn_protocols([alpn])
         return context
 
-    def connect(self, alpn: str = "http/1.1", timeout: float = 10) -> ssl.SSLSocket:
-        connection = wire.connect(self.access.gateway, self.context(alpn), self.access.gateway[0], timeout)
+    def connect(self, alpn: str = "http/1.1") -> ssl.SSLSocket:
+        address, context = self.access.gateway, self.context(alpn)
+        connection = wire.connect(address, context, address[0], self.bounds.patience)
         assert isinstance(connection, ssl.SSLSocket)
         return connection
 
@@ -235,11 +227,17 @@ class Position:
             return False
 
     def served(self, user: User | None = None) -> float:
-        """Seconds that another user's question takes. RuntimeError if it is refused."""
+        """Seconds that another user's question takes.
+
+        :raises Starved: it is not answered, or refused.
+        """
         began = time.monotonic()
-        answer = self.ask("GET", "/v1/models", key=(user or self.bystander).api_key, patient=False)
+        try:
+            answer = self.ask("GET", "/v1/models", key=(user or self.bystander).api_key, patient=False)
+        except OSError as error:
+            raise Starved(f"a bystander gets no connection ({error})") from None
         if answer.status != 200:
-            raise RuntimeError(f"a bystander's question gets {answer}")
+            raise Starved(f"a bystander is not served ({answer.status or 'no answer'})")
         return time.monotonic() - began
 
     # What is seen inside
@@ -279,5 +277,5 @@ class Position:
 
     def log_since(self, size: int) -> list[str]:
         """Lines of the access log after its first ``size`` bytes. nginx writes them when the request ends."""
-        time.sleep(0.3)
+        time.sleep(self.bounds.quiet)
         return re.split(r"\n", self.gateway.run(["tail", "-c", f"+{size + 1}", self.log_file]).rstrip("\n"))

@@ -115,7 +115,7 @@ CASES: list[tuple[str, str, Callable[[Position], Headers]]] = [
 
 def with_headers(headers: Callable[[Position], Headers]) -> Callable[[Position], Verdict]:
     def act(position: Position) -> Verdict:
-        # Any spelling must be refused on a route that a valid key opens; and without a hint that a key was nearly right.
+        # On a route that a valid key opens; and without a hint that a key was nearly right.
         answer = position.ask("GET", "/v1/models", *headers(position), key=None)
         return refused(answer, (400, 401))
 

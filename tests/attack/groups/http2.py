@@ -117,7 +117,7 @@ def rapid_reset(position: Position) -> Verdict:
         for stream in range(1, 2 * position.bounds.requests * 10, 2)
     )
     with contextlib.closing(connect(position)) as connection:
-        seen = h2.talk(connection, data, streams=10**6, patience=3)
+        seen = h2.talk(connection, data, streams=10**6, patience=min(position.bounds.patience, 3))
         verdict = bystander_served(position, str(seen))
     ended = seen.goaway is not None or seen.ended
     return Verdict(verdict.held and ended, verdict.seen + ("" if ended else ", the connection goes on"))
@@ -128,7 +128,7 @@ def continuations(position: Position) -> Verdict:
     pieces = [h2.frame(h2.HEADERS, h2.END_STREAM, 1, h2.block(start(position)))]
     pieces += [h2.frame(h2.CONTINUATION, 0, 1, h2.block([("x-a", "b" * 4000)]))] * 300
     with contextlib.closing(connect(position)) as connection:
-        seen = h2.talk(connection, b"".join(pieces), patience=3)
+        seen = h2.talk(connection, b"".join(pieces), patience=min(position.bounds.patience, 3))
     verdict = bystander_served(position, str(seen))
     return Verdict(verdict.held and refused(seen).held, verdict.seen)
 
@@ -137,7 +137,7 @@ def settings(position: Position) -> Verdict:
     """CVE-2019-9515: each SETTINGS wants an acknowledgement."""
     data = (h2.frame(h2.SETTINGS, 0, 0, b"\0\3\0\0\0\x64") + h2.frame(h2.PING, 0, 0, b"attacker")) * 20_000
     with contextlib.closing(connect(position)) as connection:
-        seen = h2.talk(connection, data, patience=3)
+        seen = h2.talk(connection, data, patience=min(position.bounds.patience, 3))
     verdict = bystander_served(position, str(seen))
     ended = seen.goaway is not None or seen.ended
     return Verdict(verdict.held and ended, verdict.seen + ("" if ended else ", the connection goes on"))

@@ -25,7 +25,11 @@ for top in sys.argv[1:]:
                     found.append(path)
             except OSError:
                 pass
-for what, command in (("the journal", ["journalctl", "-q", "-b", "-n", "20000", "-o", "cat"]), ("the engine's log", ["docker", "logs", "onprem-llm-ollama"])):
+logs = {
+    "the journal": ["journalctl", "-q", "-b", "-n", "20000", "-o", "cat"],
+    "the engine's log": ["docker", "logs", "onprem-llm-ollama"],
+}
+for what, command in logs.items():
     try:
         out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
     except OSError:

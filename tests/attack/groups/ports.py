@@ -45,13 +45,15 @@ def lines(*command):
         return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
     except OSError:
         return ""
-own = [a["local"] for link in json.loads(lines("ip", "-json", "address") or "[]") for a in link["addr_info"] if a["scope"] == "global"]
+links = json.loads(lines("ip", "-json", "address") or "[]")
+own = [a["local"] for link in links for a in link["addr_info"] if a["scope"] == "global"]
 names = lines("docker", "ps", "-q").split()
 details = json.loads(lines("docker", "inspect", *names) or "[]") if names else []
 networks = [n for c in details for n in c["NetworkSettings"]["Networks"].values()]
 containers = [a for n in networks for a in (n.get("IPAddress"), n.get("GlobalIPv6Address")) if a]
 ports = [int(line.split()[3].rpartition(":")[2]) for line in lines("ss", "-Hltn").splitlines()]
-exposed = [int(p.partition("/")[0]) for c in details for p in c["Config"].get("ExposedPorts") or {} if p.endswith("/tcp")]
+exposed = [p.split("/") for c in details for p in c["Config"].get("ExposedPorts") or {}]
+exposed = [int(port) for port, protocol in exposed if protocol == "tcp"]
 print(json.dumps({"own": own, "containers": containers, "ports": ports + exposed}))
 """
 
@@ -191,7 +193,7 @@ def engine(position: Position) -> Verdict:
 
 
 def endpoint(position: Position) -> Verdict:
-    """A node's endpoint, which the gateway alone may reach, without and with a forged certificate's worth of nothing."""
+    """A node's endpoint, which the gateway alone may reach."""
     targets = [
         (a, port)
         for machine in position.access.machines.values()

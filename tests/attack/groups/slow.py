@@ -62,6 +62,12 @@ def headers(position: Position) -> Verdict:
     return drip(position, head, b"a", 1)
 
 
+def cut_off(position: Position, left: int, count: int, began: float, worst: float) -> Verdict:
+    spent = time.monotonic() - began
+    seen = f"{left} of {count} open after {spent:.0f} s, a bystander served in {worst:.2f} s at most"
+    return Verdict(left == 0 and worst < position.bounds.patience / 2, seen)
+
+
 def no_handshake(position: Position) -> Verdict:
     """Connections that say nothing at all, not even hello."""
     began = time.monotonic()
@@ -75,8 +81,7 @@ def no_handshake(position: Position) -> Verdict:
             worst = max(worst, position.served())
             time.sleep(1)
         left = sum(map(is_open, held))
-    seen = f"{left} of {len(held)} open after {time.monotonic() - began:.0f} s, a bystander served in {worst:.2f} s at most"
-    return Verdict(left == 0 and worst < position.bounds.patience / 2, seen)
+    return cut_off(position, left, len(held), began, worst)
 
 
 def body_of_a_stranger(position: Position) -> Verdict:
@@ -98,8 +103,7 @@ def silent_body(position: Position) -> Verdict:
             worst = max(worst, position.served())
             time.sleep(1)
         left = sum(map(is_open, held))
-    seen = f"{left} of {len(held)} open after {time.monotonic() - began:.0f} s, a bystander served in {worst:.2f} s at most"
-    return Verdict(left == 0 and worst < position.bounds.patience / 2, seen)
+    return cut_off(position, left, len(held), began, worst)
 
 
 def slow_read(position: Position) -> Verdict:
@@ -144,9 +148,13 @@ def left_alone(position: Position) -> Verdict:
 
 def idle(position: Position) -> Verdict:
     """Connections that stay open after an answer are cut off or leave room for others."""
-    with connections(position, position.bounds.connections * 5) as held:
-        for connection in held:
-            wire.exchange(connection, position.bytes("GET", "/healthz", key=None))
+    held: list[ssl.SSLSocket] = []
+    with contextlib.ExitStack() as stack:
+        # Who is let in no more has filled the room, which a bystander then notices.
+        with contextlib.suppress(OSError):
+            while len(held) < position.bounds.connections * 5:
+                held.append(stack.enter_context(contextlib.closing(position.connect())))
+                wire.exchange(held[-1], position.bytes("GET", "/healthz", key=None), 1, position.bounds.patience)
         spent = position.served()
     return Verdict(spent < position.bounds.patience / 2, f"{len(held)} idle; a bystander served in {spent:.2f} s")
 

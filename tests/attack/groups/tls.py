@@ -131,9 +131,10 @@ def garbage(position: Position) -> Verdict:
     )
     for sample in samples:
         with contextlib.closing(socket.create_connection(position.access.gateway, timeout=5)) as connection:
-            connection.sendall(sample)
-            connection.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                connection.sendall(sample)
             try:
+                connection.shutdown(socket.SHUT_WR)
                 received = connection.recv(4096)
             except OSError:
                 received = b""
