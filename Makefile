@@ -77,6 +77,14 @@ bench-warm: venv docker ## Seconds to the first token after a restart of the eng
 attack: venv ## Attack a fleet in local containers from its neighbour; ACCESS=.demo/access.json, GROUP=<one of the table's> for a part
 	@$(PYTHON) -m tests.attack $(or $(ACCESS),.demo/access.json) $(if $(GROUP),--only "$(GROUP)")
 
+.PHONY: soak
+soak: venv ## The gateway at its limit for MINUTES (10), its memory and descriptors watched; ACCESS=.demo/access.json
+	@$(PYTHON) -m tests.soak $(or $(ACCESS),.demo/access.json) --minutes $(or $(MINUTES),10)
+
+.PHONY: clients
+clients: venv ## The examples of docs/clients.md on a running fleet; ACCESS=.demo/access.json
+	@$(PYTHON) -m tests.clients $(or $(ACCESS),.demo/access.json)
+
 .PHONY: docs
 docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
 	@$(PYTHON) tools/role_readme.py

@@ -22,7 +22,7 @@ PATIENCE = 120
 
 @dataclass(frozen=True)
 class Example:
-    """``name``: the heading that it stands under, with a number from its second on. ``prints``: what it has to print."""
+    """``name``: the heading that it stands under, numbered from the second on. ``prints``: what it has to print."""
 
     name: str
     language: str

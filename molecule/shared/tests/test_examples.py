@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md, as a user of this fleet would run them. One scenario is enough: they ask the gateway alone."""
+"""The examples of docs/clients.md, as a user of this fleet runs them. One scenario is enough."""
 
 from __future__ import annotations
 
