@@ -43,7 +43,7 @@ lint unit sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long
+test-long: venv docker ## site.yml killed at every tenth task, and run again; ten minutes at the gateway's limit; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
 	@$(MAKE) bench-memory-drawn
