@@ -58,7 +58,6 @@ NAMES: list[tuple[str, str, Body]] = [
         "the forbidden model in escapes",
         lambda own, other: with_model('"model":"' + "".join(f"\\u{ord(c):04x}" for c in other) + '"')(own, other),
     ),
-    ("name for the old API", '"name" beside "model"', with_model('"model":"%(own)s"', '"name":"%(other)s"')),
     ("nested model", "an object in place of the model", with_model('"model":{"model":"%(other)s"}')),
     ("list of models", "a list in place of the model", with_model('"model":["%(own)s","%(other)s"]')),
     ("number for a model", "a number in place of the model", with_model('"model":1')),

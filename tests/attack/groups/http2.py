@@ -70,12 +70,6 @@ CASES: list[tuple[str, str, Callable[[Position], Headers], bytes | None]] = [
         None,
     ),
     ("path twice", "an open path, and management", lambda p: [*start(p), (":path", "/api/show")], None),
-    (
-        "pseudo-header behind headers",
-        ":path behind a header",
-        lambda p: [*(h for h in start(p) if h[0] != ":path"), (":path", "/v1/models")],
-        None,
-    ),
     ("no path", "a request without :path", lambda p: [h for h in start(p) if h[0] != ":path"], None),
     (
         "length that lies",

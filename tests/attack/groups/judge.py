@@ -8,6 +8,8 @@ from tests.attack.model import Verdict
 from tests.attack.wire import Answer, Exchange
 
 CLIENT_ERRORS = frozenset(range(400, 432)) - {429}
+# A coding or a version that the server does not know is its own matter by RFC 9110.
+UNREADABLE = CLIENT_ERRORS | {501, 505}
 
 
 def refused(answer: Answer, statuses: Collection[int]) -> Verdict:
@@ -17,7 +19,7 @@ def refused(answer: Answer, statuses: Collection[int]) -> Verdict:
     return Verdict(held, f"{answer}{note}" if answer.status else "no answer")
 
 
-def one_refusal(found: Exchange, statuses: Collection[int] = CLIENT_ERRORS) -> Verdict:
+def one_refusal(found: Exchange, statuses: Collection[int] = UNREADABLE) -> Verdict:
     """Held if one refusal is all that comes, or the connection closes without an answer."""
     if not found.answers:
         return Verdict(found.ended or not found.rest.startswith(b"HTTP"), str(found))

@@ -27,10 +27,14 @@ CASES = [
 
 def method(name: str, target: str) -> Callable[[Position], Verdict]:
     def act(position: Position) -> Verdict:
-        found = position.paced(position.bytes(name, target, body=position.chat()))
+        found = position.paced(
+            position.bytes(name, target, body=position.chat()), patience=min(5, position.bounds.patience)
+        )
         answer = found.first
         if name == "HEAD":
-            return Verdict(400 <= answer.status < 500, str(answer.status))
+            # Its length is that of the body that a GET would have had.
+            status = found.rest.split()[1:2] or [b"none"]
+            return Verdict(status[0][:1] == b"4", status[0].decode("latin-1"))
         if not answer.status:
             return Verdict(found.ended, str(found))
         return refused(answer, (400, 404, 405, 411, 414, 501))
