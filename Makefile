@@ -43,7 +43,7 @@ lint unit sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## site.yml killed at every tenth task, and run again; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long; a fleet with two mirrors
+test-long: venv docker ## site.yml killed at every tenth task, and run again; ten minutes at the gateway's limit; a fleet with two mirrors; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
 	@$(MAKE) bench-memory-drawn
@@ -73,6 +73,18 @@ bench-distribution: venv ## One model to 4 nodes, through the role's mirror and 
 .PHONY: bench-warm
 bench-warm: venv docker ## Seconds to the first token after a restart of the engine, with the warmer and without; on the running demo
 	@$(PYTHON) -m tests.warm
+
+.PHONY: attack
+attack: venv ## Attack a fleet in local containers from its neighbour; ACCESS=.demo/access.json, GROUP=<one of the table's> for a part
+	@$(PYTHON) -m tests.attack $(or $(ACCESS),.demo/access.json) $(if $(GROUP),--only "$(GROUP)")
+
+.PHONY: soak
+soak: venv ## The gateway at its limit for MINUTES (10), its memory and descriptors watched; ACCESS=.demo/access.json
+	@$(PYTHON) -m tests.soak $(or $(ACCESS),.demo/access.json) --minutes $(or $(MINUTES),10)
+
+.PHONY: clients
+clients: venv ## The examples of docs/clients.md on a running fleet; ACCESS=.demo/access.json
+	@$(PYTHON) -m tests.clients $(or $(ACCESS),.demo/access.json)
 
 .PHONY: docs
 docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md

@@ -2,7 +2,7 @@
 
 Each run goes on from what the one before left. At the end the box must be what an undisturbed run makes of it:
 verify.yml passes and a further run changes nothing. A table says of each kill what it left, and what the next run did
-over to mend it.
+over to mend it. Then its gateway is kept at its limit for ten minutes (tests/soak).
 """
 
 # contract: 10
@@ -21,6 +21,7 @@ import docker
 import yaml
 
 from tests import plays
+from tests.fleet import access
 from tests.fleet.hosts import ROOT, Fleet
 from tests.fleet.supplies import supply
 from tests.interrupt import Run, run_site
@@ -35,6 +36,16 @@ def play(inventory: str, playbook: str, report: Path) -> tuple[bool, dict]:
     if run.returncode != 0:
         print(run.stdout[-4000:])
     return run.returncode == 0, json.loads(report.read_text(encoding="utf-8"))["hosts"]
+
+
+def soaked(client: docker.DockerClient, fleet: Fleet, inventory: Path) -> bool:
+    """Whether the box's gateway kept nothing that it should give back."""
+    hosts = access.variables(inventory)
+    node = client.containers.get(next(iter(hosts["llm_nodes"])))
+    plan = json.loads(node.exec_run(["cat", "/etc/onprem-llm/plan.json"]).output)
+    access.write(fleet, hosts, [model for instance in plan["instances"] for model in instance["models"]])
+    command = [sys.executable, "-m", "tests.soak", str(fleet.state / "access.json")]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
 
 
 def show(runs: list[Run]) -> None:
@@ -80,6 +91,7 @@ def main() -> int:
         passed, hosts = play(inventory, playbook, report)
         results[text] = passed and (text != "second run" or all(recap["changed"] == 0 for recap in hosts.values()))
         print(f"  {'ok    ' if results[text] else 'FAILED'} {text}", flush=True)
+    results["soak"] = soaked(client, fleet, ROOT / inventory)
     fleet.down(client)
     show(runs)
     failed = sum(not passed for passed in results.values())

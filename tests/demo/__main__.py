@@ -9,10 +9,10 @@ import sys
 import time
 
 import docker
-import yaml
 
 from tests.demo.client import complete
-from tests.fleet.hosts import ROOT, Fleet, FleetError, write_if_changed
+from tests.fleet import access
+from tests.fleet.hosts import ROOT, Fleet, FleetError
 from tests.fleet.supplies import supply
 
 MIB = 2**20
@@ -54,38 +54,22 @@ def main() -> int:
         )
         return play.returncode
     nodes = read_nodes(client)
-    access = write_access(fleet, nodes)
+    reached = write_access(fleet, nodes)
     show_plans(nodes)
-    show_answer(access)
+    show_answer(reached)
     show_cost(json.loads(report.read_text(encoding="utf-8")), time.monotonic() - started)
     return 0
 
 
 def inventory() -> dict[str, dict[str, dict]]:
-    """Hosts with their variables by group, as Ansible itself resolves them."""
-    output = subprocess.run(
-        ["ansible-inventory", "-i", "inventories/demo", "--list"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    listing = json.loads(output)
-    variables = listing["_meta"]["hostvars"]
-
-    def members(group: str) -> list[str]:
-        own = listing.get(group, {})
-        return own.get("hosts", []) + [host for child in own.get("children", []) for host in members(child)]
-
-    return {group: {host: variables[host] for host in members(group)} for group in ("llm_nodes", "gateways")}
-
-
-def engine_address() -> str:
-    defaults = yaml.safe_load((ROOT / "roles" / "ollama" / "defaults" / "main.yml").read_text(encoding="utf-8"))
-    return defaults["ollama_address"]
+    return access.variables(ROOT / "inventories" / "demo")
 
 
 def read_nodes(client: docker.DockerClient) -> dict[str, dict]:
     nodes = {}
     for host, variables in inventory()["llm_nodes"].items():
         container = client.containers.get(host)
-        address = variables.get("ollama_address", engine_address())
+        address = variables.get("ollama_address", access.engine_address())
         result = container.exec_run(["python3", "-c", READ_NODE % address])
         if result.exit_code != 0:
             raise RuntimeError(f"{host}: {result.output.decode()}")
@@ -98,31 +82,9 @@ def read_nodes(client: docker.DockerClient) -> dict[str, dict]:
 
 def write_access(fleet: Fleet, nodes: dict[str, dict]) -> dict:
     """.demo/access.json: how other tools reach the demo fleet."""
-    secrets = json.loads((fleet.state / "secrets.json").read_text(encoding="utf-8"))
-    gateways = {host: {"address": v["ansible_host"], "container": host} for host, v in inventory()["gateways"].items()}
-    outside = next(host.name for host in fleet.hosts if not host.managed)
     plan = next(iter(nodes.values()))["plan"]
-    access = {
-        "gateway_url": f"https://{next(iter(gateways.values()))['address']}",
-        "ca_file": str(fleet.state / "pki" / "ca.crt"),
-        "users": {
-            name: {key: user[key] for key in ("role", "api_key", "password")} for name, user in secrets["users"].items()
-        },
-        "model": next(m["name"] for i in plan["instances"] for m in i["models"] if m["use"] == "chat"),
-        "nodes": {
-            host: {
-                "address": node["address"],
-                "container": host,
-                "engine_address": node["engine_address"],
-                "engine_port": 11434,
-            }
-            for host, node in nodes.items()
-        },
-        "gateways": gateways,
-        "outside": outside,
-    }
-    write_if_changed(fleet.state / "access.json", json.dumps(access, indent=1) + "\n")
-    return access
+    models = [model for instance in plan["instances"] for model in instance["models"]]
+    return access.write(fleet, inventory(), models)
 
 
 def show_plans(nodes: dict[str, dict]) -> None:
@@ -164,13 +126,13 @@ def mib(size: float | None) -> str:
     return "unknown" if size is None else f"{size / MIB:.1f} MiB"
 
 
-def show_answer(access: dict) -> None:
-    user = next(name for name, user in access["users"].items() if user["role"] == "user")
+def show_answer(reached: dict) -> None:
+    user = next(name for name, user in reached["users"].items() if user["role"] == "user")
     prompt = "The three largest cities of Japan are"
     answer = complete(
-        access["gateway_url"], access["ca_file"], access["users"][user]["api_key"], access["model"], prompt
+        reached["gateway_url"], reached["ca_file"], reached["users"][user]["api_key"], reached["model"], prompt
     )
-    print(f"\nA completion through {access['gateway_url']} over TLS, with the key of {user}, from {access['model']}")
+    print(f"\nA completion through {reached['gateway_url']} over TLS, with the key of {user}, from {reached['model']}")
     print("(a base model of 270 million parameters: its words are poor, its tokens are real)")
     print(f"  prompt: {prompt}")
     print(f"  answer: {' '.join(answer.text.split())}")

@@ -39,6 +39,13 @@ def supply(client: docker.DockerClient, state: Path) -> None:
                 "password_hash": user["password_hash"],
             }
             for name, user in credentials["users"].items()
+        ]
+        + [
+            {
+                "name": "former",
+                "enabled": False,
+                "api_key_sha256": [hashlib.sha256(credentials["dead_keys"]["disabled"].encode()).hexdigest()],
+            }
         ],
     }
     write_if_changed(state / "supplies.json", json.dumps(supplies, indent=1) + "\n")
@@ -78,7 +85,12 @@ def _sha256(path: Path) -> str:
 def _credentials(path: Path) -> dict[str, dict]:
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    credentials: dict[str, dict] = {"pki_ca_passphrase": secrets.token_urlsafe(32), "users": {}}
+    credentials: dict[str, dict] = {
+        "pki_ca_passphrase": secrets.token_urlsafe(32),
+        "users": {},
+        # Keys that must not get in: one that no user has any more, and one of a user who is disabled.
+        "dead_keys": {state: secrets.token_urlsafe(32) for state in ("revoked", "disabled")},
+    }
     for name, role in USERS.items():
         password = secrets.token_urlsafe(24)
         hashed = subprocess.run(

@@ -10,7 +10,8 @@ import sys
 import docker
 import docker.errors
 
-from tests.demo.__main__ import engine_address, inventory
+from tests.demo.__main__ import inventory
+from tests.fleet.access import engine_address
 from tests.fleet.hosts import ROOT
 from tests.warm.first_token import measure
 
