@@ -38,7 +38,9 @@ class Authority:
         path.write_bytes(data)
         return path
 
-    def _certificate(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, authority: bool, *dns_names: str) -> bytes:
+    def _certificate(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, authority: bool, *dns_names: str
+    ) -> bytes:
         now = datetime.datetime.now(datetime.timezone.utc)
         built = (
             x509.CertificateBuilder()

@@ -82,8 +82,12 @@ def configured_servers(text: str) -> list[dict[str, str]]:
             address, _colon, port = words[2].rpartition(":")
             found.append(
                 {
-                    "be_id": str(proxies), "be_name": backend, "srv_id": str(servers), "srv_name": words[1],
-                    "srv_addr": address.strip("[]"), "srv_port": port,
+                    "be_id": str(proxies),
+                    "be_name": backend,
+                    "srv_id": str(servers),
+                    "srv_name": words[1],
+                    "srv_addr": address.strip("[]"),
+                    "srv_port": port,
                 }  # fmt: skip
             )
     return found

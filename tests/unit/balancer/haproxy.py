@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role's own configuration in a real HAProxy on this machine, from the distribution's packages, before nodes of a script.
+"""The role's own configuration in a real HAProxy on this machine, before nodes of a script.
 
 HAProxy need not be installed: its packages are fetched by apt and unpacked below build/.
 """
@@ -115,7 +115,15 @@ class Balancer:
         )
 
     def helper(self, *arguments: str) -> Any:
-        command = [sys.executable, "-I", str(PROGRAM), "--run", str(self.directory), "--configuration", str(self.config)]
+        command = [
+            sys.executable,
+            "-I",
+            str(PROGRAM),
+            "--run",
+            str(self.directory),
+            "--configuration",
+            str(self.config),
+        ]
         command += ["--drained", str(self.drained), *arguments]
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
         return json.loads(answer) if answer else None

@@ -245,7 +245,8 @@ def test_a_request_that_a_node_died_of_is_not_sent_to_another(balancer: Balancer
     for node in fleet:
         node.die_on_request = True
     answer = ask(balancer, "fatal")
-    # On a connection that had served before, HAProxy closes without a word; nginx makes a 502 of it, and repeats no POST.
+    # On a connection that had served before, HAProxy closes without a word; nginx makes a 502 of it, and repeats
+    # no POST.
     if answer.status:
         assert (answer.status, json.loads(answer.text)["error"]["code"]) == (502, "engine_failed")
     assert fleet[0].seen + fleet[1].seen == ["fatal"]
@@ -379,6 +380,8 @@ def test_it_listens_on_no_network(balancer: Balancer, fleet: list[Node]) -> None
         for link in Path(f"/proc/{pid}/fd").iterdir()
         if link.is_symlink() and str(link.readlink()).startswith("socket:")
     }
-    tables = [Path(f"/proc/net/{table}").read_text(encoding="utf-8").splitlines()[1:] for table in ("tcp", "tcp6", "udp")]
+    tables = [
+        Path(f"/proc/net/{table}").read_text(encoding="utf-8").splitlines()[1:] for table in ("tcp", "tcp6", "udp")
+    ]
     listening = [line for table in tables for line in table if line.split()[3] == "0A" or "udp" in line]
     assert not [line for line in listening if f"socket:[{line.split()[9]}]" in inodes]

@@ -42,7 +42,11 @@ def test_what_is_no_plan_is_refused(plan: Any) -> None:
 def test_models_know_their_nodes_their_names_and_how_many_may_wait() -> None:
     nodes = [node("n1", **{"a:1b": 4, "hf.co/x/b:latest": 1}), node("n2", **{"a:1b": 3})]
     first, second = _balancing.balanced_models(nodes, {"a:1b": ["clerk"]}, 2, 1, 2)
-    assert (first["name"], first["backend"], first["names"]) == ("a:1b", "model:a:1b", ["a:1b", "clerk:latest", "clerk"])
+    assert (first["name"], first["backend"], first["names"]) == (
+        "a:1b",
+        "model:a:1b",
+        ["a:1b", "clerk:latest", "clerk"],
+    )
     assert [(server["name"], server["slots"]) for server in first["servers"]] == [("n1", 2), ("n2", 2)]
     assert (first["slots"], first["queue"]) == (4, 8)
     assert (second["backend"], second["names"]) == ("model:hf.co::x::b:latest", ["hf.co/x/b:latest", "hf.co/x/b"])
