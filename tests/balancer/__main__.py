@@ -55,7 +55,9 @@ FRONT = """
     }}
     server {{
         listen 127.0.0.1:{balanced};
-        location / {{ proxy_pass http://balancer; proxy_set_header X-OnPrem-Model gemma3:270m; proxy_set_header X-OnPrem-User u; }}
+        location / {{
+            proxy_pass http://balancer; proxy_set_header X-OnPrem-Model gemma3:270m; proxy_set_header X-OnPrem-User u;
+        }}
     }}
 """
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role's own configuration in a real HAProxy on this machine, from the distribution's packages, before nodes of a script.
+"""The role's own configuration in a real HAProxy on this machine, before nodes of a script.
 
 HAProxy need not be installed: its packages are fetched by apt and unpacked below build/.
 """

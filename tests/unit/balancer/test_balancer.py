@@ -245,7 +245,8 @@ def test_a_request_that_a_node_died_of_is_not_sent_to_another(balancer: Balancer
     for node in fleet:
         node.die_on_request = True
     answer = ask(balancer, "fatal")
-    # On a connection that had served before, HAProxy closes without a word; nginx makes a 502 of it, and repeats no POST.
+    # On a connection that had served before, HAProxy closes without a word; nginx makes a 502 of it, and repeats
+    # no POST.
     if answer.status:
         assert (answer.status, json.loads(answer.text)["error"]["code"]) == (502, "engine_failed")
     assert fleet[0].seen + fleet[1].seen == ["fatal"]
