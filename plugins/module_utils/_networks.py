@@ -8,8 +8,8 @@ from __future__ import annotations
 import ipaddress
 import typing as t
 
-# What is wider is as good as everybody, also where it is written as halves: no site has more than the largest private network of IPv4
-# (10.0.0.0/8, RFC 1918), or more than a whole provider's allocation of IPv6.
+# What is wider is as good as everybody, also where it is written as halves: no site has more than the largest private
+# network of IPv4 (10.0.0.0/8, RFC 1918), or more than a whole provider's allocation of IPv6.
 WIDEST_BITS = {4: 8, 6: 32}
 
 

@@ -24,7 +24,7 @@ class Authority:
         self.ca = str(self._write(f"{name}.crt", self._certificate(self._name, self._key, authority=True)))
 
     def issue(self, name: str, *dns_names: str, purpose: x509.ObjectIdentifier | None = None) -> tuple[str, str]:
-        """Files of a certificate for 127.0.0.1 and these names, and of its key. With ``purpose``, it is good for that alone."""
+        """Files of a certificate for 127.0.0.1 and these names, and of its key; with ``purpose``, for that alone."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         pem = key.private_bytes(
