@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What onprem-llm-balancer.service and the playbooks drain.yml and undrain.yml do with the balancer on a gateway.
 
-``state`` writes the servers' state that HAProxy reads when it starts or reads its configuration anew. A server keeps the
-health that the running process knows; one that it does not know, as all are after a boot, is down until its checks have
-passed, so that no node is sent anything before it was seen warm. Nodes named by a file in the directory of drained nodes
-are drained.
+``state`` writes the servers' state that HAProxy reads when it starts or reads its configuration anew. A server keeps
+the health that the running process knows; one that it does not know, as all are after a boot, is down until its checks
+have passed, so that no node is sent anything before it was seen warm. Nodes named by a file in the directory of drained
+nodes are drained.
 
 ``apply`` brings the running process in line with that directory, at once and without a reload.
 
@@ -33,11 +33,12 @@ TIMEOUT = 5.0  # seconds that HAProxy has to answer
 FORCED_MAINTENANCE, FORCED_DRAIN = 0x01, 0x08
 # Columns of `show servers state`, version 1 (management guide). What follows is empty for servers with fixed addresses.
 COLUMNS = (
-    "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight "
-    "srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state "
-    "bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr "
-    "srv_agent_addr srv_agent_port"
-).split()
+    "be_id", "be_name", "srv_id", "srv_name", "srv_addr",
+    "srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight", "srv_time_since_last_change",
+    "srv_check_status", "srv_check_result", "srv_check_health", "srv_check_state", "srv_agent_state",
+    "bk_f_forced_id", "srv_f_forced_id", "srv_fqdn", "srv_port", "srvrecord",
+    "srv_use_ssl", "srv_check_port", "srv_check_addr", "srv_agent_addr", "srv_agent_port",
+)  # fmt: skip
 # A server that is down and whose checks have not said anything yet; check state 6 is "enabled and configured".
 DOWN = {
     "srv_op_state": "0", "srv_admin_state": "0", "srv_uweight": "1", "srv_iweight": "1",
@@ -80,16 +81,8 @@ def configured_servers(text: str) -> list[dict[str, str]]:
         elif words and words[0] == "server":
             servers += 1
             address, _colon, port = words[2].rpartition(":")
-            found.append(
-                {
-                    "be_id": str(proxies),
-                    "be_name": backend,
-                    "srv_id": str(servers),
-                    "srv_name": words[1],
-                    "srv_addr": address.strip("[]"),
-                    "srv_port": port,
-                }  # fmt: skip
-            )
+            place = {"be_id": str(proxies), "be_name": backend, "srv_id": str(servers), "srv_name": words[1]}
+            found.append({**place, "srv_addr": address.strip("[]"), "srv_port": port})
     return found
 
 
@@ -134,7 +127,7 @@ def processes(listing: str) -> list[int]:
 
 
 def sessions(listing: str, node: str) -> list[dict[str, Any]]:
-    """What runs on a node, of `show sess`: the stream's address in memory, its backend, its age as HAProxy writes it."""
+    """What runs on a node, of `show sess`: the stream's address in memory, its backend, its age as it stands there."""
     found = []
     for line in listing.splitlines():
         fields = dict(re.findall(r"(\w+)=(\S*)", line))
