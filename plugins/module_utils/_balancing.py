@@ -61,7 +61,7 @@ def backend_name(model: str) -> str:
 
 
 def warm_pattern(model: str) -> str:
-    """What a node's warm.json says of a model that has answered since it was loaded, as HAProxy's word of configuration.
+    """What a node's warm.json says of a model that has answered since it was loaded, quoted for HAProxy.
 
     The file is written by warm.py, whose document has C(name) and C(state) in this order.
     """

@@ -25,6 +25,7 @@ import re
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,11 @@ DOWN = {
 
 
 class Unreachable(Exception):
-    """No balancer answers at its socket."""
+    """The balancer does not answer at its socket; ``absent``: no process listens there."""
+
+    def __init__(self, message: str, absent: bool = False) -> None:
+        super().__init__(message)
+        self.absent = absent
 
 
 def ask(path: str, command: str) -> str:
@@ -66,7 +71,8 @@ def ask(path: str, command: str) -> str:
             while part := connection.recv(65536):
                 parts.append(part)
     except OSError as error:
-        raise Unreachable(f"{path}: {error}") from error
+        absent = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
+        raise Unreachable(f"{path}: {error}", absent) from error
     return b"".join(parts).decode(errors="replace")
 
 
@@ -155,12 +161,29 @@ class Balancer:
         master = f"{self._run}/master.sock"
         return [(pid, ask(master, f"@!{pid} {command}")) for pid in processes(ask(master, "show proc"))]
 
+    def _health(self) -> str:
+        """What the running process knows of its servers; nothing where none runs. Raises Unreachable.
+
+        One that is just being replaced may end the connection without an answer. To take that for no process would take
+        every server down, so a reload waits for the answer, or does not happen.
+        """
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                dump = self._ask("show servers state")
+                if state_rows(dump):
+                    return dump
+                fault = Unreachable("it does not tell its servers' state")
+            except Unreachable as error:
+                if error.absent:
+                    return ""
+                fault = error
+            if time.monotonic() > deadline:
+                raise fault
+            time.sleep(0.1)
+
     def state(self) -> None:
-        try:
-            dump = self._ask("show servers state")
-        except Unreachable:
-            dump = ""
-        text = next_state(Path(self._configuration).read_text(encoding="utf-8"), dump, self.drained())
+        text = next_state(Path(self._configuration).read_text(encoding="utf-8"), self._health(), self.drained())
         with tempfile.NamedTemporaryFile("w", dir=self._run, prefix=".servers.", delete=False) as file:
             file.write(text)
         os.chmod(file.name, 0o644)
