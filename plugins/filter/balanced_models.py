@@ -12,7 +12,8 @@ short_description: Make of nodes and their plans what a balancer has to know of 
 version_added: 0.2.0
 author: onprem.llm contributors (@onprem-llm)
 description:
-  - Turns nodes around, from what each serves to who serves each model, with the share of the slots that one gateway may fill.
+  - Turns nodes around, from what each serves to who serves each model, with the share of the slots that one gateway
+    may fill.
 options:
   _input:
     description: Nodes with C(name), C(address), C(port) and C(models), a mapping of models to slots.
@@ -40,7 +41,9 @@ options:
 EXAMPLES = r"""
 - name: Show who serves what
   ansible.builtin.debug:
-    msg: "{{ [{'name': 'gpu1', 'address': '192.0.2.11', 'port': 8443, 'models': {'qwen3:8b': 4}}] | onprem.llm.balanced_models }}"
+    msg: "{{ nodes | onprem.llm.balanced_models }}"
+  vars:
+    nodes: [{name: gpu1, address: 192.0.2.11, port: 8443, models: {"qwen3:8b": 4}}]
 """
 
 RETURN = r"""

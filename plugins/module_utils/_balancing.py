@@ -49,19 +49,19 @@ def planned_slots(plan: t.Mapping[str, t.Any]) -> dict[str, int]:
 def share(slots: int, gateways: int, place: int) -> int:
     """How many of a node's slots one of several gateways may fill.
 
-    The shares of all add up to the slots, and `place` (the gateway's number and the node's together) says who gets what
-    does not divide. Nobody gets none: with more gateways than slots, the engine itself queues what is too much.
+    The shares of all add up to the slots, and `place` (the gateway's number and the node's together) says who gets
+    what does not divide. Nobody gets none: with more gateways than slots, the engine itself queues what is over.
     """
     return max(1, (slots + gateways - 1 - place % gateways) // gateways)
 
 
 def backend_name(model: str) -> str:
-    """HAProxy's name for a model's backend. A slash may not stand in one, and no model's name has two colons in a row."""
+    """HAProxy's name for a model's backend: one without a slash, as no model's name has two colons in a row."""
     return "model:" + model.replace("/", "::")
 
 
 def warm_pattern(model: str) -> str:
-    """What a node's warm.json says of a model that has answered since it was loaded, as HAProxy's word of configuration.
+    """What a node's warm.json says of a model that has answered since it was loaded, quoted for HAProxy.
 
     The file is written by warm.py, whose document has C(name) and C(state) in this order.
     """

@@ -50,7 +50,8 @@ FRONT = """
         listen 127.0.0.1:{straight};
         location / {{
             proxy_pass https://straight; proxy_ssl_certificate {certificate}; proxy_ssl_certificate_key {key};
-            proxy_ssl_trusted_certificate {ca}; proxy_ssl_verify on; proxy_ssl_name {endpoint}; proxy_ssl_server_name on;
+            proxy_ssl_trusted_certificate {ca}; proxy_ssl_verify on;
+            proxy_ssl_name {endpoint}; proxy_ssl_server_name on;
         }}
     }}
     server {{

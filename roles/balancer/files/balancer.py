@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What onprem-llm-balancer.service and the playbooks drain.yml and undrain.yml do with the balancer on a gateway.
 
-``state`` writes the servers' state that HAProxy reads when it starts or reads its configuration anew. A server keeps the
-health that the running process knows; one that it does not know, as all are after a boot, is down until its checks have
-passed, so that no node is sent anything before it was seen warm. Nodes named by a file in the directory of drained nodes
-are drained.
+``state`` writes the servers' state that HAProxy reads when it starts or reads its configuration anew. A server keeps
+the health that the running process knows; one that it does not know, as all are after a boot, is down until its checks
+have passed, so that no node is sent anything before it was seen warm. Nodes named by a file in the directory of drained
+nodes are drained.
 
 ``apply`` brings the running process in line with that directory, at once and without a reload.
 
@@ -25,6 +25,7 @@ import re
 import socket
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ TIMEOUT = 5.0  # seconds that HAProxy has to answer
 FORCED_MAINTENANCE, FORCED_DRAIN = 0x01, 0x08
 # Columns of `show servers state`, version 1 (management guide). What follows is empty for servers with fixed addresses.
 COLUMNS = (
-    "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight "
-    "srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state "
-    "bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr "
-    "srv_agent_addr srv_agent_port"
-).split()
+    "be_id", "be_name", "srv_id", "srv_name", "srv_addr",
+    "srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight", "srv_time_since_last_change",
+    "srv_check_status", "srv_check_result", "srv_check_health", "srv_check_state", "srv_agent_state",
+    "bk_f_forced_id", "srv_f_forced_id", "srv_fqdn", "srv_port", "srvrecord",
+    "srv_use_ssl", "srv_check_port", "srv_check_addr", "srv_agent_addr", "srv_agent_port",
+)  # fmt: skip
 # A server that is down and whose checks have not said anything yet; check state 6 is "enabled and configured".
 DOWN = {
     "srv_op_state": "0", "srv_admin_state": "0", "srv_uweight": "1", "srv_iweight": "1",
@@ -49,7 +51,11 @@ DOWN = {
 
 
 class Unreachable(Exception):
-    """No balancer answers at its socket."""
+    """The balancer does not answer at its socket; ``absent``: no process listens there."""
+
+    def __init__(self, message: str, absent: bool = False) -> None:
+        super().__init__(message)
+        self.absent = absent
 
 
 def ask(path: str, command: str) -> str:
@@ -65,7 +71,8 @@ def ask(path: str, command: str) -> str:
             while part := connection.recv(65536):
                 parts.append(part)
     except OSError as error:
-        raise Unreachable(f"{path}: {error}") from error
+        absent = isinstance(error, (FileNotFoundError, ConnectionRefusedError))
+        raise Unreachable(f"{path}: {error}", absent) from error
     return b"".join(parts).decode(errors="replace")
 
 
@@ -80,16 +87,8 @@ def configured_servers(text: str) -> list[dict[str, str]]:
         elif words and words[0] == "server":
             servers += 1
             address, _colon, port = words[2].rpartition(":")
-            found.append(
-                {
-                    "be_id": str(proxies),
-                    "be_name": backend,
-                    "srv_id": str(servers),
-                    "srv_name": words[1],
-                    "srv_addr": address.strip("[]"),
-                    "srv_port": port,
-                }  # fmt: skip
-            )
+            place = {"be_id": str(proxies), "be_name": backend, "srv_id": str(servers), "srv_name": words[1]}
+            found.append({**place, "srv_addr": address.strip("[]"), "srv_port": port})
     return found
 
 
@@ -134,7 +133,7 @@ def processes(listing: str) -> list[int]:
 
 
 def sessions(listing: str, node: str) -> list[dict[str, Any]]:
-    """What runs on a node, of `show sess`: the stream's address in memory, its backend, its age as HAProxy writes it."""
+    """What runs on a node, of `show sess`: the stream's address in memory, its backend, its age as it stands there."""
     found = []
     for line in listing.splitlines():
         fields = dict(re.findall(r"(\w+)=(\S*)", line))
@@ -162,12 +161,29 @@ class Balancer:
         master = f"{self._run}/master.sock"
         return [(pid, ask(master, f"@!{pid} {command}")) for pid in processes(ask(master, "show proc"))]
 
+    def _health(self) -> str:
+        """What the running process knows of its servers; nothing where none runs. Raises Unreachable.
+
+        One that is just being replaced may end the connection without an answer. To take that for no process would take
+        every server down, so a reload waits for the answer, or does not happen.
+        """
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                dump = self._ask("show servers state")
+                if state_rows(dump):
+                    return dump
+                fault = Unreachable("it does not tell its servers' state")
+            except Unreachable as error:
+                if error.absent:
+                    return ""
+                fault = error
+            if time.monotonic() > deadline:
+                raise fault
+            time.sleep(0.1)
+
     def state(self) -> None:
-        try:
-            dump = self._ask("show servers state")
-        except Unreachable:
-            dump = ""
-        text = next_state(Path(self._configuration).read_text(encoding="utf-8"), dump, self.drained())
+        text = next_state(Path(self._configuration).read_text(encoding="utf-8"), self._health(), self.drained())
         with tempfile.NamedTemporaryFile("w", dir=self._run, prefix=".servers.", delete=False) as file:
             file.write(text)
         os.chmod(file.name, 0o644)
