@@ -43,10 +43,10 @@ def enter(pid: int) -> None:
 
 
 def attacks(access: Access, only: list[str]) -> list[Attack]:
-    chosen = [*ATTACKS, *ports.attacks(access.machines)]
-    groups = {attack.group for attack in chosen}
-    if set(only) - groups:
-        raise AccessError(f"no group {sorted(set(only) - groups)[0]!r}; there are: {', '.join(sorted(groups))}")
+    groups = list(dict.fromkeys(attack.group for attack in ATTACKS))
+    chosen = sorted([*ATTACKS, *ports.attacks(access.machines)], key=lambda attack: groups.index(attack.group))
+    if set(only) - set(groups):
+        raise AccessError(f"no group {sorted(set(only) - set(groups))[0]!r}; there are: {', '.join(sorted(groups))}")
     return [attack for attack in chosen if not only or attack.group in only]
 
 

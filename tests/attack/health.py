@@ -27,7 +27,7 @@ rules = "\\n".join(said(command) for command in ("iptables-save", "ip6tables-sav
 rules = re.sub(r"\\[\\d+:\\d+\\]|#.*", "", rules)
 rules = "\\n".join(sorted(rules.splitlines()))
 failed = [line.split()[0] for line in said("systemctl", "--failed", "--plain", "--no-legend").splitlines()]
-masters = said("pgrep", "-f", "nginx: master").split()
+masters = said("pgrep", "-P", "1", "-x", "nginx").split()
 print(json.dumps({"files": files, "bans": sorted(bans), "rules": rules, "failed units": failed, "nginx": masters}))
 """
 

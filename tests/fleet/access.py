@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ GROUPS = ("llm_nodes", "gateways")
 def variables(inventory: Path) -> dict[str, dict[str, dict]]:
     """Hosts with their variables by group, as Ansible itself resolves them."""
     output = subprocess.run(
-        ["ansible-inventory", "-i", str(inventory), "--list"],
+        [Path(sys.executable).parent / "ansible-inventory", "-i", str(inventory), "--list"],
         cwd=ROOT,
         env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
         capture_output=True,

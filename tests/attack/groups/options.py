@@ -47,6 +47,13 @@ RIGHTS = {
 }
 
 
+def status(position: Position, path: str, body: dict | bytes, key: str = "") -> int:
+    """An engine that had to load again answers late."""
+    return position.paced(
+        position.bytes("POST", path, body=body, key=key), patience=6 * position.bounds.patience
+    ).first.status
+
+
 def unchanged(position: Position, act: Callable[[], list[int]]) -> Verdict:
     """Held if all was answered by a refusal or by an answer that left the engines as they were."""
     before = position.engines()
@@ -64,8 +71,8 @@ def load_option(more: dict) -> Callable[[Position], Verdict]:
     def act(position: Position) -> Verdict:
         def ask() -> list[int]:
             return [
-                position.ask("POST", "/api/generate", body=json.dumps(position.generate(**more)).encode()).status,
-                position.ask("POST", "/api/chat", body=json.dumps({**position.chat(), **more}).encode()).status,
+                status(position, "/api/generate", position.generate(**more)),
+                status(position, "/api/chat", {**position.chat(), **more}),
             ]
 
         return unchanged(position, ask)
