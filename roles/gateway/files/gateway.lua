@@ -1,0 +1,1139 @@
+-- What the gateway decides about a request: who sends it, whether it may pass, and when. The site's phases call the functions at the end.
+-- Copyright (c) 2026 onprem.llm contributors
+-- GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+-- SPDX-License-Identifier: GPL-3.0-or-later
+
+local bit = require "bit"
+local cjson = require "cjson.safe"
+local ffi = require "ffi"
+local semaphore = require "ngx.semaphore"
+
+local ngx = ngx
+local C = ffi.C
+local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
+local shared, strangers = ngx.shared.onprem_llm_counters, ngx.shared.onprem_llm_addresses
+local get_headers, worker_pid = ngx.req.get_headers, ngx.worker.pid
+
+ffi.cdef [[
+unsigned char *SHA256(const unsigned char *data, size_t size, unsigned char *digest);
+char *crypt_r(const char *phrase, const char *setting, void *data);
+int kill(int pid, int signal);
+int open(const char *path, int flags, ...);
+int close(int descriptor);
+long lseek(int descriptor, long offset, int whence);
+void *mmap(void *address, size_t size, int protection, int flags, int descriptor, long offset);
+int munmap(void *address, size_t size);
+]]
+
+-- The rules that the role wrote, read once by each worker.
+local function load_rules(path)
+    local file = assert(io.open(path, "rb"))
+    local rules = assert(cjson.decode(file:read("*a")))
+    file:close()
+    return rules
+end
+
+local function sha256(text)
+    local digest = ffi.new("unsigned char[32]")
+    C.SHA256(text, #text, digest)
+    return ffi.string(digest, 32)
+end
+
+local function unhex(text)
+    return (text:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
+end
+
+-- Seconds since 1970 of `2026-12-31` (its end) or `2026-12-31T18:00:00Z`. Days are counted in eras of 400 years from 1 March of year 0.
+local function epoch(text)
+    local year, month, day, rest = match(text, "^(%d%d%d%d)-(%d%d)-(%d%d)(.*)$")
+    year, month, day = tonumber(year), tonumber(month), tonumber(day)
+    if month <= 2 then
+        year = year - 1
+    end
+    local shifted = (month + 9) % 12
+    local days = 365 * year + math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
+        + math.floor((153 * shifted + 2) / 5) + day - 1 - 719468
+    local hour, minute, second = match(rest, "^T(%d%d):(%d%d):(%d%d)Z$")
+    if hour then
+        return days * 86400 + hour * 3600 + minute * 60 + second
+    end
+    return (days + 1) * 86400
+end
+
+local rules
+local users, keys, certificates_by_digest, certificates_by_subject = {}, {}, {}, {}
+local exact_routes, below_routes = {}, {}
+local load_options, origins = {}, {}
+
+-- ------------------------------------------------------------------------------------------------------------------
+-- Answers of the gateway's own
+
+local TYPES = {[429] = "rate_limit_error", [500] = "server_error", [503] = "server_error"}
+
+local function refuse(status, code, message, param, retry_after)
+    ngx.status = status
+    ngx.header["Content-Type"] = "application/json"
+    if retry_after then
+        ngx.header["Retry-After"] = retry_after
+    end
+    if status == 401 then
+        ngx.header["WWW-Authenticate"] = 'Bearer realm="onprem-llm"'
+    end
+    ngx.print(cjson.encode({error = {
+        message = message, type = TYPES[status] or "invalid_request_error", param = param or cjson.null, code = code}}), "\n")
+    return ngx.exit(status)
+end
+
+-- ------------------------------------------------------------------------------------------------------------------
+-- JSON, read as strictly as RFC 8259 says, without building it
+
+-- What a byte is inside a string.
+local PLAIN, QUOTE, BACKSLASH, CONTROL, BEYOND_ASCII = 0, 1, 2, 3, 4
+local IN_STRING = ffi.new("uint8_t[256]")
+for code = 0, 255 do
+    IN_STRING[code] = code < 32 and CONTROL or code >= 128 and BEYOND_ASCII or PLAIN
+end
+IN_STRING[34], IN_STRING[92] = QUOTE, BACKSLASH
+local MAX_DEPTH = 64
+-- After so many bytes others have their turn.
+local BREATH = 524288
+
+local function is_hex(c)
+    return c >= 48 and c <= 57 or c >= 65 and c <= 70 or c >= 97 and c <= 102
+end
+
+local function continues(c)
+    return c >= 128 and c <= 191
+end
+
+-- Bytes of the UTF-8 sequence at i, by table 3-7 of the Unicode standard; nothing if it is none.
+local function utf8_length(p, i, n)
+    local c, left = p[i], n - i
+    if c >= 0xC2 and c <= 0xDF then
+        return left >= 2 and continues(p[i + 1]) and 2 or nil
+    end
+    if c >= 0xE0 and c <= 0xEF then
+        if left < 3 or not continues(p[i + 1]) or not continues(p[i + 2]) or c == 0xE0 and p[i + 1] < 0xA0 or c == 0xED and p[i + 1] > 0x9F then
+            return nil
+        end
+        return 3
+    end
+    if c >= 0xF0 and c <= 0xF4 then
+        if left < 4 or not continues(p[i + 1]) or not continues(p[i + 2]) or not continues(p[i + 3])
+            or c == 0xF0 and p[i + 1] < 0x90 or c == 0xF4 and p[i + 1] > 0x8F then
+            return nil
+        end
+        return 4
+    end
+    return nil
+end
+
+-- Position behind the string whose opening quote is at i, and whether it has other than plain ASCII in it; or nothing and the fault.
+local function skip_string(p, i, n)
+    local odd = false
+    local pause_at = i + BREATH
+    i = i + 1
+    while i < n do
+        local kind = IN_STRING[p[i]]
+        if kind == PLAIN then
+            i = i + 1
+        elseif kind == QUOTE then
+            return i + 1, odd
+        elseif kind == BACKSLASH then
+            odd = true
+            local c = i + 1 < n and p[i + 1] or 0
+            if c == 117 then
+                if i + 5 >= n or not (is_hex(p[i + 2]) and is_hex(p[i + 3]) and is_hex(p[i + 4]) and is_hex(p[i + 5])) then
+                    return nil, "has a broken escape in a string"
+                end
+                i = i + 6
+            elseif c == 34 or c == 92 or c == 47 or c == 98 or c == 102 or c == 110 or c == 114 or c == 116 then
+                i = i + 2
+            else
+                return nil, "has a broken escape in a string"
+            end
+        elseif kind == CONTROL then
+            return nil, "has a control character in a string"
+        else
+            odd = true
+            local length = utf8_length(p, i, n)
+            if not length then
+                return nil, "is not UTF-8"
+            end
+            i = i + length
+        end
+        if i >= pause_at then
+            ngx.sleep(0)
+            pause_at = i + BREATH
+        end
+    end
+    return nil, "ends inside a string"
+end
+
+local function is_digit(c)
+    return c >= 48 and c <= 57
+end
+
+local function skip_digits(p, i, n)
+    if i >= n or not is_digit(p[i]) then
+        return nil
+    end
+    while i < n and is_digit(p[i]) do
+        i = i + 1
+    end
+    return i
+end
+
+local function skip_number(p, i, n)
+    if p[i] == 45 then
+        i = i + 1
+    end
+    if i < n and p[i] == 48 then
+        i = i + 1
+    else
+        i = skip_digits(p, i, n)
+    end
+    if i and i < n and p[i] == 46 then
+        i = skip_digits(p, i + 1, n)
+    end
+    if i and i < n and (p[i] == 101 or p[i] == 69) then
+        i = i + 1
+        if i < n and (p[i] == 43 or p[i] == 45) then
+            i = i + 1
+        end
+        i = skip_digits(p, i, n)
+    end
+    return i
+end
+
+local WORDS = {[116] = {"true", true}, [102] = {"false", false}, [110] = {"null", cjson.null}}
+local OBJECT, ARRAY = 1, 2
+-- What comes next.
+local VALUE, VALUE_OR_END, KEY, KEY_OR_END, COMMA_OR_END = 1, 2, 3, 4, 5
+-- Members whose elements' own `role` or `type` counts.
+local LISTS = {messages = "role", input = "role", tools = "type"}
+-- A longer value of a member counts as one that is there.
+local LONGEST = 1024
+
+-- Reads an object. Its members come by their names in lower case, as strings, numbers, booleans, null or (what is nested or long) true;
+-- `options` comes as a table of its own; LISTS give the words that their elements have, as `messages.role`, each a set.
+-- Names are taken in ASCII and once each: Go's decoder takes `Model`, `\u006dodel` and, with the Kelvin sign for k, others for a field's name,
+-- and the last of two. Elements: for each object in the list `wanted`, first and last byte and its member `name` or `id`.
+local function read_json(p, n, wanted)
+    local members, seen, spelling = {}, {}, {}
+    local elements = wanted and {} or nil
+    local kinds = {}
+    local depth, i, expect = 0, 0, VALUE
+    local member, inner, element_from, element_name
+    local pause_at = BREATH
+    while true do
+        while i < n and (p[i] == 32 or p[i] == 10 or p[i] == 13 or p[i] == 9) do
+            i = i + 1
+        end
+        if i >= n then
+            if depth == 0 and expect == COMMA_OR_END then
+                return members, nil, spelling, elements
+            end
+            return nil, n == 0 and "is empty" or "ends too early"
+        end
+        if depth == 0 and expect == COMMA_OR_END then
+            return nil, "goes on behind its end"
+        end
+        if i >= pause_at then
+            ngx.sleep(0)
+            pause_at = i + BREATH
+        end
+        local c = p[i]
+        if expect == KEY or expect == KEY_OR_END then
+            if c == 125 and expect == KEY_OR_END then
+                depth = depth - 1
+                i = i + 1
+                if wanted and depth == 2 and element_from then
+                    elements[#elements + 1] = {element_from, i, element_name}
+                    element_from = nil
+                end
+                expect = COMMA_OR_END
+            elseif c ~= 34 then
+                return nil, "lacks a name in an object"
+            else
+                local stop, odd = skip_string(p, i, n)
+                if not stop then
+                    return nil, odd
+                end
+                local in_list = depth == 3 and kinds[2] == ARRAY and (LISTS[member] or wanted == member)
+                if depth == 1 or depth == 2 and member == "options" and kinds[2] == OBJECT or in_list then
+                    if odd and not wanted then
+                        return nil, "has a name with an escape or beyond ASCII"
+                    end
+                    local name = ffi.string(p + i + 1, stop - i - 2)
+                    local folded = lower(name)
+                    if depth == 1 then
+                        if seen[folded] then
+                            return nil, "has " .. folded .. " twice"
+                        end
+                        seen[folded] = true
+                        member, inner = folded, nil
+                        if name ~= folded then
+                            spelling[#spelling + 1] = name
+                        end
+                    else
+                        inner = folded
+                        if depth == 2 then
+                            if members.options[folded] ~= nil then
+                                return nil, "has options." .. folded .. " twice"
+                            end
+                            if name ~= folded then
+                                spelling[#spelling + 1] = "options." .. name
+                            end
+                        end
+                    end
+                end
+                i = stop
+                while i < n and (p[i] == 32 or p[i] == 10 or p[i] == 13 or p[i] == 9) do
+                    i = i + 1
+                end
+                if i >= n or p[i] ~= 58 then
+                    return nil, "lacks a colon"
+                end
+                i = i + 1
+                expect = VALUE
+            end
+        elseif expect == COMMA_OR_END then
+            if c == 44 then
+                expect = kinds[depth] == OBJECT and KEY or VALUE
+            elseif c == 125 and kinds[depth] == OBJECT or c == 93 and kinds[depth] == ARRAY then
+                depth = depth - 1
+                if wanted and depth == 2 and element_from then
+                    elements[#elements + 1] = {element_from, i + 1, element_name}
+                    element_from = nil
+                end
+            else
+                return nil, "lacks a comma or a bracket"
+            end
+            i = i + 1
+        elseif c == 93 and expect == VALUE_OR_END then
+            depth = depth - 1
+            i = i + 1
+            expect = COMMA_OR_END
+        else
+            local from, value = i, true
+            if c == 123 or c == 91 then
+                if depth == 0 and c == 91 then
+                    return nil, "is an array; an object is needed"
+                end
+                if depth == 1 then
+                    members[member] = member == "options" and c == 123 and {} or true
+                end
+                depth = depth + 1
+                if depth > MAX_DEPTH then
+                    return nil, "is nested deeper than " .. MAX_DEPTH .. " levels"
+                end
+                kinds[depth] = c == 123 and OBJECT or ARRAY
+                expect = c == 123 and KEY_OR_END or VALUE_OR_END
+                if depth == 2 and member == "options" and members.options ~= true then
+                    inner = nil
+                elseif depth == 3 and c == 123 then
+                    inner = nil
+                    if wanted == member then
+                        element_from, element_name = from, nil
+                    end
+                elseif depth == 3 and kinds[2] == OBJECT and member == "options" and inner then
+                    members.options[inner] = true
+                end
+                i = i + 1
+            else
+                if depth == 0 then
+                    return nil, "is no object"
+                end
+                local odd
+                if c == 34 then
+                    i, odd = skip_string(p, i, n)
+                    if not i then
+                        return nil, odd
+                    end
+                elseif c == 45 or is_digit(c) then
+                    i = skip_number(p, i, n)
+                    if not i then
+                        return nil, "has a broken number"
+                    end
+                else
+                    local word = WORDS[c]
+                    if not word or n - i < #word[1] or ffi.string(p + i, #word[1]) ~= word[1] then
+                        return nil, "has a word that JSON does not know"
+                    end
+                    i, value = i + #word[1], word[2]
+                end
+                local counts = depth == 1 or depth == 2 and member == "options" and kinds[2] == OBJECT
+                    or depth == 3 and inner and kinds[3] == OBJECT and kinds[2] == ARRAY
+                if counts then
+                    if (c == 34 or c == 45 or is_digit(c)) and i - from <= LONGEST then
+                        local text = ffi.string(p + from, i - from)
+                        if c ~= 34 then
+                            value = tonumber(text)
+                        elseif odd then
+                            local decoded = cjson.decode("[" .. text .. "]")
+                            value = decoded and decoded[1] or true
+                        else
+                            value = sub(text, 2, -2)
+                        end
+                    end
+                    if depth == 1 then
+                        members[member] = value
+                    elseif depth == 2 then
+                        members.options[inner] = value
+                    elseif wanted == member then
+                        if (inner == "name" or inner == "id") and not element_name then
+                            element_name = value
+                        end
+                    elseif LISTS[member] == inner then
+                        local list = member .. "." .. inner
+                        members[list] = members[list] or {}
+                        members[list][value] = true
+                    end
+                end
+                expect = COMMA_OR_END
+            end
+        end
+    end
+end
+
+-- ------------------------------------------------------------------------------------------------------------------
+-- Names of models
+
+-- The name as the engine's parser completes it (types/model/name.go of 0.32.15), in lower case, without the default host and namespace.
+local function canonical(name)
+    name = lower(name)
+    if sub(name, 1, 19) == "registry.ollama.ai/" then
+        name = sub(name, 20)
+    end
+    if sub(name, 1, 8) == "library/" then
+        name = sub(name, 9)
+    end
+    if not find(name, ":[^/]*$") then
+        name = name .. ":latest"
+    end
+    return name
+end
+
+-- The model that a request names, as the plan writes it, if the user may use it. Without a plan each name is as good.
+local function allowed_model(user, name)
+    if type(name) ~= "string" or #name > 600 then
+        return nil
+    end
+    local key = canonical(name)
+    local model = rules.models and rules.models[key]
+    if not rules.models then
+        if not find(key, "^[%w_][%w_.:/-]*$") or find(key, "-cloud$") or find(key, ":cloud$") or find(key, ":local$") then
+            return nil
+        end
+        model = {name = key}
+    end
+    if not model or user.models and not user.models[key] then
+        return nil
+    end
+    return model, key
+end
+
+-- ------------------------------------------------------------------------------------------------------------------
+-- Counters that all workers share, and what to do about those of a worker that died
+
+-- Adds to a counter, and to what this worker has of it.
+local function count(key, amount)
+    shared:incr("of:" .. worker_pid() .. ":" .. key, amount, 0)
+    return shared:incr(key, amount, 0)
+end
+
+local function alive(pid)
+    return C.kill(pid, 0) == 0
+end
+
+local function bury_the_dead()
+    if not shared:add("burial", true, 1.5) then
+        return
+    end
+    for _ = 1, shared:llen("workers") or 0 do
+        local pid = shared:lpop("workers")
+        if not pid then
+            return
+        end
+        if alive(pid) then
+            shared:rpush("workers", pid)
+        else
+            local prefix = "of:" .. pid .. ":"
+            for _, key in ipairs(shared:get_keys(0)) do
+                if sub(key, 1, #prefix) == prefix then
+                    local amount = shared:get(key)
+                    if amount and amount ~= 0 then
+                        shared:incr(sub(key, #prefix + 1), -amount, 0)
+                    end
+                    shared:delete(key)
+                end
+            end
+        end
+    end
+end
+
+-- Whether one more is within a rate and its burst; if not, the seconds to wait. The bucket is the time at which it would be empty, in
+-- milliseconds; adding to it is atomic among the workers.
+local function take(store, key, rate, burst)
+    if rate <= 0 then
+        return true
+    end
+    local now, interval = ngx.now() * 1000, 1000 / rate
+    local empty = store:incr(key, interval, now, burst / rate + 60)
+    if not empty then
+        return true
+    end
+    if empty < now then
+        store:set(key, now + interval, burst / rate + 60)
+    elseif empty - now > burst * interval + interval then
+        store:incr(key, -interval)
+        return false, math.ceil((empty - now) / 1000 - burst / rate)
+    end
+    return true
+end
+
+-- ------------------------------------------------------------------------------------------------------------------
+-- Who asks
+
+-- Passwords that were right, by a digest that only this worker's memory has: a check takes milliseconds of everybody's time.
+local known_passwords = {}
+
+local function address_key()
+    local address = ngx.var.binary_remote_addr
+    -- A household or a host has a /64 of IPv6.
+    return #address == 16 and sub(address, 1, 8) or address
+end
+
+local function password_right(user, given)
+    local known = sha256(user.name .. "\0" .. user.password_hash .. "\0" .. given)
+    if known_passwords[known] then
+        return true
+    end
+    local address = "failed:" .. address_key()
+    local empty = strangers:get(address)
+    if empty and empty - ngx.now() * 1000 > rules.address.failures_burst * 1000 / rules.address.failures_per_second then
+        return false
+    end
+    local made = C.crypt_r(given, user.password_hash, ffi.new("char[32768]"))
+    if made == nil or ffi.string(made) ~= user.password_hash then
+        return false
+    end
+    known_passwords[known] = true
+    return true
+end
+
+local function by_key(key)
+    local found = keys[sha256(key)]
+    if found and (not found.ends or ngx.time() < found.ends) then
+        return found.user
+    end
+    return nil
+end
+
+local function by_password(encoded)
+    local pair = ngx.decode_base64(encoded)
+    local name, given = match(pair or "", "^([^:]+):(.*)$")
+    local user = name and users[name]
+    if user and user.password_hash and #given <= 512 and not find(given, "%z") and password_right(user, given) then
+        return user
+    end
+    return nil
+end
+
+local function by_certificate()
+    if ngx.var.ssl_client_verify ~= "SUCCESS" then
+        return nil
+    end
+    local pem = ngx.var.ssl_client_raw_cert or ""
+    local der = ngx.decode_base64((pem:gsub("%-%-%-%-%-[^\n]*", ""):gsub("%s", "")))
+    return der and certificates_by_digest[sha256(der)] or certificates_by_subject[ngx.var.ssl_client_s_dn or ""]
+end
+
+-- The user, and whether the credential is one that a browser adds by itself.
+local function authenticate(headers)
+    local authorization, key = headers["authorization"], headers["x-api-key"]
+    local user, ambient
+    if authorization then
+        local scheme, credential = match(authorization, "^(%a+) +(.+)$")
+        scheme = scheme and lower(scheme)
+        if scheme == "bearer" then
+            user = by_key(credential)
+        elseif scheme == "basic" then
+            user, ambient = by_password(credential), true
+        end
+        if not user then
+            return nil
+        end
+    end
+    if key then
+        local same = by_key(key)
+        if not same or user and user ~= same then
+            return nil
+        end
+        user = same
+    end
+    if rules.certificates then
+        local same = by_certificate()
+        if user and same and user ~= same then
+            return nil
+        end
+        if not user and same then
+            user, ambient = same, true
+        end
+    end
+    return user, ambient
+end
+
+-- ------------------------------------------------------------------------------------------------------------------
+-- The queue of one box: as many requests run as the plan has slots, as many wait, in the order in which they came
+
+-- Those that wait in this worker, by their identifiers.
+local waiters = {}
+
+-- Gives free slots to who waits longest.
+local function serve(model)
+    local running, queue = "slots:" .. model.queue, "queue:" .. model.queue
+    while (shared:llen(queue) or 0) > 0 do
+        if count(running, 1) > model.slots then
+            count(running, -1)
+            return
+        end
+        local given = false
+        while not given do
+            local entry = shared:lpop(queue)
+            if not entry then
+                break
+            end
+            local pid, id = match(entry, "^(%d+) (.*)$")
+            -- Who adds this key first decides: the slot is given here, or nobody waits for it there any more.
+            if shared:get("waits:" .. id) and alive(tonumber(pid)) and shared:add("turn:" .. id, "given", 900) then
+                given = true
+                -- The slot goes with its owner.
+                shared:incr("of:" .. worker_pid() .. ":" .. running, -1, 0)
+                shared:incr("of:" .. pid .. ":" .. running, 1, 0)
+                if waiters[id] then
+                    waiters[id]:post(1)
+                end
+            end
+        end
+        if not given then
+            count(running, -1)
+            return
+        end
+    end
+end
+
+local function leave(request)
+    local model = request.model
+    if request.running then
+        request.running = nil
+        count("slots:" .. model.queue, -1)
+    elseif request.waiting then
+        request.waiting = nil
+        waiters[request.id] = nil
+        shared:delete("waits:" .. request.id)
+        count("waiting:" .. model.queue, -1)
+        if not shared:add("turn:" .. request.id, "left", 900) then
+            -- It was this one's turn already.
+            count("slots:" .. model.queue, -1)
+        end
+    else
+        return
+    end
+    serve(model)
+end
+
+-- Returns when the request may go on; nothing and the reason otherwise.
+local function enter(request)
+    local model = request.model
+    local running, queue = "slots:" .. model.queue, "queue:" .. model.queue
+    if (shared:llen(queue) or 0) == 0 then
+        if count(running, 1) <= model.slots then
+            request.running = true
+            return true
+        end
+        count(running, -1)
+    end
+    if count("waiting:" .. model.queue, 1) > rules.queue.waiting_per_slot * model.slots then
+        count("waiting:" .. model.queue, -1)
+        return nil, "full"
+    end
+    local turn = semaphore.new()
+    request.waiting = true
+    waiters[request.id] = turn
+    shared:set("waits:" .. request.id, true, 900)
+    shared:rpush(queue, worker_pid() .. " " .. request.id)
+    serve(model)
+    local give_up = ngx.now() + rules.queue.timeout_seconds
+    while not shared:get("turn:" .. request.id) do
+        if ngx.now() > give_up then
+            leave(request)
+            return nil, "timeout"
+        end
+        -- Another worker's word is looked for; this worker's own wakes at once.
+        turn:wait(0.01)
+    end
+    request.waiting, request.running = nil, true
+    waiters[request.id] = nil
+    shared:delete("waits:" .. request.id)
+    shared:delete("turn:" .. request.id)
+    count("waiting:" .. model.queue, -1)
+    return true
+end
+
+-- ------------------------------------------------------------------------------------------------------------------
+-- What a request may say
+
+local MAP_FAILED = ffi.cast("void *", -1)
+
+-- The body's bytes and their number. What outgrew nginx's buffer lies in a file, on a file system in memory.
+local function body()
+    local data = ngx.req.get_body_data()
+    if data then
+        return ffi.cast("const uint8_t *", data), #data, data
+    end
+    local path = ngx.req.get_body_file()
+    if not path then
+        return nil, 0
+    end
+    local descriptor = C.open(path, 0)
+    if descriptor < 0 then
+        return nil, nil
+    end
+    local size = tonumber(C.lseek(descriptor, 0, 2))
+    local mapped = C.mmap(nil, size, 1, 2, descriptor, 0)
+    C.close(descriptor)
+    if mapped == MAP_FAILED then
+        return nil, nil
+    end
+    mapped = ffi.gc(mapped, function(address) C.munmap(address, size) end)
+    return ffi.cast("const uint8_t *", mapped), size, mapped
+end
+
+local function given(value)
+    return value ~= nil and value ~= cjson.null and value ~= false and value ~= ""
+end
+
+-- What is wrong with a request's members for this user: status, code, message and the member at fault.
+local function fault(user, members, model)
+    if members.keep_alive ~= nil and members.keep_alive ~= cjson.null then
+        local wanted = model.keep_alive
+        if not wanted or tostring(members.keep_alive) ~= wanted and tonumber(members.keep_alive) ~= tonumber(wanted) then
+            return 400, "option_not_allowed", "keep_alive is the plan's, not a request's; leave it out.", "keep_alive"
+        end
+    end
+    local options = members.options
+    if type(options) == "table" then
+        for name, value in pairs(options) do
+            if load_options[name] and value ~= cjson.null then
+                local planned = model.options and model.options[name]
+                if planned == nil or value ~= planned then
+                    return 400, "option_not_allowed", "options." .. name .. " changes how the model is loaded; "
+                        .. (planned ~= nil and "it is " .. tostring(planned) .. " here, so leave it out." or "leave it out."), "options." .. name
+                end
+            end
+        end
+    elseif options ~= nil and options ~= cjson.null then
+        return 400, "invalid_json", "options must be an object.", "options"
+    end
+    local rights = user.rights
+    if not rights.raw and given(members.raw) then
+        return 403, "right_missing", "raw needs a right that you do not have.", "raw"
+    end
+    if not rights.template then
+        for _, name in ipairs({"template", "_debug_render_only"}) do
+            if given(members[name]) then
+                return 403, "right_missing", name .. " needs a right that you do not have.", name
+            end
+        end
+    end
+    if not rights.system then
+        for _, name in ipairs({"system", "instructions"}) do
+            if given(members[name]) then
+                return 403, "right_missing", name .. " needs a right that you do not have.", name
+            end
+        end
+        for _, list in ipairs({"messages.role", "input.role"}) do
+            for word in pairs(members[list] or {}) do
+                local role = lower(tostring(word))
+                if role == "system" or role == "developer" then
+                    return 403, "right_missing", "messages of the role " .. role .. " need a right that you do not have.", list
+                end
+            end
+        end
+    end
+    for word in pairs(members["tools.type"] or {}) do
+        if type(word) == "string" and find(lower(word), "^web_") then
+            return 400, "tool_not_allowed", "The engine fetches nothing from outside; leave the tool " .. word .. " out.", "tools"
+        end
+    end
+    return nil
+end
+
+-- The path as the client wrote it: nginx's own $uri is decoded, and the engine may not read another one out of it.
+local function written_path(target)
+    local query = find(target, "?", 1, true)
+    return query and sub(target, 1, query - 1) or target
+end
+
+local function find_route(path)
+    local route = exact_routes[path]
+    if route then
+        return route
+    end
+    for _, below in ipairs(below_routes) do
+        if #path > #below.path and sub(path, 1, #below.path) == below.path then
+            return below
+        end
+    end
+    return nil
+end
+
+-- ------------------------------------------------------------------------------------------------------------------
+-- Lists of models
+
+local function listed(user)
+    local names = {}
+    for key, model in pairs(rules.models) do
+        if not user.models or user.models[key] then
+            names[#names + 1] = model
+        end
+    end
+    table.sort(names, function(one, other) return one.name < other.name end)
+    return names
+end
+
+local function say(value)
+    ngx.status = 200
+    ngx.header["Content-Type"] = "application/json"
+    ngx.print(value, "\n")
+    return ngx.exit(200)
+end
+
+local function openai_model(model)
+    return format('{"id":%s,"object":"model","created":%d,"owned_by":"library"}', cjson.encode(model.name), rules.created)
+end
+
+local function answer_list(user, path, tail)
+    local rows = {}
+    if path == "/api/tags" then
+        for _, model in ipairs(listed(user)) do
+            rows[#rows + 1] = cjson.encode(model.tag)
+        end
+        return say('{"models":[' .. table.concat(rows, ",") .. "]}")
+    end
+    if tail then
+        local model = allowed_model(user, tail)
+        if not model then
+            return refuse(404, "model_not_found", "There is no such model, or you may not use it.", "model")
+        end
+        return say(openai_model(model))
+    end
+    for _, model in ipairs(listed(user)) do
+        rows[#rows + 1] = openai_model(model)
+    end
+    return say('{"object":"list","data":[' .. table.concat(rows, ",") .. "]}")
+end
+
+-- An answer of the engine less the models that the user may not use; what cannot be read is not passed on.
+local function filtered(user, text)
+    local p = ffi.cast("const uint8_t *", text)
+    for _, list in ipairs({"models", "data"}) do
+        local members, _, _, elements = read_json(p, #text, list)
+        if members and members[list] then
+            local kept = {}
+            for _, element in ipairs(elements) do
+                if allowed_model(user, element[3]) then
+                    kept[#kept + 1] = sub(text, element[1] + 1, element[2])
+                end
+            end
+            return list == "models" and '{"models":[' .. table.concat(kept, ",") .. "]}"
+                or '{"object":"list","data":[' .. table.concat(kept, ",") .. "]}"
+        end
+    end
+    return '{"models":[]}'
+end
+
+-- ------------------------------------------------------------------------------------------------------------------
+-- The phases
+
+-- Requests that this worker has admitted, by their identifiers: ngx.ctx does not outlive an error page.
+local admitted = {}
+local started = false
+
+local function day()
+    return math.floor(ngx.time() / 86400)
+end
+
+local function access()
+    if not started then
+        started = true
+        shared:rpush("workers", worker_pid())
+        ngx.timer.every(2, bury_the_dead)
+    end
+    local var = ngx.var
+    local headers, truncated = get_headers(100)
+    local method = ngx.req.get_method()
+    var.gateway_method = method
+    if truncated then
+        return refuse(431, "header_too_large", "The request has more than 100 headers.")
+    end
+    for _, name in ipairs({"authorization", "x-api-key", "content-type", "content-encoding", "origin"}) do
+        if type(headers[name]) == "table" then
+            return refuse(400, "bad_request", "The header " .. name .. " is there more than once.")
+        end
+    end
+    local origin = headers["origin"]
+    if origin and origins[origin] then
+        var.gateway_origin = origin
+        if method == "OPTIONS" and headers["access-control-request-method"] then
+            ngx.header["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
+            ngx.header["Access-Control-Allow-Headers"] = rules.cors.headers
+            ngx.header["Access-Control-Max-Age"] = 600
+            return ngx.exit(204)
+        end
+    end
+
+    local user, ambient = authenticate(headers)
+    if not user then
+        local within, wait = take(strangers, "failed:" .. address_key(), rules.address.failures_per_second, rules.address.failures_burst)
+        if not within then
+            return refuse(429, "rate_limit_exceeded", "Too many failed attempts. Wait, and try again.", nil, wait)
+        end
+        return refuse(401, "invalid_api_key", "Missing or wrong credentials. Send Authorization: Bearer <API key>.")
+    end
+    var.gateway_user = user.name
+    if ambient and origin and not origins[origin] then
+        return refuse(403, "origin_not_allowed", "Pages of this origin may not ask.")
+    end
+    local limits = user.limits
+    local within, wait = take(shared, "rate:" .. user.name, limits.requests_per_second, limits.burst)
+    if within then
+        within, wait = take(strangers, "rate:" .. address_key(), rules.address.requests_per_second, rules.address.burst)
+    end
+    if not within then
+        return refuse(429, "rate_limit_exceeded", "Too many requests. Wait, and try again.", nil, wait)
+    end
+
+    local path = written_path(var.request_uri)
+    local route = path == var.uri and byte(var.request, #method + 2) == 47 and find_route(path)
+    if not route then
+        return refuse(404, "not_found", "There is nothing here.")
+    end
+    var.gateway_route = route.path
+    if method ~= route.method and not (method == "HEAD" and route.method == "GET") then
+        ngx.header["Allow"] = route.method
+        return refuse(405, "method_not_allowed", "This path takes " .. route.method .. ".")
+    end
+    if route.role == "admin" and user.role ~= "admin" then
+        return refuse(403, "insufficient_permissions", "Your role does not allow this.")
+    end
+    local encoding = headers["content-encoding"]
+    if encoding and lower(encoding) ~= "identity" then
+        return refuse(415, "unsupported_encoding", "A request body must not be encoded; Content-Encoding is " .. sub(encoding, 1, 20) .. ".")
+    end
+    local length = tonumber(headers["content-length"])
+    if length and length > limits.body_bytes then
+        return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
+    end
+    ngx.req.read_body()
+    local bytes, size, _anchor = body()
+    if not size then
+        return refuse(500, "internal_error", "The gateway cannot read the request body.")
+    end
+    if size > limits.body_bytes then
+        return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
+    end
+    if route.method == "GET" then
+        if size > 0 then
+            return refuse(400, "bad_request", "A GET request has no body.")
+        end
+        if rules.models and user.role ~= "admin" and (route.path == "/api/tags" or route.path == "/v1/models" or route.path == "/v1/models/") then
+            return answer_list(user, route.path, route.path == "/v1/models/" and sub(path, #route.path + 1) or nil)
+        end
+        if user.role ~= "admin" and route.path == "/v1/models/" and not allowed_model(user, sub(path, #route.path + 1)) then
+            return refuse(404, "model_not_found", "There is no such model, or you may not use it.", "model")
+        end
+        if user.role ~= "admin" and (rules.models or user.models) and (route.path == "/api/ps" or route.path == "/api/tags" or route.path == "/v1/models") then
+            ngx.ctx.lists_for = user
+        end
+        return
+    end
+
+    local members, wrong, spelling = read_json(bytes, size)
+    if not members then
+        return refuse(400, "invalid_json", "The request body " .. wrong .. ".")
+    end
+    if #spelling > 0 then
+        return refuse(400, "invalid_json", "The request body has " .. sub(spelling[1], 1, 40) .. "; names are written in lower case.", sub(spelling[1], 1, 40))
+    end
+    if route.role == "admin" then
+        return
+    end
+    if type(members.model) ~= "string" then
+        return refuse(400, "model_missing", "The request names no model.", "model")
+    end
+    local model, key = allowed_model(user, members.model)
+    if not model then
+        return refuse(404, "model_not_found", "There is no such model, or you may not use it.", "model")
+    end
+    var.gateway_model = model.name
+    local status, code, message, param = fault(user, members, model)
+    if status then
+        return refuse(status, code, message, param)
+    end
+    if limits.daily_tokens and (shared:get("tokens:" .. day() .. ":" .. user.name) or 0) >= limits.daily_tokens then
+        return refuse(429, "daily_tokens_exceeded", format("The day's %d tokens are used up; the next day begins at 00:00 UTC.", limits.daily_tokens),
+            nil, 86400 - ngx.time() % 86400)
+    end
+
+    local request = {id = var.request_id, user = user, model = model, size = size, chunks = 0}
+    admitted[request.id] = request
+    ngx.ctx.request = request
+    request.counted = true
+    if count("running:" .. user.name, 1) > limits.concurrency then
+        return refuse(429, "concurrency_exceeded", format("You may have %d requests at a time.", limits.concurrency), nil, 1)
+    end
+    if rules.queue and model.slots then
+        local may, reason = enter(request)
+        if not may then
+            return refuse(429, "queue_full", reason == "full" and "All slots of the model are taken, and as many requests wait."
+                or "The request has waited too long for a slot.", nil, 2)
+        end
+    end
+end
+
+local function header_filter()
+    if ngx.ctx.lists_for then
+        ngx.header["Content-Length"] = nil
+    end
+end
+
+-- What the engine says at an answer's end lies in its last pieces.
+local function body_filter()
+    local ctx = ngx.ctx
+    local request = ctx.request
+    if request then
+        local piece = ngx.arg[1]
+        if piece ~= "" then
+            request.chunks = request.chunks + 1
+            request.first = request.first or piece
+            request.before, request.last = request.last, piece
+        end
+        return
+    end
+    local user = ctx.lists_for
+    if user then
+        ctx.pieces = (ctx.pieces or "") .. ngx.arg[1]
+        ngx.arg[1] = nil
+        if ngx.arg[2] then
+            ngx.arg[1] = ngx.status == 200 and filtered(user, ctx.pieces) or ctx.pieces
+        end
+    end
+end
+
+local function last_number(text, name)
+    return tonumber(match(text, '.*"' .. name .. '": ?(%d+)'))
+end
+
+-- Tokens of prompt and completion as the answer's end tells them, in the words of Ollama, OpenAI or Anthropic.
+local function usage(request)
+    local text = sub((request.before or "") .. (request.last or ""), -4096)
+    local prompt = last_number(text, "prompt_eval_count") or last_number(text, "prompt_tokens") or last_number(text, "input_tokens")
+    local completion = last_number(text, "eval_count") or last_number(text, "completion_tokens") or last_number(text, "output_tokens")
+    return prompt, completion
+end
+
+local function log()
+    local id = ngx.var.request_id
+    local request = admitted[id]
+    if not request then
+        return
+    end
+    admitted[id] = nil
+    if request.counted then
+        count("running:" .. request.user.name, -1)
+    end
+    leave(request)
+    if request.chunks == 0 or ngx.status ~= 200 then
+        return
+    end
+    local prompt, completion = usage(request)
+    local var = ngx.var
+    var.gateway_prompt_tokens, var.gateway_completion_tokens = prompt or "", completion or ""
+    if request.user.limits.daily_tokens then
+        -- An answer that does not tell is counted by its pieces, of a token each, and by four bytes of the request to a token.
+        local used = (prompt or math.ceil(request.size / 4)) + (completion or request.chunks)
+        shared:incr("tokens:" .. day() .. ":" .. request.user.name, used, 0, 172800)
+    end
+end
+
+-- ------------------------------------------------------------------------------------------------------------------
+
+local function set(list)
+    if type(list) ~= "table" then
+        return nil
+    end
+    local found = {}
+    for _, item in ipairs(list) do
+        found[item] = true
+    end
+    return found
+end
+
+local function start(path)
+    rules = load_rules(path)
+    for name, value in pairs(rules) do
+        if value == cjson.null then
+            rules[name] = nil
+        end
+    end
+    load_options, origins = set(rules.load_options), set(rules.cors.origins)
+    for _, route in ipairs(rules.routes) do
+        if sub(route.path, -1) == "/" then
+            below_routes[#below_routes + 1] = route
+        else
+            exact_routes[route.path] = route
+        end
+    end
+    for _, user in ipairs(rules.users) do
+        for name, value in pairs(user) do
+            if value == cjson.null then
+                user[name] = nil
+            end
+        end
+        if user.limits.daily_tokens == cjson.null then
+            user.limits.daily_tokens = nil
+        end
+        user.rights = set(user.rights)
+        if user.models then
+            local models = {}
+            for _, name in ipairs(user.models) do
+                models[canonical(name)] = true
+            end
+            user.models = models
+        end
+        users[user.name] = user
+        for _, key in ipairs(user.keys) do
+            keys[unhex(key.sha256)] = {user = user, ends = key.ends and epoch(key.ends) or nil}
+        end
+        for _, certificate in ipairs(user.certificates) do
+            if certificate.sha256 and certificate.sha256 ~= "" then
+                certificates_by_digest[unhex(certificate.sha256)] = user
+            else
+                certificates_by_subject[certificate.subject] = user
+            end
+        end
+    end
+    if rules.models then
+        local models = {}
+        for _, model in ipairs(rules.models) do
+            models[canonical(model.name)] = model
+        end
+        rules.models = models
+    end
+end
+
+start(...)
+return {access = access, header_filter = header_filter, body_filter = body_filter, log = log}
