@@ -34,10 +34,11 @@ class Client:
         started = time.perf_counter()
         connection.sendall(request)
         received = connection.recv(65536)
-        while received and b"\r\n\r\n" not in received:
-            received += connection.recv(65536)
-        while received and received.endswith(b"\r\n\r\n") and b"chunked" in received:
-            received += connection.recv(65536)
+        while received and not received.partition(b"\r\n\r\n")[2]:
+            more = connection.recv(65536)
+            if not more:
+                break
+            received += more
         first = time.perf_counter() - started
         if not received.startswith(b"HTTP/1.1 200"):
             raise OSError(received[:200])

@@ -105,9 +105,12 @@ class Site:
     def render(self, values: Mapping[str, Any]) -> None:
         """The role's files, as its tasks write them."""
         for template, path in TEMPLATES.items():
-            source = (ROLES / "gateway/templates" / template).read_text(encoding="utf-8")
-            (self.directory / path).write_text(self.moved(evaluated(trust_as_template(source), dict(values))), encoding="utf-8")
+            self.render_template("gateway", template, values, path)
         (self.directory / PROGRAM).write_bytes((ROLES / "gateway/files/gateway.lua").read_bytes())
+
+    def render_template(self, role: str, template: str, values: Mapping[str, Any], path: str = "etc/nginx/conf.d/site.conf") -> None:
+        source = (ROLES / role / "templates" / template).read_text(encoding="utf-8")
+        (self.directory / path).write_text(self.moved(evaluated(trust_as_template(source), dict(values))), encoding="utf-8")
 
     def write(self, name: str, text: str) -> None:
         (self.directory / "etc/nginx/conf.d" / name).write_text(text, encoding="utf-8")

@@ -70,6 +70,8 @@ class Engine(asyncio.Protocol):
             return
         self.buffer = rest[length:]
         self.counters.requests += 1
+        # HTTP/1.0 as nginx speaks it by default: the connection ends with the answer.
+        self.closes = b" HTTP/1.0\r\n" in head
         self.answer(head.decode("latin-1"), rest[:length])
 
     def answer(self, head: str, body: bytes) -> None:
@@ -90,9 +92,11 @@ class Engine(asyncio.Protocol):
             options = said.get("options") or {}
             tokens, pace = int(options.get("num_predict", 3)), float(options.get("seed", 0))
             if pace <= 0:
-                self.transport.write(HEAD + TOKEN)
+                self.transport.write((HEAD[:-2] + b"Connection: close\r\n\r\n" if self.closes else HEAD) + TOKEN)
                 self.transport.write(TOKEN * max(0, tokens - 2))
                 self.transport.write(last(len(body) // 4, tokens))
+                if self.closes:
+                    self.transport.close()
             else:
                 self.task = asyncio.get_running_loop().create_task(self.paced(tokens, pace, len(body) // 4))
 

@@ -23,14 +23,14 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.ca = str(self._write(f"{name}.crt", self._certificate(self._name, self._key, authority=True)))
 
-    def issue(self, name: str) -> tuple[str, str]:
-        """Files of a certificate for 127.0.0.1, and of its key."""
+    def issue(self, name: str, *dns_names: str) -> tuple[str, str]:
+        """Files of a certificate for 127.0.0.1 and these names, and of its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        certificate = self._write(f"{name}.crt", self._certificate(subject, key, authority=False))
+        certificate = self._write(f"{name}.crt", self._certificate(subject, key, False, *dns_names))
         return str(certificate), str(self._write(f"{name}.key", pem))
 
     def _write(self, name: str, data: bytes) -> Path:
@@ -38,7 +38,9 @@ class Authority:
         path.write_bytes(data)
         return path
 
-    def _certificate(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, authority: bool) -> bytes:
+    def _certificate(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, authority: bool, *dns_names: str
+    ) -> bytes:
         now = datetime.datetime.now(datetime.timezone.utc)
         built = (
             x509.CertificateBuilder()
@@ -59,6 +61,6 @@ class Authority:
             )  # fmt: skip
             built = built.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
         else:
-            address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-            built = built.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *map(x509.DNSName, dns_names)]
+            built = built.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return built.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)

@@ -961,15 +961,15 @@ local function access()
         return
     end
 
+    if route.role == "admin" then
+        return
+    end
     local members, wrong, spelling = read_json(bytes, size)
     if not members then
         return refuse(400, "invalid_json", "The request body " .. wrong .. ".")
     end
     if #spelling > 0 then
         return refuse(400, "invalid_json", "The request body has " .. sub(spelling[1], 1, 40) .. "; names are written in lower case.", sub(spelling[1], 1, 40))
-    end
-    if route.role == "admin" then
-        return
     end
     if type(members.model) ~= "string" then
         return refuse(400, "model_missing", "The request names no model.", "model")
