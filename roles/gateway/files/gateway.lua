@@ -11,18 +11,13 @@ local semaphore = require "ngx.semaphore"
 local ngx = ngx
 local C = ffi.C
 local byte, find, format, lower, match, sub = string.byte, string.find, string.format, string.lower, string.match, string.sub
-local shared, strangers = ngx.shared.onprem_llm_counters, ngx.shared.onprem_llm_addresses
+local shared, strangers = ngx.shared.onprem_llm_counters, ngx.shared.onprem_llm_strangers
 local get_headers, worker_pid = ngx.req.get_headers, ngx.worker.pid
 
 ffi.cdef [[
 unsigned char *SHA256(const unsigned char *data, size_t size, unsigned char *digest);
 char *crypt_r(const char *phrase, const char *setting, void *data);
 int kill(int pid, int signal);
-int open(const char *path, int flags, ...);
-int close(int descriptor);
-long lseek(int descriptor, long offset, int whence);
-void *mmap(void *address, size_t size, int protection, int flags, int descriptor, long offset);
-int munmap(void *address, size_t size);
 ]]
 
 -- The rules that the role wrote, read once by each worker.
@@ -33,10 +28,11 @@ local function load_rules(path)
     return rules
 end
 
+local DIGEST = ffi.new("unsigned char[32]")
+
 local function sha256(text)
-    local digest = ffi.new("unsigned char[32]")
-    C.SHA256(text, #text, digest)
-    return ffi.string(digest, 32)
+    C.SHA256(text, #text, DIGEST)
+    return ffi.string(DIGEST, 32)
 end
 
 local function unhex(text)
@@ -63,7 +59,7 @@ end
 local rules
 local users, keys, certificates_by_digest, certificates_by_subject = {}, {}, {}, {}
 local exact_routes, below_routes = {}, {}
-local load_options, origins = {}, {}
+local origins = {}
 
 -- ------------------------------------------------------------------------------------------------------------------
 -- Answers of the gateway's own
@@ -85,22 +81,15 @@ local function refuse(status, code, message, param, retry_after)
 end
 
 -- ------------------------------------------------------------------------------------------------------------------
--- JSON, read as strictly as RFC 8259 says, without building it
+-- JSON: where its parts are, without building it. Where a string ends and what is nested in what is read as Go's decoder reads it; what that
+-- decoder refuses by itself (a broken escape, a control character) is left to it.
 
--- What a byte is inside a string.
-local PLAIN, QUOTE, BACKSLASH, CONTROL, BEYOND_ASCII = 0, 1, 2, 3, 4
-local IN_STRING = ffi.new("uint8_t[256]")
-for code = 0, 255 do
-    IN_STRING[code] = code < 32 and CONTROL or code >= 128 and BEYOND_ASCII or PLAIN
-end
-IN_STRING[34], IN_STRING[92] = QUOTE, BACKSLASH
 local MAX_DEPTH = 64
--- After so many bytes others have their turn.
-local BREATH = 524288
-
-local function is_hex(c)
-    return c >= 48 and c <= 57 or c >= 65 and c <= 70 or c >= 97 and c <= 102
-end
+-- Bytes after which others have their turn.
+local BREATH = 1048576
+local WORD = ffi.typeof("const uint64_t *")
+local BYTES = ffi.typeof("const uint8_t *")
+local HIGHEST = 0x8080808080808080ULL
 
 local function continues(c)
     return c >= 128 and c <= 191
@@ -128,82 +117,51 @@ local function utf8_length(p, i, n)
     return nil
 end
 
--- Position behind the string whose opening quote is at i, and whether it has other than plain ASCII in it; or nothing and the fault.
-local function skip_string(p, i, n)
-    local odd = false
-    local pause_at = i + BREATH
-    i = i + 1
+-- How many bytes from i on are ASCII, eight at a time.
+local function ascii_words(p, i, stop)
+    while i + 8 <= stop and bit.band(ffi.cast(WORD, p + i)[0], HIGHEST) == 0 do
+        i = i + 8
+    end
+    return i
+end
+
+local function is_utf8(text)
+    local p, n, i = ffi.cast(BYTES, text), #text, 0
+    local pause_at = BREATH
     while i < n do
-        local kind = IN_STRING[p[i]]
-        if kind == PLAIN then
-            i = i + 1
-        elseif kind == QUOTE then
-            return i + 1, odd
-        elseif kind == BACKSLASH then
-            odd = true
-            local c = i + 1 < n and p[i + 1] or 0
-            if c == 117 then
-                if i + 5 >= n or not (is_hex(p[i + 2]) and is_hex(p[i + 3]) and is_hex(p[i + 4]) and is_hex(p[i + 5])) then
-                    return nil, "has a broken escape in a string"
-                end
-                i = i + 6
-            elseif c == 34 or c == 92 or c == 47 or c == 98 or c == 102 or c == 110 or c == 114 or c == 116 then
-                i = i + 2
-            else
-                return nil, "has a broken escape in a string"
-            end
-        elseif kind == CONTROL then
-            return nil, "has a control character in a string"
-        else
-            odd = true
-            local length = utf8_length(p, i, n)
+        i = ascii_words(p, i, math.min(n, pause_at))
+        if i < n then
+            local length = p[i] < 128 and 1 or utf8_length(p, i, n)
             if not length then
-                return nil, "is not UTF-8"
+                return false
             end
             i = i + length
         end
-        if i >= pause_at then
+        if i + 8 >= pause_at then
             ngx.sleep(0)
             pause_at = i + BREATH
         end
     end
-    return nil, "ends inside a string"
+    return true
 end
 
-local function is_digit(c)
-    return c >= 48 and c <= 57
-end
-
-local function skip_digits(p, i, n)
-    if i >= n or not is_digit(p[i]) then
-        return nil
-    end
-    while i < n and is_digit(p[i]) do
-        i = i + 1
-    end
-    return i
-end
-
-local function skip_number(p, i, n)
-    if p[i] == 45 then
-        i = i + 1
-    end
-    if i < n and p[i] == 48 then
-        i = i + 1
-    else
-        i = skip_digits(p, i, n)
-    end
-    if i and i < n and p[i] == 46 then
-        i = skip_digits(p, i + 1, n)
-    end
-    if i and i < n and (p[i] == 101 or p[i] == 69) then
-        i = i + 1
-        if i < n and (p[i] == 43 or p[i] == 45) then
-            i = i + 1
+-- Position of the quote that ends the string whose first quote is at i.
+local function string_end(text, i)
+    local from = i + 1
+    while true do
+        local quote = find(text, '"', from, true)
+        if not quote or byte(text, quote - 1) ~= 92 then
+            return quote
         end
-        i = skip_digits(p, i, n)
+        local back = quote - 2
+        while byte(text, back) == 92 do
+            back = back - 1
+        end
+        if (quote - back) % 2 == 1 then
+            return quote
+        end
+        from = quote + 1
     end
-    return i
 end
 
 local WORDS = {[116] = {"true", true}, [102] = {"false", false}, [110] = {"null", cjson.null}}
@@ -211,188 +169,189 @@ local OBJECT, ARRAY = 1, 2
 -- What comes next.
 local VALUE, VALUE_OR_END, KEY, KEY_OR_END, COMMA_OR_END = 1, 2, 3, 4, 5
 -- Members whose elements' own `role` or `type` counts.
+local ROLES, TYPES_OF_TOOLS = 1, 2
+local ROLES_OR_TYPES = {role = ROLES, type = TYPES_OF_TOOLS}
 local LISTS = {messages = "role", input = "role", tools = "type"}
 -- A longer value of a member counts as one that is there.
 local LONGEST = 1024
 
--- Reads an object. Its members come by their names in lower case, as strings, numbers, booleans, null or (what is nested or long) true;
--- `options` comes as a table of its own; LISTS give the words that their elements have, as `messages.role`, each a set.
--- Names are taken in ASCII and once each: Go's decoder takes `Model`, `\u006dodel` and, with the Kelvin sign for k, others for a field's name,
--- and the last of two. Elements: for each object in the list `wanted`, first and last byte and its member `name` or `id`.
-local function read_json(p, n, wanted)
-    local members, seen, spelling = {}, {}, {}
+-- The value of the scalar from its first to its last byte.
+local function scalar(text, c, from, to)
+    if to - from > LONGEST then
+        return true
+    end
+    if c ~= 34 then
+        return tonumber(sub(text, from, to)) or true
+    end
+    local value = sub(text, from + 1, to - 1)
+    if find(value, "\\", 1, true) then
+        local decoded = cjson.decode("[" .. sub(text, from, to) .. "]")
+        return decoded and decoded[1] or true
+    end
+    return value
+end
+
+-- Reads an object. Its members come by name, as strings, numbers, booleans, null or (what is nested or long) true; `options` comes as a table of
+-- its own; the words that LISTS' elements have come under ROLES and TYPES_OF_TOOLS. Nothing and the fault, if there is one.
+-- A name must be in ASCII, without escapes, and there once: Go's decoder takes `Model`, `\u006dodel` and, with the Kelvin sign for k, others
+-- for a field's name, and the last of two. Names in other than lower case come in a list of their own.
+-- With `wanted`, the name of a list: first and last byte of each of its objects, and their `name` or `id`.
+local function read_json(text, wanted)
+    local members, spelling, kinds = {}, nil, {}
     local elements = wanted and {} or nil
-    local kinds = {}
-    local depth, i, expect = 0, 0, VALUE
-    local member, inner, element_from, element_name
-    local pause_at = BREATH
+    local n, depth, i, expect = #text, 0, 1, VALUE
+    local member, inner, options, element_from, element_name
     while true do
-        while i < n and (p[i] == 32 or p[i] == 10 or p[i] == 13 or p[i] == 9) do
+        local c = byte(text, i)
+        while c == 32 or c == 10 or c == 13 or c == 9 do
             i = i + 1
+            c = byte(text, i)
         end
-        if i >= n then
+        if not c then
             if depth == 0 and expect == COMMA_OR_END then
                 return members, nil, spelling, elements
             end
             return nil, n == 0 and "is empty" or "ends too early"
         end
-        if depth == 0 and expect == COMMA_OR_END then
-            return nil, "goes on behind its end"
-        end
-        if i >= pause_at then
-            ngx.sleep(0)
-            pause_at = i + BREATH
-        end
-        local c = p[i]
-        if expect == KEY or expect == KEY_OR_END then
-            if c == 125 and expect == KEY_OR_END then
-                depth = depth - 1
-                i = i + 1
-                if wanted and depth == 2 and element_from then
-                    elements[#elements + 1] = {element_from, i, element_name}
-                    element_from = nil
-                end
-                expect = COMMA_OR_END
-            elseif c ~= 34 then
-                return nil, "lacks a name in an object"
-            else
-                local stop, odd = skip_string(p, i, n)
-                if not stop then
-                    return nil, odd
-                end
-                local in_list = depth == 3 and kinds[2] == ARRAY and (LISTS[member] or wanted == member)
-                if depth == 1 or depth == 2 and member == "options" and kinds[2] == OBJECT or in_list then
-                    if odd and not wanted then
-                        return nil, "has a name with an escape or beyond ASCII"
-                    end
-                    local name = ffi.string(p + i + 1, stop - i - 2)
-                    local folded = lower(name)
-                    if depth == 1 then
-                        if seen[folded] then
-                            return nil, "has " .. folded .. " twice"
-                        end
-                        seen[folded] = true
-                        member, inner = folded, nil
-                        if name ~= folded then
-                            spelling[#spelling + 1] = name
-                        end
-                    else
-                        inner = folded
-                        if depth == 2 then
-                            if members.options[folded] ~= nil then
-                                return nil, "has options." .. folded .. " twice"
-                            end
-                            if name ~= folded then
-                                spelling[#spelling + 1] = "options." .. name
-                            end
-                        end
-                    end
-                end
-                i = stop
-                while i < n and (p[i] == 32 or p[i] == 10 or p[i] == 13 or p[i] == 9) do
-                    i = i + 1
-                end
-                if i >= n or p[i] ~= 58 then
-                    return nil, "lacks a colon"
-                end
-                i = i + 1
-                expect = VALUE
+        if expect == COMMA_OR_END then
+            if depth == 0 then
+                return nil, "goes on behind its end"
             end
-        elseif expect == COMMA_OR_END then
+            local kind = kinds[depth]
             if c == 44 then
-                expect = kinds[depth] == OBJECT and KEY or VALUE
-            elseif c == 125 and kinds[depth] == OBJECT or c == 93 and kinds[depth] == ARRAY then
+                expect = kind == OBJECT and KEY or VALUE
+            elseif c == 125 and kind == OBJECT or c == 93 and kind == ARRAY then
                 depth = depth - 1
-                if wanted and depth == 2 and element_from then
-                    elements[#elements + 1] = {element_from, i + 1, element_name}
+                if element_from and depth == 2 then
+                    elements[#elements + 1] = {element_from, i, element_name}
                     element_from = nil
                 end
             else
                 return nil, "lacks a comma or a bracket"
             end
             i = i + 1
+        elseif expect == KEY or expect == KEY_OR_END then
+            if c == 34 then
+                local stop = string_end(text, i)
+                if not stop then
+                    return nil, "ends inside a string"
+                end
+                if depth <= 3 and (depth == 1 or depth == 2 and member == "options" or depth == 3 and kinds[2] == ARRAY) then
+                    local name = sub(text, i + 1, stop - 1)
+                    local folded = lower(name)
+                    if find(name, "[%c\\\128-\255]") then
+                        if not wanted then
+                            return nil, "has a name with an escape or beyond ASCII"
+                        end
+                    elseif depth == 1 then
+                        if members[folded] ~= nil then
+                            return nil, "has " .. sub(folded, 1, 40) .. " twice"
+                        end
+                        -- Until its value is read.
+                        members[folded] = true
+                        member = folded
+                    elseif depth == 2 and options then
+                        if options[folded] ~= nil then
+                            return nil, "has options." .. sub(folded, 1, 40) .. " twice"
+                        end
+                        options[folded] = true
+                    end
+                    inner = folded
+                    if name ~= folded and depth < 3 then
+                        spelling = spelling or name
+                    end
+                end
+                i = stop + 1
+                c = byte(text, i)
+                while c == 32 or c == 10 or c == 13 or c == 9 do
+                    i = i + 1
+                    c = byte(text, i)
+                end
+                if c ~= 58 then
+                    return nil, "lacks a colon"
+                end
+                i = i + 1
+                expect = VALUE
+            elseif c == 125 and expect == KEY_OR_END then
+                depth = depth - 1
+                if element_from and depth == 2 then
+                    elements[#elements + 1] = {element_from, i, element_name}
+                    element_from = nil
+                end
+                i = i + 1
+                expect = COMMA_OR_END
+            else
+                return nil, "lacks a name in an object"
+            end
+        elseif c == 123 or c == 91 then
+            depth = depth + 1
+            if depth == 1 and c == 91 then
+                return nil, "is an array; an object is needed"
+            elseif depth == 2 and member == "options" then
+                options = c == 123 and {} or nil
+                members.options = options or true
+            elseif depth == 3 then
+                inner = nil
+                if c == 123 and wanted == member and kinds[2] == ARRAY then
+                    element_from, element_name = i, nil
+                end
+            elseif depth > MAX_DEPTH then
+                return nil, "is nested deeper than " .. MAX_DEPTH .. " levels"
+            end
+            kinds[depth] = c == 123 and OBJECT or ARRAY
+            expect = c == 123 and KEY_OR_END or VALUE_OR_END
+            i = i + 1
         elseif c == 93 and expect == VALUE_OR_END then
             depth = depth - 1
             i = i + 1
             expect = COMMA_OR_END
+        elseif depth == 0 then
+            return nil, "is no object"
         else
-            local from, value = i, true
-            if c == 123 or c == 91 then
-                if depth == 0 and c == 91 then
-                    return nil, "is an array; an object is needed"
+            local stop, value
+            if c == 34 then
+                stop = string_end(text, i)
+                if not stop then
+                    return nil, "ends inside a string"
                 end
-                if depth == 1 then
-                    members[member] = member == "options" and c == 123 and {} or true
+            elseif c == 45 or c >= 48 and c <= 57 then
+                local _
+                _, stop = find(text, "^-?%d+%.?%d*[eE]?[+-]?%d*", i)
+                if not stop then
+                    return nil, "has a broken number"
                 end
-                depth = depth + 1
-                if depth > MAX_DEPTH then
-                    return nil, "is nested deeper than " .. MAX_DEPTH .. " levels"
-                end
-                kinds[depth] = c == 123 and OBJECT or ARRAY
-                expect = c == 123 and KEY_OR_END or VALUE_OR_END
-                if depth == 2 and member == "options" and members.options ~= true then
-                    inner = nil
-                elseif depth == 3 and c == 123 then
-                    inner = nil
-                    if wanted == member then
-                        element_from, element_name = from, nil
-                    end
-                elseif depth == 3 and kinds[2] == OBJECT and member == "options" and inner then
-                    members.options[inner] = true
-                end
-                i = i + 1
             else
-                if depth == 0 then
-                    return nil, "is no object"
+                local word = WORDS[c]
+                stop = word and i + #word[1] - 1
+                if not word or sub(text, i, stop) ~= word[1] then
+                    return nil, "has a word that JSON does not know"
                 end
-                local odd
-                if c == 34 then
-                    i, odd = skip_string(p, i, n)
-                    if not i then
-                        return nil, odd
-                    end
-                elseif c == 45 or is_digit(c) then
-                    i = skip_number(p, i, n)
-                    if not i then
-                        return nil, "has a broken number"
-                    end
-                else
-                    local word = WORDS[c]
-                    if not word or n - i < #word[1] or ffi.string(p + i, #word[1]) ~= word[1] then
-                        return nil, "has a word that JSON does not know"
-                    end
-                    i, value = i + #word[1], word[2]
-                end
-                local counts = depth == 1 or depth == 2 and member == "options" and kinds[2] == OBJECT
-                    or depth == 3 and inner and kinds[3] == OBJECT and kinds[2] == ARRAY
-                if counts then
-                    if (c == 34 or c == 45 or is_digit(c)) and i - from <= LONGEST then
-                        local text = ffi.string(p + from, i - from)
-                        if c ~= 34 then
-                            value = tonumber(text)
-                        elseif odd then
-                            local decoded = cjson.decode("[" .. text .. "]")
-                            value = decoded and decoded[1] or true
-                        else
-                            value = sub(text, 2, -2)
-                        end
-                    end
-                    if depth == 1 then
-                        members[member] = value
-                    elseif depth == 2 then
-                        members.options[inner] = value
-                    elseif wanted == member then
-                        if (inner == "name" or inner == "id") and not element_name then
-                            element_name = value
-                        end
-                    elseif LISTS[member] == inner then
-                        local list = member .. "." .. inner
-                        members[list] = members[list] or {}
-                        members[list][value] = true
-                    end
-                end
-                expect = COMMA_OR_END
+                value = word[2]
             end
+            if depth == 1 then
+                if value == nil then
+                    value = scalar(text, c, i, stop)
+                end
+                members[member] = value
+            elseif depth == 2 and member == "options" and options then
+                if value == nil then
+                    value = scalar(text, c, i, stop)
+                end
+                options[inner] = value
+            elseif depth == 3 and c == 34 and inner and kinds[3] == OBJECT and kinds[2] == ARRAY then
+                if element_from then
+                    if inner == "name" or inner == "id" then
+                        element_name = element_name or scalar(text, c, i, stop)
+                    end
+                elseif LISTS[member] == inner then
+                    -- Under a number, which no member's name is.
+                    local list = members[ROLES_OR_TYPES[inner]] or {}
+                    members[ROLES_OR_TYPES[inner]] = list
+                    list[#list + 1] = scalar(text, c, i, stop)
+                end
+            end
+            i = stop + 1
+            expect = COMMA_OR_END
         end
     end
 end
@@ -420,26 +379,35 @@ local function allowed_model(user, name)
     if type(name) ~= "string" or #name > 600 then
         return nil
     end
-    local key = canonical(name)
-    local model = rules.models and rules.models[key]
-    if not rules.models then
-        if not find(key, "^[%w_][%w_.:/-]*$") or find(key, "-cloud$") or find(key, ":cloud$") or find(key, ":local$") then
+    local models = rules.models
+    if not models then
+        local key = canonical(name)
+        if not find(key, "^[%w_][%w_.:/-]*$") or find(key, "-cloud$") or find(key, ":cloud$") or find(key, ":local$") or user.models and not user.models[key] then
             return nil
         end
-        model = {name = key}
+        return {name = key, queue = key}
     end
-    if not model or user.models and not user.models[key] then
+    local model = models[name] or models[canonical(name)]
+    if not model or user.models and not user.models[model.key] then
         return nil
     end
-    return model, key
+    return model
 end
 
 -- ------------------------------------------------------------------------------------------------------------------
 -- Counters that all workers share, and what to do about those of a worker that died
 
--- Adds to a counter, and to what this worker has of it.
+-- This worker's share of each counter has a counter, too, by which the share of one that died is taken back.
+local share_of = {}
+
+-- Adds to a counter and returns it.
 local function count(key, amount)
-    shared:incr("of:" .. worker_pid() .. ":" .. key, amount, 0)
+    local share = share_of[key]
+    if not share then
+        share = "of:" .. worker_pid() .. ":" .. key
+        share_of[key] = share
+    end
+    shared:incr(share, amount, 0)
     return shared:incr(key, amount, 0)
 end
 
@@ -555,12 +523,11 @@ local function authenticate(headers)
     local authorization, key = headers["authorization"], headers["x-api-key"]
     local user, ambient
     if authorization then
-        local scheme, credential = match(authorization, "^(%a+) +(.+)$")
-        scheme = scheme and lower(scheme)
-        if scheme == "bearer" then
-            user = by_key(credential)
-        elseif scheme == "basic" then
-            user, ambient = by_password(credential), true
+        local scheme = lower(sub(authorization, 1, 7))
+        if scheme == "bearer " then
+            user = by_key(sub(authorization, 8))
+        elseif sub(scheme, 1, 6) == "basic " then
+            user, ambient = by_password(sub(authorization, 7)), true
         end
         if not user then
             return nil
@@ -593,7 +560,7 @@ local waiters = {}
 
 -- Gives free slots to who waits longest.
 local function serve(model)
-    local running, queue = "slots:" .. model.queue, "queue:" .. model.queue
+    local running, queue = model.running, model.line
     while (shared:llen(queue) or 0) > 0 do
         if count(running, 1) > model.slots then
             count(running, -1)
@@ -626,37 +593,38 @@ end
 
 local function leave(request)
     local model = request.model
+    local left
     if request.running then
         request.running = nil
-        count("slots:" .. model.queue, -1)
+        left = count(model.running, -1)
     elseif request.waiting then
         request.waiting = nil
         waiters[request.id] = nil
         shared:delete("waits:" .. request.id)
-        count("waiting:" .. model.queue, -1)
-        if not shared:add("turn:" .. request.id, "left", 900) then
-            -- It was this one's turn already.
-            count("slots:" .. model.queue, -1)
+        count(model.waiting, -1)
+        if shared:add("turn:" .. request.id, "left", 900) then
+            return
         end
-    else
-        return
+        -- It was this one's turn already.
+        left = count(model.running, -1)
     end
-    serve(model)
+    -- Who waits does so for one of these.
+    if left and left >= model.slots - 1 then
+        serve(model)
+    end
 end
 
 -- Returns when the request may go on; nothing and the reason otherwise.
 local function enter(request)
     local model = request.model
-    local running, queue = "slots:" .. model.queue, "queue:" .. model.queue
-    if (shared:llen(queue) or 0) == 0 then
-        if count(running, 1) <= model.slots then
-            request.running = true
-            return true
-        end
-        count(running, -1)
+    local queue = model.line
+    if count(model.running, 1) <= model.slots then
+        request.running = true
+        return true
     end
-    if count("waiting:" .. model.queue, 1) > rules.queue.waiting_per_slot * model.slots then
-        count("waiting:" .. model.queue, -1)
+    count(model.running, -1)
+    if count(model.waiting, 1) > rules.queue.waiting_per_slot * model.slots then
+        count(model.waiting, -1)
         return nil, "full"
     end
     local turn = semaphore.new()
@@ -678,55 +646,57 @@ local function enter(request)
     waiters[request.id] = nil
     shared:delete("waits:" .. request.id)
     shared:delete("turn:" .. request.id)
-    count("waiting:" .. model.queue, -1)
+    count(model.waiting, -1)
     return true
 end
 
 -- ------------------------------------------------------------------------------------------------------------------
 -- What a request may say
 
-local MAP_FAILED = ffi.cast("void *", -1)
-
--- The body's bytes and their number. What outgrew nginx's buffer lies in a file, on a file system in memory.
+-- The request's body. What outgrew nginx's buffer lies in a file, on a file system in memory.
 local function body()
-    local data = ngx.req.get_body_data()
-    if data then
-        return ffi.cast("const uint8_t *", data), #data, data
+    local text = ngx.req.get_body_data()
+    if text then
+        return text
     end
     local path = ngx.req.get_body_file()
     if not path then
-        return nil, 0
+        return ""
     end
-    local descriptor = C.open(path, 0)
-    if descriptor < 0 then
-        return nil, nil
+    local file = io.open(path, "rb")
+    text = file and file:read("*a")
+    if file then
+        file:close()
     end
-    local size = tonumber(C.lseek(descriptor, 0, 2))
-    local mapped = C.mmap(nil, size, 1, 2, descriptor, 0)
-    C.close(descriptor)
-    if mapped == MAP_FAILED then
-        return nil, nil
-    end
-    mapped = ffi.gc(mapped, function(address) C.munmap(address, size) end)
-    return ffi.cast("const uint8_t *", mapped), size, mapped
+    return text
 end
 
 local function given(value)
     return value ~= nil and value ~= cjson.null and value ~= false and value ~= ""
 end
 
+-- Members that need a right, in the order in which a fault is told.
+local RIGHT_OF = {{"raw", "raw"}, {"template", "template"}, {"_debug_render_only", "template"}, {"system", "system"}, {"instructions", "system"}}
+
+local function lacking(member)
+    return 403, "right_missing", member .. " needs a right that you do not have.", member
+end
+
 -- What is wrong with a request's members for this user: status, code, message and the member at fault.
 local function fault(user, members, model)
-    if members.keep_alive ~= nil and members.keep_alive ~= cjson.null then
+    local keep_alive = members.keep_alive
+    if keep_alive ~= nil and keep_alive ~= cjson.null then
         local wanted = model.keep_alive
-        if not wanted or tostring(members.keep_alive) ~= wanted and tonumber(members.keep_alive) ~= tonumber(wanted) then
+        if not wanted or tostring(keep_alive) ~= wanted and tonumber(keep_alive) ~= tonumber(wanted) then
             return 400, "option_not_allowed", "keep_alive is the plan's, not a request's; leave it out.", "keep_alive"
         end
     end
     local options = members.options
     if type(options) == "table" then
-        for name, value in pairs(options) do
-            if load_options[name] and value ~= cjson.null then
+        for i = 1, #rules.load_options do
+            local name = rules.load_options[i]
+            local value = options[name]
+            if value ~= nil and value ~= cjson.null then
                 local planned = model.options and model.options[name]
                 if planned == nil or value ~= planned then
                     return 400, "option_not_allowed", "options." .. name .. " changes how the model is loaded; "
@@ -738,50 +708,39 @@ local function fault(user, members, model)
         return 400, "invalid_json", "options must be an object.", "options"
     end
     local rights = user.rights
-    if not rights.raw and given(members.raw) then
-        return 403, "right_missing", "raw needs a right that you do not have.", "raw"
-    end
-    if not rights.template then
-        for _, name in ipairs({"template", "_debug_render_only"}) do
-            if given(members[name]) then
-                return 403, "right_missing", name .. " needs a right that you do not have.", name
-            end
+    for i = 1, #RIGHT_OF do
+        local member = RIGHT_OF[i][1]
+        if given(members[member]) and not rights[RIGHT_OF[i][2]] then
+            return lacking(member)
         end
     end
-    if not rights.system then
-        for _, name in ipairs({"system", "instructions"}) do
-            if given(members[name]) then
-                return 403, "right_missing", name .. " needs a right that you do not have.", name
-            end
-        end
-        for _, list in ipairs({"messages.role", "input.role"}) do
-            for word in pairs(members[list] or {}) do
-                local role = lower(tostring(word))
-                if role == "system" or role == "developer" then
-                    return 403, "right_missing", "messages of the role " .. role .. " need a right that you do not have.", list
-                end
-            end
+    local roles = not rights.system and members[ROLES]
+    for i = 1, roles and #roles or 0 do
+        local role = lower(tostring(roles[i]))
+        if role == "system" or role == "developer" then
+            return lacking("a message of the role " .. role)
         end
     end
-    for word in pairs(members["tools.type"] or {}) do
-        if type(word) == "string" and find(lower(word), "^web_") then
-            return 400, "tool_not_allowed", "The engine fetches nothing from outside; leave the tool " .. word .. " out.", "tools"
+    local tools = members[TYPES_OF_TOOLS]
+    for i = 1, tools and #tools or 0 do
+        if sub(lower(tostring(tools[i])), 1, 4) == "web_" then
+            return 400, "tool_not_allowed", "The engine fetches nothing from outside; leave the tool " .. tostring(tools[i]) .. " out.", "tools"
         end
     end
     return nil
 end
 
--- The path as the client wrote it: nginx's own $uri is decoded, and the engine may not read another one out of it.
-local function written_path(target)
-    local query = find(target, "?", 1, true)
-    return query and sub(target, 1, query - 1) or target
+-- The path, where the client wrote it as it is: nginx's own $uri is decoded, and the engine may not read another one out of it.
+local function written_path(method, request, uri)
+    local start = method .. " " .. uri
+    if sub(request, 1, #start) == start then
+        local c = byte(request, #start + 1)
+        return (c == 32 or c == 63) and uri
+    end
+    return nil
 end
 
 local function find_route(path)
-    local route = exact_routes[path]
-    if route then
-        return route
-    end
     for _, below in ipairs(below_routes) do
         if #path > #below.path and sub(path, 1, #below.path) == below.path then
             return below
@@ -838,14 +797,13 @@ end
 
 -- An answer of the engine less the models that the user may not use; what cannot be read is not passed on.
 local function filtered(user, text)
-    local p = ffi.cast("const uint8_t *", text)
     for _, list in ipairs({"models", "data"}) do
-        local members, _, _, elements = read_json(p, #text, list)
+        local members, _, _, elements = read_json(text, list)
         if members and members[list] then
             local kept = {}
             for _, element in ipairs(elements) do
                 if allowed_model(user, element[3]) then
-                    kept[#kept + 1] = sub(text, element[1] + 1, element[2])
+                    kept[#kept + 1] = sub(text, element[1], element[2])
                 end
             end
             return list == "models" and '{"models":[' .. table.concat(kept, ",") .. "]}"
@@ -875,14 +833,12 @@ local function access()
     local var = ngx.var
     local headers, truncated = get_headers(100)
     local method = ngx.req.get_method()
-    var.gateway_method = method
     if truncated then
         return refuse(431, "header_too_large", "The request has more than 100 headers.")
     end
-    for _, name in ipairs({"authorization", "x-api-key", "content-type", "content-encoding", "origin"}) do
-        if type(headers[name]) == "table" then
-            return refuse(400, "bad_request", "The header " .. name .. " is there more than once.")
-        end
+    if type(headers["authorization"]) == "table" or type(headers["x-api-key"]) == "table" or type(headers["content-encoding"]) == "table"
+        or type(headers["content-type"]) == "table" or type(headers["origin"]) == "table" then
+        return refuse(400, "bad_request", "A header that may be there once is there twice.")
     end
     local origin = headers["origin"]
     if origin and origins[origin] then
@@ -908,16 +864,13 @@ local function access()
         return refuse(403, "origin_not_allowed", "Pages of this origin may not ask.")
     end
     local limits = user.limits
-    local within, wait = take(shared, "rate:" .. user.name, limits.requests_per_second, limits.burst)
-    if within then
-        within, wait = take(strangers, "rate:" .. address_key(), rules.address.requests_per_second, rules.address.burst)
-    end
+    local within, wait = take(shared, user.rate, limits.requests_per_second, limits.burst)
     if not within then
         return refuse(429, "rate_limit_exceeded", "Too many requests. Wait, and try again.", nil, wait)
     end
 
-    local path = written_path(var.request_uri)
-    local route = path == var.uri and byte(var.request, #method + 2) == 47 and find_route(path)
+    local path = written_path(method, var.request, var.uri)
+    local route = path and (exact_routes[path] or find_route(path))
     if not route then
         return refuse(404, "not_found", "There is nothing here.")
     end
@@ -929,6 +882,10 @@ local function access()
     if route.role == "admin" and user.role ~= "admin" then
         return refuse(403, "insufficient_permissions", "Your role does not allow this.")
     end
+    -- No route has a query, which may hold a key; the engine never sees one.
+    if byte(var.request, #method + #path + 2) == 63 then
+        ngx.req.set_uri_args("")
+    end
     local encoding = headers["content-encoding"]
     if encoding and lower(encoding) ~= "identity" then
         return refuse(415, "unsupported_encoding", "A request body must not be encoded; Content-Encoding is " .. sub(encoding, 1, 20) .. ".")
@@ -938,10 +895,11 @@ local function access()
         return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
     end
     ngx.req.read_body()
-    local bytes, size, _anchor = body()
-    if not size then
+    local text = body()
+    if not text then
         return refuse(500, "internal_error", "The gateway cannot read the request body.")
     end
+    local size = #text
     if size > limits.body_bytes then
         return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
     end
@@ -964,17 +922,20 @@ local function access()
     if route.role == "admin" then
         return
     end
-    local members, wrong, spelling = read_json(bytes, size)
+    if not is_utf8(text) then
+        return refuse(400, "invalid_json", "The request body is not UTF-8.")
+    end
+    local members, wrong, spelling = read_json(text)
     if not members then
         return refuse(400, "invalid_json", "The request body " .. wrong .. ".")
     end
-    if #spelling > 0 then
-        return refuse(400, "invalid_json", "The request body has " .. sub(spelling[1], 1, 40) .. "; names are written in lower case.", sub(spelling[1], 1, 40))
+    if spelling then
+        return refuse(400, "invalid_json", "The request body has " .. sub(spelling, 1, 40) .. "; names are written in lower case.", sub(spelling, 1, 40))
     end
     if type(members.model) ~= "string" then
         return refuse(400, "model_missing", "The request names no model.", "model")
     end
-    local model, key = allowed_model(user, members.model)
+    local model = allowed_model(user, members.model)
     if not model then
         return refuse(404, "model_not_found", "There is no such model, or you may not use it.", "model")
     end
@@ -992,7 +953,7 @@ local function access()
     admitted[request.id] = request
     ngx.ctx.request = request
     request.counted = true
-    if count("running:" .. user.name, 1) > limits.concurrency then
+    if count(user.running, 1) > limits.concurrency then
         return refuse(429, "concurrency_exceeded", format("You may have %d requests at a time.", limits.concurrency), nil, 1)
     end
     if rules.queue and model.slots then
@@ -1046,14 +1007,13 @@ local function usage(request)
 end
 
 local function log()
-    local id = ngx.var.request_id
-    local request = admitted[id]
+    local request = ngx.ctx.request or next(admitted) and admitted[ngx.var.request_id]
     if not request then
         return
     end
-    admitted[id] = nil
+    admitted[request.id] = nil
     if request.counted then
-        count("running:" .. request.user.name, -1)
+        count(request.user.running, -1)
     end
     leave(request)
     if request.chunks == 0 or ngx.status ~= 200 then
@@ -1089,7 +1049,7 @@ local function start(path)
             rules[name] = nil
         end
     end
-    load_options, origins = set(rules.load_options), set(rules.cors.origins)
+    origins = set(rules.cors.origins)
     for _, route in ipairs(rules.routes) do
         if sub(route.path, -1) == "/" then
             below_routes[#below_routes + 1] = route
@@ -1106,6 +1066,7 @@ local function start(path)
         if user.limits.daily_tokens == cjson.null then
             user.limits.daily_tokens = nil
         end
+        user.rate, user.running = "rate:" .. user.name, "user:" .. user.name
         user.rights = set(user.rights)
         if user.models then
             local models = {}
@@ -1129,7 +1090,9 @@ local function start(path)
     if rules.models then
         local models = {}
         for _, model in ipairs(rules.models) do
-            models[canonical(model.name)] = model
+            model.key = canonical(model.name)
+            model.running, model.waiting, model.line = "running:" .. model.queue, "waiting:" .. model.queue, "line:" .. model.queue
+            models[model.key] = model
         end
         rules.models = models
     end
