@@ -3,6 +3,9 @@
 -- GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 -- SPDX-License-Identifier: GPL-3.0-or-later
 
+-- Requests leave little behind; without this the collector would walk through what stays all the time.
+collectgarbage("setpause", 400)
+
 local bit = require "bit"
 local cjson = require "cjson.safe"
 local ffi = require "ffi"
@@ -994,16 +997,33 @@ local function body_filter()
     end
 end
 
+-- The last number under a name. Quotes inside a text of the model's have a backslash before them, so that it cannot pretend one.
 local function last_number(text, name)
-    return tonumber(match(text, '.*"' .. name .. '": ?(%d+)'))
+    local found
+    local _, stop = find(text, name, 1, true)
+    while stop do
+        found = stop
+        _, stop = find(text, name, stop + 1, true)
+    end
+    return found and tonumber(match(text, "^ ?(%d+)", found + 1))
 end
 
--- Tokens of prompt and completion as the answer's end tells them, in the words of Ollama, OpenAI or Anthropic.
+-- Names of the tokens of prompt and completion in the answers of Ollama, OpenAI and Anthropic.
+local USAGES = {{'"prompt_eval_count":', '"eval_count":'}, {'"prompt_tokens":', '"completion_tokens":'}, {'"input_tokens":', '"output_tokens":'}}
+
+-- Tokens of prompt and completion, as the answer's end tells them.
 local function usage(request)
-    local text = sub((request.before or "") .. (request.last or ""), -4096)
-    local prompt = last_number(text, "prompt_eval_count") or last_number(text, "prompt_tokens") or last_number(text, "input_tokens")
-    local completion = last_number(text, "eval_count") or last_number(text, "completion_tokens") or last_number(text, "output_tokens")
-    return prompt, completion
+    local text = (request.before or "") .. (request.last or "")
+    if #text > 4096 then
+        text = sub(text, -4096)
+    end
+    for i = 1, #USAGES do
+        local prompt, completion = last_number(text, USAGES[i][1]), last_number(text, USAGES[i][2])
+        if prompt or completion then
+            return prompt, completion
+        end
+    end
+    return nil
 end
 
 local function log()
