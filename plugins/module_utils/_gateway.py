@@ -173,9 +173,7 @@ def faults(
 def _credential_faults(user: User, client_authority: bool, now: datetime.datetime, owners: dict[str, str]) -> t.Iterator[str]:
     name = str(user.get("name") or "")
     keys, certificates = _given(user, "api_keys"), _given(user, "certificates")
-    if user.get("api_key_sha256") is not None:
-        yield "has api_key_sha256, which is no longer known; write api_keys: [{sha256: …}] in its place."
-    elif not keys and not certificates and not user.get("password_hash"):
+    if not keys and not certificates and not user.get("password_hash"):
         yield "has none of api_keys, password_hash and certificates, and could never get in."
     ends = []
     for key in keys:
