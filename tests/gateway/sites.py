@@ -83,7 +83,7 @@ def variables(upstreams: list[tuple[str, int]], port: int, given: Mapping[str, A
 class Site:
     """One nginx with files of its own below ``directory``."""
 
-    def __init__(self, nginx: Nginx, directory: Path, workers: int = 1) -> None:
+    def __init__(self, nginx: Nginx, directory: Path, workers: int | str = 1) -> None:
         self.nginx, self.directory, self.workers = nginx, directory, workers
         for name in ("run/onprem-llm-gateway", "etc/nginx/conf.d", "etc/onprem-llm/pki", "var/log/nginx"):
             (directory / name).mkdir(parents=True, exist_ok=True)
@@ -152,6 +152,11 @@ class Site:
 
     def errors(self) -> str:
         return (self.directory / "var/log/nginx/error.log").read_text(encoding="utf-8", errors="replace")
+
+    def wait(self) -> None:
+        """Until nginx ends."""
+        assert self._process
+        self._process.wait()
 
     def stop(self) -> None:
         if self._process:

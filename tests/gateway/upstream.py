@@ -83,6 +83,9 @@ class Engine(asyncio.Protocol):
             told = json.dumps({name: getattr(counters, name) for name in ("connections", "requests", "running", "most")})
             self.plain(told.encode())
             counters.most = counters.running
+        elif path == "/seen":
+            self.plain(json.dumps([[head, body.decode("latin-1")] for head, body in counters.seen[:-1]]).encode())
+            counters.seen.clear()
         elif path == "/api/ps":
             self.plain(json.dumps({"models": [{"name": "gemma3:270m", "model": "gemma3:270m"}, {"name": "secret:latest", "size": 1}]}).encode())
         elif not body.startswith(b"{"):
@@ -90,6 +93,9 @@ class Engine(asyncio.Protocol):
         else:
             said = json.loads(body)
             options = said.get("options") or {}
+            if path.startswith("/v1/"):
+                self.events(path, said, len(body) // 4)
+                return
             tokens, pace = int(options.get("num_predict", 3)), float(options.get("seed", 0))
             if pace <= 0:
                 self.transport.write((HEAD[:-2] + b"Connection: close\r\n\r\n" if self.closes else HEAD) + TOKEN)
@@ -99,6 +105,17 @@ class Engine(asyncio.Protocol):
                     self.transport.close()
             else:
                 self.task = asyncio.get_running_loop().create_task(self.paced(tokens, pace, len(body) // 4))
+
+    def events(self, path: str, said: dict, prompt: int) -> None:
+        """Server-sent events in the words of OpenAI or Anthropic, three tokens; usage where it is asked for, or always told."""
+        rows = [{"choices": [{"delta": {"content": " token"}}]}] * 3
+        if path == "/v1/messages":
+            rows = [{"type": "message_start", "message": {"usage": {"input_tokens": 0}}}, *rows]
+            rows.append({"type": "message_delta", "usage": {"input_tokens": prompt, "output_tokens": 3}})
+        elif (said.get("stream_options") or {}).get("include_usage"):
+            rows.append({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": 3, "total_tokens": prompt + 3}})
+        text = b"".join(chunk(b"data: " + json.dumps(row).encode() + b"\n\n") for row in rows) + chunk(b"data: [DONE]\n\n")
+        self.transport.write(HEAD.replace(b"application/x-ndjson", b"text/event-stream") + text + b"0\r\n\r\n")
 
     def plain(self, body: bytes) -> None:
         self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))

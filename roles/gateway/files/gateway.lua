@@ -418,32 +418,6 @@ local function alive(pid)
     return C.kill(pid, 0) == 0
 end
 
-local function bury_the_dead()
-    if not shared:add("burial", true, 1.5) then
-        return
-    end
-    for _ = 1, shared:llen("workers") or 0 do
-        local pid = shared:lpop("workers")
-        if not pid then
-            return
-        end
-        if alive(pid) then
-            shared:rpush("workers", pid)
-        else
-            local prefix = "of:" .. pid .. ":"
-            for _, key in ipairs(shared:get_keys(0)) do
-                if sub(key, 1, #prefix) == prefix then
-                    local amount = shared:get(key)
-                    if amount and amount ~= 0 then
-                        shared:incr(sub(key, #prefix + 1), -amount, 0)
-                    end
-                    shared:delete(key)
-                end
-            end
-        end
-    end
-end
-
 -- Whether one more is within a rate and its burst; if not, the seconds to wait. The bucket is the time at which it would be empty, in
 -- milliseconds; adding to it is atomic among the workers.
 local function take(store, key, rate, burst)
@@ -590,6 +564,40 @@ local function serve(model)
         if not given then
             count(running, -1)
             return
+        end
+    end
+end
+
+-- Takes back what workers had that are no more, and gives it to who waits.
+local function bury_the_dead()
+    if not shared:add("burial", true, 1.5) then
+        return
+    end
+    local found = false
+    for _ = 1, shared:llen("workers") or 0 do
+        local pid = shared:lpop("workers")
+        if not pid then
+            return
+        end
+        if alive(pid) then
+            shared:rpush("workers", pid)
+        else
+            found = true
+            local prefix = "of:" .. pid .. ":"
+            for _, key in ipairs(shared:get_keys(0)) do
+                if sub(key, 1, #prefix) == prefix then
+                    local amount = shared:get(key)
+                    if amount and amount ~= 0 then
+                        shared:incr(sub(key, #prefix + 1), -amount, 0)
+                    end
+                    shared:delete(key)
+                end
+            end
+        end
+    end
+    if found then
+        for _, model in pairs(rules.models or {}) do
+            serve(model)
         end
     end
 end
@@ -774,7 +782,7 @@ local function say(value)
 end
 
 local function openai_model(model)
-    return format('{"id":%s,"object":"model","created":%d,"owned_by":"library"}', cjson.encode(model.name), rules.created)
+    return format('{"id":%s,"object":"model","created":0,"owned_by":"library"}', cjson.encode(model.name))
 end
 
 local function answer_list(user, path, tail)
