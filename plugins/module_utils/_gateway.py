@@ -39,8 +39,11 @@ def _given(user: User, name: str) -> list[t.Any]:
 
 
 def with_keys(users: t.Iterable[User], keys: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> list[dict[str, t.Any]]:
-    """The users with the keys that stand apart from them, by name."""
-    return [{**user, "api_keys": [*_given(user, "api_keys"), *(keys.get(user["name"]) or [])]} for user in users]
+    """The users with the keys that stand apart from them, by name; ``revocable`` says that theirs are kept there, if there are any left."""
+    return [
+        {**user, "api_keys": [*_given(user, "api_keys"), *(keys.get(user["name"]) or [])], "revocable": user["name"] in keys}
+        for user in users
+    ]
 
 
 def end_of(text: str) -> datetime.datetime:
@@ -173,7 +176,7 @@ def faults(
 def _credential_faults(user: User, client_authority: bool, now: datetime.datetime, owners: dict[str, str]) -> t.Iterator[str]:
     name = str(user.get("name") or "")
     keys, certificates = _given(user, "api_keys"), _given(user, "certificates")
-    if not keys and not certificates and not user.get("password_hash"):
+    if not keys and not certificates and not user.get("password_hash") and not user.get("revocable"):
         yield "has none of api_keys, password_hash and certificates, and could never get in."
     ends = []
     for key in keys:
