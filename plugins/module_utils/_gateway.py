@@ -179,7 +179,8 @@ def _credential_faults(user: User, client_authority: bool, now: datetime.datetim
     if not keys and not certificates and not user.get("password_hash") and not user.get("revocable"):
         yield "has none of api_keys, password_hash and certificates, and could never get in."
     ends = []
-    for key in keys:
+    own = [str(key.get("sha256")) for key in keys]
+    for number, key in enumerate(keys):
         digest = str(key.get("sha256") or "")
         if not _DIGEST.fullmatch(digest):
             yield (
@@ -188,7 +189,7 @@ def _credential_faults(user: User, client_authority: bool, now: datetime.datetim
             )
         elif owners.setdefault(digest, name) != name:
             yield f"has a key of api_keys that {owners[digest]} has, too; a key must tell who sends it."
-        elif [str(other.get("sha256")) for other in keys].index(digest) != keys.index(key):
+        elif own.index(digest) != number:
             yield "has one key in api_keys twice."
         if key.get("ends"):
             try:
