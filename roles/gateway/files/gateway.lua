@@ -18,7 +18,9 @@ local shared, strangers = ngx.shared.onprem_llm_counters, ngx.shared.onprem_llm_
 local get_headers, worker_pid = ngx.req.get_headers, ngx.worker.pid
 
 ffi.cdef [[
-unsigned char *SHA256(const unsigned char *data, size_t size, unsigned char *digest);
+int SHA256_Init(void *context);
+int SHA256_Update(void *context, const char *data, size_t size);
+int SHA256_Final(unsigned char *digest, void *context);
 char *crypt_r(const char *phrase, const char *setting, void *data);
 int kill(int pid, int signal);
 ]]
@@ -31,10 +33,14 @@ local function load_rules(path)
     return rules
 end
 
+-- Larger than SHA256_CTX (112 bytes). OpenSSL 3's own one call for it all looks its algorithm up each time, which takes longer than the digest.
+local CONTEXT = ffi.new("uint64_t[32]")
 local DIGEST = ffi.new("unsigned char[32]")
 
 local function sha256(text)
-    C.SHA256(text, #text, DIGEST)
+    C.SHA256_Init(CONTEXT)
+    C.SHA256_Update(CONTEXT, text, #text)
+    C.SHA256_Final(DIGEST, CONTEXT)
     return ffi.string(DIGEST, 32)
 end
 
@@ -175,6 +181,18 @@ local VALUE, VALUE_OR_END, KEY, KEY_OR_END, COMMA_OR_END = 1, 2, 3, 4, 5
 local ROLES, TYPES_OF_TOOLS = 1, 2
 local ROLES_OR_TYPES = {role = ROLES, type = TYPES_OF_TOOLS}
 local LISTS = {messages = "role", input = "role", tools = "type"}
+-- Names that most requests have, so that these need not be looked at letter by letter.
+local PLAIN_NAMES = {}
+for name in ([[model messages prompt input stream stream_options options format tools tool_choice think role content type text images max_tokens
+    max_completion_tokens temperature top_p top_k min_p seed stop num_predict num_ctx repeat_penalty presence_penalty frequency_penalty
+    response_format keep_alive system name function n user encoding_format truncate dimensions tool_calls tool_call_id]]):gmatch("%S+") do
+    PLAIN_NAMES[name] = true
+end
+-- Bytes that numbers have.
+local NUMERIC = {}
+for c in ("0123456789+-.eE"):gmatch(".") do
+    NUMERIC[byte(c)] = true
+end
 -- A longer value of a member counts as one that is there.
 local LONGEST = 1024
 
@@ -241,8 +259,8 @@ local function read_json(text, wanted)
                 end
                 if depth <= 3 and (depth == 1 or depth == 2 and member == "options" or depth == 3 and kinds[2] == ARRAY) then
                     local name = sub(text, i + 1, stop - 1)
-                    local folded = lower(name)
-                    if find(name, "[%c\\\128-\255]") then
+                    local folded = PLAIN_NAMES[name] and name or lower(name)
+                    if not PLAIN_NAMES[name] and find(name, "[%c\\\128-\255]") then
                         if not wanted then
                             return nil, "has a name with an escape or beyond ASCII"
                         end
@@ -318,10 +336,9 @@ local function read_json(text, wanted)
                     return nil, "ends inside a string"
                 end
             elseif c == 45 or c >= 48 and c <= 57 then
-                local _
-                _, stop = find(text, "^-?%d+%.?%d*[eE]?[+-]?%d*", i)
-                if not stop then
-                    return nil, "has a broken number"
+                stop = i
+                while NUMERIC[byte(text, stop + 1)] do
+                    stop = stop + 1
                 end
             else
                 local word = WORDS[c]
@@ -880,7 +897,8 @@ local function access()
         return refuse(429, "rate_limit_exceeded", "Too many requests. Wait, and try again.", nil, wait)
     end
 
-    local path = written_path(method, var.request, var.uri)
+    local line = var.request
+    local path = written_path(method, line, var.uri)
     local route = path and (exact_routes[path] or find_route(path))
     if not route then
         return refuse(404, "not_found", "There is nothing here.")
@@ -894,7 +912,7 @@ local function access()
         return refuse(403, "insufficient_permissions", "Your role does not allow this.")
     end
     -- No route has a query, which may hold a key; the engine never sees one.
-    if byte(var.request, #method + #path + 2) == 63 then
+    if byte(line, #method + #path + 2) == 63 then
         ngx.req.set_uri_args("")
     end
     local encoding = headers["content-encoding"]
@@ -976,8 +994,9 @@ local function access()
     end
 end
 
+-- A list that is filtered gets shorter.
 local function header_filter()
-    if ngx.ctx.lists_for then
+    if ngx.ctx.lists_for and ngx.status == 200 then
         ngx.header["Content-Length"] = nil
     end
 end
@@ -996,11 +1015,11 @@ local function body_filter()
         return
     end
     local user = ctx.lists_for
-    if user then
+    if user and ngx.status == 200 then
         ctx.pieces = (ctx.pieces or "") .. ngx.arg[1]
         ngx.arg[1] = nil
         if ngx.arg[2] then
-            ngx.arg[1] = ngx.status == 200 and filtered(user, ctx.pieces) or ctx.pieces
+            ngx.arg[1] = filtered(user, ctx.pieces)
         end
     end
 end
