@@ -42,7 +42,6 @@ def gateway_models(nodes: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> 
     return _gateway.served(nodes)
 
 
-
 class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {"gateway_models": gateway_models}

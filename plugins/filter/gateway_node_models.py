@@ -47,7 +47,6 @@ def gateway_node_models(
     return _gateway.node_models(plan, derived)
 
 
-
 class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {"gateway_node_models": gateway_node_models}

@@ -64,7 +64,6 @@ def gateway_user_faults(
     return _gateway.faults(users, models, client_authority, defaults, datetime.datetime.now(datetime.timezone.utc))
 
 
-
 class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {"gateway_user_faults": gateway_user_faults}

@@ -47,7 +47,6 @@ def gateway_user_keys(
     return _gateway.with_keys(users, keys)
 
 
-
 class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {"gateway_user_keys": gateway_user_keys}

@@ -47,7 +47,6 @@ def gateway_users(users: t.Iterable[t.Mapping[str, t.Any]], defaults: t.Mapping[
     return _gateway.stored(users, defaults)
 
 
-
 class FilterModule:
     def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {"gateway_users": gateway_users}

@@ -38,10 +38,16 @@ def _given(user: User, name: str) -> list[t.Any]:
     return value if isinstance(value, list) else []
 
 
-def with_keys(users: t.Iterable[User], keys: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> list[dict[str, t.Any]]:
+def with_keys(
+    users: t.Iterable[User], keys: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]
+) -> list[dict[str, t.Any]]:
     """The users with the keys that stand apart from them, by name; ``revocable`` says that theirs are kept there, if there are any left."""
     return [
-        {**user, "api_keys": [*_given(user, "api_keys"), *(keys.get(user["name"]) or [])], "revocable": user["name"] in keys}
+        {
+            **user,
+            "api_keys": [*_given(user, "api_keys"), *(keys.get(user["name"]) or [])],
+            "revocable": user["name"] in keys,
+        }
         for user in users
     ]
 
@@ -71,13 +77,19 @@ def stored(users: t.Iterable[User], defaults: t.Mapping[str, t.Any]) -> list[dic
     """The users who may get in, with what the defaults (``rights`` and :data:`LIMITS`) say where they do not."""
     found = []
     for user in users:
-        limits = {**defaults, **{name: value for name, value in (user.get("limits") or {}).items() if value is not None}}
+        limits = {
+            **defaults,
+            **{name: value for name, value in (user.get("limits") or {}).items() if value is not None},
+        }
         rights = user.get("rights")
         found.append(
             {
                 "name": user["name"],
                 "role": user.get("role") or "user",
-                "keys": [{name: str(key[name]) for name in ("sha256", "ends") if key.get(name)} for key in _given(user, "api_keys")],
+                "keys": [
+                    {name: str(key[name]) for name in ("sha256", "ends") if key.get(name)}
+                    for key in _given(user, "api_keys")
+                ],
                 "password_hash": user.get("password_hash") or None,
                 "certificates": [
                     {name: str(given[name]) for name in ("sha256", "subject") if given.get(name)}
@@ -150,7 +162,11 @@ def served(nodes: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> list[dic
 
 
 def faults(
-    users: t.Sequence[User], models: t.Iterable[str], client_authority: bool, defaults: t.Mapping[str, t.Any], now: datetime.datetime
+    users: t.Sequence[User],
+    models: t.Iterable[str],
+    client_authority: bool,
+    defaults: t.Mapping[str, t.Any],
+    now: datetime.datetime,
 ) -> list[str]:
     """What is wrong with the users, a sentence each that names user and field, and never a value that may be a secret.
 
@@ -164,7 +180,9 @@ def faults(
     for user in users:
         name = str(user.get("name") or "")
         if not _NAME.fullmatch(name):
-            found.append(f"the name {name} must be 1 to 40 letters, digits and ._@- and begin with a letter or a digit.")
+            found.append(
+                f"the name {name} must be 1 to 40 letters, digits and ._@- and begin with a letter or a digit."
+            )
         if name.lower() in names:
             found.append(f"{name.lower()} is there more than once (capitals do not count); names must differ.")
         names[name.lower()] = name
@@ -173,7 +191,9 @@ def faults(
     return found
 
 
-def _credential_faults(user: User, client_authority: bool, now: datetime.datetime, owners: dict[str, str]) -> t.Iterator[str]:
+def _credential_faults(
+    user: User, client_authority: bool, now: datetime.datetime, owners: dict[str, str]
+) -> t.Iterator[str]:
     name = str(user.get("name") or "")
     keys, certificates = _given(user, "api_keys"), _given(user, "certificates")
     if not keys and not certificates and not user.get("password_hash") and not user.get("revocable"):
@@ -245,7 +265,7 @@ def _right_faults(user: User, served_names: t.Collection[str], defaults: t.Mappi
         except (TypeError, ValueError):
             yield f"has {limit} {value}; give a number ({LIMITS[limit]})."
             continue
-        if numbers[limit] < 0 or numbers[limit] == 0 and limit != "daily_tokens":
+        if numbers[limit] < 0 or (numbers[limit] == 0 and limit != "daily_tokens"):
             yield f"has {limit} {value}, which lets nothing through; give more ({LIMITS[limit]}), or set enabled to false."
     if "body_mib" in numbers and numbers["body_mib"] > float(defaults["body_mib"]):
         yield f"has body_mib {limits['body_mib']}, more than gateway_body_max_mib, {defaults['body_mib']}, which holds for all."

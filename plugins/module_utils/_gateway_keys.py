@@ -15,7 +15,7 @@ PREFIX = "onprem-llm_"
 VARIABLE = "gateway_user_keys"
 _HEAD = "# Digests of API keys, by user. Written by playbooks/rotate_credentials.yml; the keys themselves are nowhere here.\n"
 
-Keys = t.Dict[str, t.List[t.Dict[str, str]]]
+Keys = dict[str, list[dict[str, str]]]
 
 
 def new_key() -> str:
@@ -35,7 +35,9 @@ def parse(text: str) -> Keys:
     body = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith(("#", "---")))
     found = json.loads(body) if body.strip() else {}
     keys = found.get(VARIABLE, {}) if isinstance(found, dict) else None
-    if not isinstance(keys, dict) or not all(isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in keys.values()):
+    if not isinstance(keys, dict) or not all(
+        isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in keys.values()
+    ):
         raise ValueError(f"it has no mapping {VARIABLE} of lists")
     return keys
 
@@ -56,7 +58,12 @@ def _ended(row: t.Mapping[str, str], now: str) -> bool:
 
 
 def add(
-    keys: Keys, users: t.Iterable[str], request: str, now: datetime.datetime, overlap: datetime.timedelta, make: t.Callable[[], str] = new_key
+    keys: Keys,
+    users: t.Iterable[str],
+    request: str,
+    now: datetime.datetime,
+    overlap: datetime.timedelta,
+    make: t.Callable[[], str] = new_key,
 ) -> tuple[Keys, dict[str, str]]:
     """A new key for each user who has none of this request yet; the others end after the overlap, or when they would anyway.
 
@@ -86,5 +93,8 @@ def drop(keys: Keys, users: t.Iterable[str], now: datetime.datetime) -> Keys:
 def revoke(keys: Keys, users: t.Iterable[str], only: str = "") -> Keys:
     """Without any key of these users, or without those whose digest begins with ``only``. The users stay, with no keys."""
     names = set(users)
-    found = {name: [row for row in rows if name not in names or not row.get("sha256", "").startswith(only)] for name, rows in keys.items()}
+    found = {
+        name: [row for row in rows if name not in names or not row.get("sha256", "").startswith(only)]
+        for name, rows in keys.items()
+    }
     return {**{name: [] for name in names}, **found}

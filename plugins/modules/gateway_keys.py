@@ -133,10 +133,14 @@ def main() -> None:
     except FileNotFoundError:
         before, keys = "", {}
     except (OSError, ValueError) as error:
-        module.fail_json(msg=f"path is {given['path']}, which this module did not write: {error}. Move its contents into gateway_users.")
+        module.fail_json(
+            msg=f"path is {given['path']}, which this module did not write: {error}. Move its contents into gateway_users."
+        )
     made: dict = {}
     if given["state"] == "added":
-        keys, made = _gateway_keys.add(keys, given["users"], given["request"], now, datetime.timedelta(hours=given["overlap_hours"]))
+        keys, made = _gateway_keys.add(
+            keys, given["users"], given["request"], now, datetime.timedelta(hours=given["overlap_hours"])
+        )
     elif given["state"] == "dropped":
         keys = _gateway_keys.drop(keys, given["users"], now)
     else:
@@ -144,7 +148,9 @@ def main() -> None:
     after = _gateway_keys.render(keys)
     changed = after != before and (bool(before) or any(keys.values()) or given["state"] == "revoked")
     if made and os.path.lexists(given["handout"]):
-        module.fail_json(msg=f"handout is {given['handout']}, which is there already; hand its keys out and remove it first, or name another file.")
+        module.fail_json(
+            msg=f"handout is {given['handout']}, which is there already; hand its keys out and remove it first, or name another file."
+        )
     if changed and not module.check_mode:
         try:
             # The keys first: a digest whose key nobody has would lock its user out.

@@ -34,7 +34,14 @@ from tests.unit.role_templates import role_variables
 
 RESULT = packages.ROOT / "build/bench/gateway.json"
 STREAMS, PACE = 64, 100
-MODEL = {"name": "gemma3:270m", "queue": "gemma3:270m", "slots": 1000, "keep_alive": "-1", "options": {"num_ctx": 8192}, "tag": {}}
+MODEL = {
+    "name": "gemma3:270m",
+    "queue": "gemma3:270m",
+    "slots": 1000,
+    "keep_alive": "-1",
+    "options": {"num_ctx": 8192},
+    "tag": {},
+}
 UNBOUND = {"requests_per_second": 1e6, "burst": 2e6, "concurrency": 1000}
 
 # The least: TLS, kept connections, a plain map of keys, every token at once.
@@ -86,7 +93,9 @@ class Bench:
     def __init__(self, directory: Path) -> None:
         self.key, self.directory, self.nginx = secrets.token_urlsafe(32), directory, packages.unpack()
         self.upstream = free_port()
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.gateway.upstream", str(self.upstream)], cwd=packages.ROOT)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.gateway.upstream", str(self.upstream)], cwd=packages.ROOT
+        )
         self.sites: dict[str, Site] = {}
         self.ports = {"direct": self.upstream}
         self.authorities: dict[str, str] = {"direct": "", "seed": ""}
@@ -116,7 +125,9 @@ class Bench:
         site.render(values)
         if "node" in self.sites:
             for file in ("gateway-client.crt", "gateway-client.key", "ca.crt"):
-                shutil.copy(self.sites["node"].directory / "etc/onprem-llm/pki" / file, site.directory / "etc/onprem-llm/pki")
+                shutil.copy(
+                    self.sites["node"].directory / "etc/onprem-llm/pki" / file, site.directory / "etc/onprem-llm/pki"
+                )
         site.start(port)
 
     def node(self) -> int:
@@ -124,7 +135,10 @@ class Bench:
         site = Site(self.nginx, self.directory / "node")
         authority = Authority(self.directory / "node")
         pki = site.directory / "etc/onprem-llm/pki"
-        for name, common, names in (("endpoint", "node", ("endpoint.onprem-llm.internal",)), ("gateway-client", "localhost", ())):
+        for name, common, names in (
+            ("endpoint", "node", ("endpoint.onprem-llm.internal",)),
+            ("gateway-client", "localhost", ()),
+        ):
             for suffix, path in zip(("crt", "key"), authority.issue(common, *names)):
                 os.replace(path, pki / f"{name}.{suffix}")
         (pki / "ca.crt").write_bytes(Path(authority.ca).read_bytes())
@@ -223,9 +237,13 @@ def measure(bench: Bench, rounds: int, tokens: int) -> dict[str, Any]:
     bench.plain("seed", SEED)
     bench.gateway("gateway")
     # The same without a look at the body: an admin's route.
-    bench.gateway("keys", __gateway_routes=[{"path": "/api/chat", "method": "POST", "role": "admin"}], gateway_admin_api=True)
+    bench.gateway(
+        "keys", __gateway_routes=[{"path": "/api/chat", "method": "POST", "role": "admin"}], gateway_admin_api=True
+    )
     node = bench.node()
-    bench.gateway("fleet", gateway_upstream_tls=True, gateway_upstreams=[{"name": "node", "address": "127.0.0.1", "port": node}])
+    bench.gateway(
+        "fleet", gateway_upstream_tls=True, gateway_upstreams=[{"name": "node", "address": "127.0.0.1", "port": node}]
+    )
     times = bench.first_bytes(["direct", "seed", "floor", "gateway", "keys", "fleet"], rounds, 20)
     single = bench.client("gateway")
     _, reads, _ = single.ask(single.request(prompt(2000, 64, PACE)))

@@ -26,7 +26,9 @@ from tests.gateway import packages
 from tests.gateway.packages import Nginx
 from tests.gateway.sites import Site, free_port, variables
 
-KEYS = {name: f"onprem-llm_{name}-{'0' * 32}" for name in ("app", "ops", "narrow", "small", "old", "daily", "free", "spare")}
+KEYS = {
+    name: f"onprem-llm_{name}-{'0' * 32}" for name in ("app", "ops", "narrow", "small", "old", "daily", "free", "spare")
+}
 PASSWORD = "correct-horse-battery-staple"
 WIDE = {"requests_per_second": 10000, "burst": 20000, "concurrency": 100}
 SLOTS = 2
@@ -38,7 +40,15 @@ def sha256(text: str) -> str:
 
 def plan_of(*names: str, slots: int = SLOTS) -> dict[str, list[dict[str, Any]]]:
     rows = [
-        {"name": name, "shares": name, "slots": slots, "context_length": 8192, "digest": "ab" * 32, "size": 1, "quantization": "Q4_K_M"}
+        {
+            "name": name,
+            "shares": name,
+            "slots": slots,
+            "context_length": 8192,
+            "digest": "ab" * 32,
+            "size": 1,
+            "quantization": "Q4_K_M",
+        }
         for name in names
     ]
     return {"node": rows}
@@ -47,14 +57,20 @@ def plan_of(*names: str, slots: int = SLOTS) -> dict[str, list[dict[str, Any]]]:
 def users() -> list[dict[str, Any]]:
     """One for each thing that a user may be."""
     hashed = subprocess.run(
-        ["openssl", "passwd", "-6", "-salt", "salt", "-stdin"], input=PASSWORD, capture_output=True, text=True, check=True
+        ["openssl", "passwd", "-6", "-salt", "salt", "-stdin"],
+        input=PASSWORD,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout.strip()
 
     def user(name: str, **more: Any) -> dict[str, Any]:
         return {"name": name, "api_keys": [{"sha256": sha256(KEYS[name])}], "limits": WIDE, **more}
 
     return [
-        user("app", password_hash=hashed, api_keys=[{"sha256": sha256(KEYS["app"])}, {"sha256": sha256(KEYS["spare"])}]),
+        user(
+            "app", password_hash=hashed, api_keys=[{"sha256": sha256(KEYS["app"])}, {"sha256": sha256(KEYS["spare"])}]
+        ),
         user("ops", role="admin"),
         user("narrow", models=["gemma3:270m"], rights=[]),
         user("small", limits={"requests_per_second": 1, "burst": 3, "concurrency": 2, "body_mib": 1}),
@@ -104,7 +120,9 @@ class Gateway:
             headers = {"Authorization": f"Bearer {KEYS[user]}"} | headers
         connection.request(method, path, content, headers)
         response = connection.getresponse()
-        answer = Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read().decode())
+        answer = Answer(
+            response.status, {name.lower(): value for name, value in response.getheaders()}, response.read().decode()
+        )
         connection.close()
         return answer
 
@@ -145,7 +163,9 @@ def start(nginx: Nginx, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
 
     def one(workers: int = 1, **given: Any) -> Gateway:
         upstream, port = free_port(), free_port()
-        process = subprocess.Popen([sys.executable, "-m", "tests.gateway.upstream", str(upstream)], cwd=packages.ROOT, env=os.environ)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.gateway.upstream", str(upstream)], cwd=packages.ROOT, env=os.environ
+        )
         site = Site(nginx, Path(tmp_path_factory.mktemp("gateway")), workers)
         running.append((site, process))
         ca = str(site.certify())

@@ -44,7 +44,12 @@ def main() -> int:
         site.render(variables([(host, int(port))], arguments.port, {"gateway_users": [user], **wide}, nginx.version))
         site.start(arguments.port)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        print(json.dumps({"url": f"https://127.0.0.1:{arguments.port}", "key": key, "ca": str(authority), "nginx": nginx.version}), flush=True)
+        print(
+            json.dumps(
+                {"url": f"https://127.0.0.1:{arguments.port}", "key": key, "ca": str(authority), "nginx": nginx.version}
+            ),
+            flush=True,
+        )
         try:
             site.wait()
         except KeyboardInterrupt:

@@ -34,7 +34,9 @@ class Nginx:
     @property
     def modules(self) -> list[Path]:
         """In the order in which they must be loaded."""
-        return [self.root / "usr/lib/nginx/modules" / f"{name}.so" for name in ("ndk_http_module", "ngx_http_lua_module")]
+        return [
+            self.root / "usr/lib/nginx/modules" / f"{name}.so" for name in ("ndk_http_module", "ngx_http_lua_module")
+        ]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -62,7 +64,13 @@ def unpack() -> Nginx:
         names = [name for name in PACKAGES if name in set(known)]
         if "libnginx-mod-http-lua" not in names:
             sys.exit("apt knows no libnginx-mod-http-lua here; run apt-get update, or install it with lua-cjson")
-        subprocess.run(["apt-get", "download", *names], cwd=BUILD / "debs", check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "download", *names],
+            cwd=BUILD / "debs",
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for package in sorted((BUILD / "debs").glob("*.deb")):
             subprocess.run(["dpkg", "-x", package, root], check=True)
         (root / "complete").touch()

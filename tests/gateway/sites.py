@@ -59,7 +59,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def variables(upstreams: list[tuple[str, int]], port: int, given: Mapping[str, Any], nginx_version: str = "1.22.1") -> dict[str, Any]:
+def variables(
+    upstreams: list[tuple[str, int]], port: int, given: Mapping[str, Any], nginx_version: str = "1.22.1"
+) -> dict[str, Any]:
     """The role's variables for upstreams without mutual TLS and a gateway on 127.0.0.1; ``given`` overrides."""
     return role_variables("gateway") | {
         "inventory_hostname": "localhost",
@@ -74,7 +76,9 @@ def variables(upstreams: list[tuple[str, int]], port: int, given: Mapping[str, A
         "gateway_http_redirect": False,
         "gateway_dns_names": ["localhost"],
         "gateway_ip_addresses": ["127.0.0.1"],
-        "gateway_upstreams": [{"name": f"engine{i}", "address": host, "port": at} for i, (host, at) in enumerate(upstreams)],
+        "gateway_upstreams": [
+            {"name": f"engine{i}", "address": host, "port": at} for i, (host, at) in enumerate(upstreams)
+        ],
         "gateway_upstream_tls": False,
         **given,
     }
@@ -108,9 +112,13 @@ class Site:
             self.render_template("gateway", template, values, path)
         (self.directory / PROGRAM).write_bytes((ROLES / "gateway/files/gateway.lua").read_bytes())
 
-    def render_template(self, role: str, template: str, values: Mapping[str, Any], path: str = "etc/nginx/conf.d/site.conf") -> None:
+    def render_template(
+        self, role: str, template: str, values: Mapping[str, Any], path: str = "etc/nginx/conf.d/site.conf"
+    ) -> None:
         source = (ROLES / role / "templates" / template).read_text(encoding="utf-8")
-        (self.directory / path).write_text(self.moved(evaluated(trust_as_template(source), dict(values))), encoding="utf-8")
+        (self.directory / path).write_text(
+            self.moved(evaluated(trust_as_template(source), dict(values))), encoding="utf-8"
+        )
 
     def write(self, name: str, text: str) -> None:
         (self.directory / "etc/nginx/conf.d" / name).write_text(text, encoding="utf-8")
@@ -167,4 +175,3 @@ class Site:
                 self._process.kill()
                 self._process.wait()
             self._process = None
-

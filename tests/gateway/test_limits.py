@@ -92,7 +92,11 @@ def test_who_came_first_is_served_first(queueing: Gateway) -> None:
 
 def test_each_model_has_its_own_slots(queueing: Gateway) -> None:
     with ThreadPoolExecutor(8) as pool:
-        futures = [pool.submit(timed, queueing, slow(30, 30) | {"model": model}) for model in ("gemma3:270m", "qwen3:8b") for _ in range(SLOTS)]
+        futures = [
+            pool.submit(timed, queueing, slow(30, 30) | {"model": model})
+            for model in ("gemma3:270m", "qwen3:8b")
+            for _ in range(SLOTS)
+        ]
         assert all(future.result()[1] < 1.9 for future in futures)
 
 
@@ -229,7 +233,9 @@ def test_every_token_is_a_read_of_its_own(gateway: Gateway) -> None:
 def test_a_client_certificate_stands_for_a_key(start: Any, tmp_path: Path) -> None:
     authority = Authority(tmp_path, "clients")
     files = {name: authority.issue(name) for name in ("search", "other")}
-    der = subprocess.run(["openssl", "x509", "-in", files["search"][0], "-outform", "DER"], capture_output=True, check=True).stdout
+    der = subprocess.run(
+        ["openssl", "x509", "-in", files["search"][0], "-outform", "DER"], capture_output=True, check=True
+    ).stdout
     import hashlib
 
     more = [

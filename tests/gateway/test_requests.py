@@ -17,7 +17,9 @@ CHAT = {"model": "gemma3:270m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = json.dumps(CHAT)
 
 
-@pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/v1/chat/completions", "/v1/messages", "/v1/responses"])
+@pytest.mark.parametrize(
+    "path", ["/api/chat", "/api/generate", "/v1/chat/completions", "/v1/messages", "/v1/responses"]
+)
 def test_inference_passes(gateway: Gateway, path: str) -> None:
     assert gateway.ask("POST", path, CHAT).status == 200
 
@@ -128,7 +130,13 @@ def test_engine_sees_the_body_and_no_header_of_the_client_s(gateway: Gateway) ->
     [[head, body]] = gateway.upstream_says("seen")
     lines = head.lower().split("\r\n")
     assert lines[0] == "post /api/chat http/1.1"
-    assert {line.partition(":")[0] for line in lines[1:]} <= {"host", "content-length", "content-type", "accept", "x-request-id"}
+    assert {line.partition(":")[0] for line in lines[1:]} <= {
+        "host",
+        "content-length",
+        "content-type",
+        "accept",
+        "x-request-id",
+    }
     assert f"x-request-id: {answer.headers['x-request-id']}" in lines
     assert "host: localhost:11434" in lines
     assert json.loads(body) == CHAT
@@ -136,7 +144,13 @@ def test_engine_sees_the_body_and_no_header_of_the_client_s(gateway: Gateway) ->
 
 @pytest.mark.parametrize(
     "name",
-    ["gemma3:270m", "GEMMA3:270M", "library/gemma3:270m", "registry.ollama.ai/library/gemma3:270m", "hf.co/acme/thing:q4"],
+    [
+        "gemma3:270m",
+        "GEMMA3:270M",
+        "library/gemma3:270m",
+        "registry.ollama.ai/library/gemma3:270m",
+        "hf.co/acme/thing:q4",
+    ],
 )
 def test_model_by_any_name_of_its(gateway: Gateway, name: str) -> None:
     assert gateway.ask("POST", "/api/chat", CHAT | {"model": name}).status == 200
@@ -247,12 +261,17 @@ def test_body_passes_as_it_is(gateway: Gateway, case: str) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", ["/api/chat", "/api/generate", "/api/embed"])
-def test_no_request_changes_how_a_model_is_loaded(gateway: Gateway, path: str, more: dict[str, Any], param: str) -> None:
+def test_no_request_changes_how_a_model_is_loaded(
+    gateway: Gateway, path: str, more: dict[str, Any], param: str
+) -> None:
     answer = gateway.ask("POST", path, CHAT | more)
     assert (answer.status, answer.code, answer.json["error"]["param"]) == (400, "option_not_allowed", param)
 
 
-@pytest.mark.parametrize("more", [{"keep_alive": -1}, {"keep_alive": "-1"}, {"options": {"num_ctx": 8192, "temperature": 0.1, "num_predict": 4}}])
+@pytest.mark.parametrize(
+    "more",
+    [{"keep_alive": -1}, {"keep_alive": "-1"}, {"options": {"num_ctx": 8192, "temperature": 0.1, "num_predict": 4}}],
+)
 def test_what_is_the_plan_s_passes(gateway: Gateway, more: dict[str, Any]) -> None:
     assert gateway.ask("POST", "/api/chat", CHAT | more).status == 200
 
@@ -279,7 +298,9 @@ def test_what_needs_a_right(gateway: Gateway, case: str) -> None:
 
 
 def test_engine_s_own_web_tools_are_refused(gateway: Gateway) -> None:
-    answer = gateway.ask("POST", "/v1/messages", CHAT | {"tools": [{"type": "web_search_20250305", "name": "web_search"}]})
+    answer = gateway.ask(
+        "POST", "/v1/messages", CHAT | {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}
+    )
     assert (answer.status, answer.code) == (400, "tool_not_allowed")
 
 
@@ -299,14 +320,22 @@ def test_large_body_stays_off_the_disk_and_over_the_limit_is_refused(gateway: Ga
     assert gateway.ask("POST", "/api/chat", CHAT | {"images": ["A" * (2 << 20)]}, user="small").status == 413
     chunks = (b'{"x":"', *[b"A" * 65536] * 24, b'"}')
     connection = gateway.connection()
-    connection.request("POST", "/api/chat", iter(chunks), {"Authorization": f"Bearer {KEYS['small']}"}, encode_chunked=True)
+    connection.request(
+        "POST", "/api/chat", iter(chunks), {"Authorization": f"Bearer {KEYS['small']}"}, encode_chunked=True
+    )
     assert connection.getresponse().status == 413
     assert gateway.ask("POST", "/api/chat", b"{" + b" " * (33 << 20)).code == "request_too_large"
 
 
 def test_chunked_body_passes(gateway: Gateway) -> None:
     connection = gateway.connection()
-    connection.request("POST", "/api/chat", iter([TEXT[:5].encode(), TEXT[5:].encode()]), {"Authorization": f"Bearer {KEYS['app']}"}, encode_chunked=True)
+    connection.request(
+        "POST",
+        "/api/chat",
+        iter([TEXT[:5].encode(), TEXT[5:].encode()]),
+        {"Authorization": f"Bearer {KEYS['app']}"},
+        encode_chunked=True,
+    )
     assert connection.getresponse().status == 200
 
 
@@ -327,15 +356,29 @@ def test_pages_of_listed_origins_alone(gateway: Gateway) -> None:
     refused = gateway.ask("POST", "/api/chat", CHAT, user="", Origin="https://chat.example.com")
     assert (refused.status, refused.headers["access-control-allow-origin"]) == (401, "https://chat.example.com")
     basic = "Basic " + base64.b64encode(f"app:{PASSWORD}".encode()).decode()
-    assert gateway.ask("POST", "/api/chat", CHAT, user="", Authorization=basic, Origin="https://evil.example").status == 403
+    assert (
+        gateway.ask("POST", "/api/chat", CHAT, user="", Authorization=basic, Origin="https://evil.example").status
+        == 403
+    )
 
 
 def test_log_has_no_secret_and_tells_what_happened(gateway: Gateway) -> None:
-    answer = gateway.ask("POST", "/api/chat", CHAT | {"options": {"num_predict": 7}}, **{"X-Evil": 'a"}\n{"user":"forged"'.replace("\n", "")})
+    answer = gateway.ask(
+        "POST",
+        "/api/chat",
+        CHAT | {"options": {"num_predict": 7}},
+        **{"X-Evil": 'a"}\n{"user":"forged"'.replace("\n", "")},
+    )
     gateway.ask("GET", f"/api/ps?api_key={KEYS['app']}")
     gateway.ask("GET", f"/{KEYS['app']}")
     [row] = [row for row in gateway.logged() if row["request_id"] == answer.headers["x-request-id"]]
-    assert (row["user"], row["model"], row["route"], row["completion_tokens"]) == ("app", "gemma3:270m", "/api/chat", "7")
-    assert float(row["upstream_header_time"]) >= 0 and int(row["prompt_tokens"]) > 0
+    assert (row["user"], row["model"], row["route"], row["completion_tokens"]) == (
+        "app",
+        "gemma3:270m",
+        "/api/chat",
+        "7",
+    )
+    assert float(row["upstream_header_time"]) >= 0
+    assert int(row["prompt_tokens"]) > 0
     for path in (gateway.site.directory / "var/log/nginx").iterdir():
         assert KEYS["app"] not in path.read_text(encoding="utf-8", errors="replace"), path

@@ -21,7 +21,9 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
-TOKEN = chunk(b'{"model":"gemma3:270m","created_at":"2026-11-22T04:00:00Z","message":{"role":"assistant","content":" token"},"done":false}\n')
+TOKEN = chunk(
+    b'{"model":"gemma3:270m","created_at":"2026-11-22T04:00:00Z","message":{"role":"assistant","content":" token"},"done":false}\n'
+)
 
 
 def last(prompt: int, completion: int) -> bytes:
@@ -80,14 +82,20 @@ class Engine(asyncio.Protocol):
             counters.seen.append((head, body))
         path = head.split(" ", 2)[1]
         if path == "/counters":
-            told = json.dumps({name: getattr(counters, name) for name in ("connections", "requests", "running", "most")})
+            told = json.dumps(
+                {name: getattr(counters, name) for name in ("connections", "requests", "running", "most")}
+            )
             self.plain(told.encode())
             counters.most = counters.running
         elif path == "/seen":
             self.plain(json.dumps([[head, body.decode("latin-1")] for head, body in counters.seen[:-1]]).encode())
             counters.seen.clear()
         elif path == "/api/ps":
-            self.plain(json.dumps({"models": [{"name": "gemma3:270m", "model": "gemma3:270m"}, {"name": "secret:latest", "size": 1}]}).encode())
+            self.plain(
+                json.dumps(
+                    {"models": [{"name": "gemma3:270m", "model": "gemma3:270m"}, {"name": "secret:latest", "size": 1}]}
+                ).encode()
+            )
         elif not body.startswith(b"{"):
             self.plain(b'{"version":"0.32.15"}')
         else:
@@ -113,12 +121,18 @@ class Engine(asyncio.Protocol):
             rows = [{"type": "message_start", "message": {"usage": {"input_tokens": 0}}}, *rows]
             rows.append({"type": "message_delta", "usage": {"input_tokens": prompt, "output_tokens": 3}})
         elif (said.get("stream_options") or {}).get("include_usage"):
-            rows.append({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": 3, "total_tokens": prompt + 3}})
-        text = b"".join(chunk(b"data: " + json.dumps(row).encode() + b"\n\n") for row in rows) + chunk(b"data: [DONE]\n\n")
+            rows.append(
+                {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": 3, "total_tokens": prompt + 3}}
+            )
+        text = b"".join(chunk(b"data: " + json.dumps(row).encode() + b"\n\n") for row in rows) + chunk(
+            b"data: [DONE]\n\n"
+        )
         self.transport.write(HEAD.replace(b"application/x-ndjson", b"text/event-stream") + text + b"0\r\n\r\n")
 
     def plain(self, body: bytes) -> None:
-        self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
 
     async def paced(self, tokens: int, pace: float, prompt: int) -> None:
         counters = self.counters

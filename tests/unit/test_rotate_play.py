@@ -22,7 +22,12 @@ def rotate(directory: Path, *more: str, ok: bool = True) -> str:
     """Run the play on an inventory of one gateway, which it does not reach."""
     (directory / "hosts.yml").write_text(
         yaml.safe_dump(
-            {"all": {"hosts": {"localhost": {}}, "children": {"gateways": {"hosts": {"gw": {"gateway_users": [{"name": "app"}, {"name": "ops"}]}}}}}}
+            {
+                "all": {
+                    "hosts": {"localhost": {}},
+                    "children": {"gateways": {"hosts": {"gw": {"gateway_users": [{"name": "app"}, {"name": "ops"}]}}}},
+                }
+            }
         )
     )
     said = subprocess.run(
@@ -39,7 +44,8 @@ def rotate(directory: Path, *more: str, ok: bool = True) -> str:
 def test_keys_are_handed_out_once_and_only_their_digests_are_kept(tmp_path: Path) -> None:
     keys_file, handout = tmp_path / "group_vars/gateways/keys.yml", tmp_path / "new-keys-spring.json"
     rotate(tmp_path, "--check")
-    assert not keys_file.exists() and not handout.exists()
+    assert not keys_file.exists()
+    assert not handout.exists()
     said = rotate(tmp_path)
     made = json.loads(handout.read_text())
     assert handout.stat().st_mode & 0o777 == 0o600
@@ -49,7 +55,8 @@ def test_keys_are_handed_out_once_and_only_their_digests_are_kept(tmp_path: Path
     }
     assert sorted(made) == ["app", "ops"]
     for key in made.values():
-        assert key not in said and key not in keys_file.read_text()
+        assert key not in said
+        assert key not in keys_file.read_text()
     assert "changed=0" in rotate(tmp_path)
     refused = rotate(tmp_path, "-e", "rotate_request=summer", "-e", f"rotate_handout={handout}", ok=False)
     assert "is there already" in refused
@@ -61,4 +68,5 @@ def test_keys_are_handed_out_once_and_only_their_digests_are_kept(tmp_path: Path
 @pytest.mark.contract(2)
 def test_somebody_unknown_is_refused(tmp_path: Path) -> None:
     said = rotate(tmp_path, "-e", '{"rotate_users": ["nobody"]}', ok=False)
-    assert "nobody" in said and "app, ops" in said
+    assert "nobody" in said
+    assert "app, ops" in said

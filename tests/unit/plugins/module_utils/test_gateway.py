@@ -12,7 +12,14 @@ import pytest
 from ansible_collections.onprem.llm.plugins.module_utils import _gateway, _gateway_keys
 
 NOW = datetime.datetime(2026, 11, 22, 12, tzinfo=datetime.timezone.utc)
-DEFAULTS = {"rights": ["system"], "requests_per_second": 20, "burst": 40, "concurrency": 16, "body_mib": 32, "daily_tokens": 0}
+DEFAULTS = {
+    "rights": ["system"],
+    "requests_per_second": 20,
+    "burst": 40,
+    "concurrency": 16,
+    "body_mib": 32,
+    "daily_tokens": 0,
+}
 DIGEST = "ab" * 32
 
 
@@ -41,7 +48,10 @@ def key(**more: str) -> dict[str, Any]:
         ({"password_hash": "plain"}, "app has a password_hash that is no SHA-512-crypt hash"),
         ({"certificates": [{"subject": "CN=x"}]}, "app has certificates, but gateway_client_ca is empty"),
         ({**key(), "models": []}, "app may use no model"),
-        ({**key(), "models": ["qwen3:8b"]}, "app may use the model qwen3:8b, which no node serves; there are gemma3:270m."),
+        (
+            {**key(), "models": ["qwen3:8b"]},
+            "app may use the model qwen3:8b, which no node serves; there are gemma3:270m.",
+        ),
         ({**key(), "models": ["../x"]}, "app may use a model by a wrong name"),
         ({**key(), "rights": ["root"]}, "app has the right root; there are raw, template, system."),
         ({**key(), "limits": {"concurrency": 0}}, "app has concurrency 0, which lets nothing through"),
@@ -54,7 +64,9 @@ def key(**more: str) -> dict[str, Any]:
 def test_fault(user: dict[str, Any], said: str) -> None:
     [fault] = faults(user)
     assert fault.startswith(said)
-    assert "sk-live" not in fault and "$2y$" not in fault and DIGEST not in fault
+    assert "sk-live" not in fault
+    assert "$2y$" not in fault
+    assert DIGEST not in fault
 
 
 @pytest.mark.parametrize(
@@ -75,7 +87,11 @@ def test_fault_of_a_certificate(certificate: dict[str, str], said: str) -> None:
     [
         ({**key()}, {"name": "App", "api_keys": [{"sha256": "cd" * 32}]}, "app is there more than once"),
         ({**key()}, {"name": "ops", **key()}, "ops has a key of api_keys that app has, too"),
-        ({"certificates": [{"subject": "CN=x"}]}, {"name": "ops", "certificates": [{"subject": "CN=x"}]}, "ops has a certificate that app has, too"),
+        (
+            {"certificates": [{"subject": "CN=x"}]},
+            {"name": "ops", "certificates": [{"subject": "CN=x"}]},
+            "ops has a certificate that app has, too",
+        ),
     ],
 )
 def test_fault_of_two(first: dict[str, Any], second: dict[str, Any], said: str) -> None:
@@ -91,7 +107,9 @@ def test_nothing_wrong() -> None:
 
 
 def test_stored_users_have_all_fields_and_no_notes() -> None:
-    [user] = _gateway.stored([{"name": "app", **key(ends="2026-12-31", note="jobs"), "limits": {"body_mib": 1, "burst": None}}], DEFAULTS)
+    [user] = _gateway.stored(
+        [{"name": "app", **key(ends="2026-12-31", note="jobs"), "limits": {"body_mib": 1, "burst": None}}], DEFAULTS
+    )
     assert user == {
         "name": "app", "role": "user", "keys": [{"sha256": DIGEST, "ends": "2026-12-31"}], "password_hash": None, "certificates": [],
         "models": None, "rights": ["system"],
@@ -101,7 +119,12 @@ def test_stored_users_have_all_fields_and_no_notes() -> None:
 
 def test_a_fleet_has_the_slots_of_all_its_nodes() -> None:
     def plan(slots: int, context: int) -> dict[str, Any]:
-        model = {"name": "gemma3:270m", "slots": slots, "context_length": context, "source": {"type": "registry", "digest": "sha256:ab"}}
+        model = {
+            "name": "gemma3:270m",
+            "slots": slots,
+            "context_length": context,
+            "source": {"type": "registry", "digest": "sha256:ab"},
+        }
         return {"instances": [{"models": [model]}, {"models": [model]}]}
 
     derived = [{"name": "helper:latest", "from": "gemma3:270m"}]
@@ -117,7 +140,9 @@ def test_rotation_overlaps_and_is_made_once() -> None:
     numbers = iter("12345")
     keys, made = _gateway_keys.add({}, ["app"], "first", NOW, datetime.timedelta(0), lambda: f"key{next(numbers)}")
     assert made == {"app": "key1"}
-    keys, made = _gateway_keys.add(keys, ["app"], "second", NOW, datetime.timedelta(hours=24), lambda: f"key{next(numbers)}")
+    keys, made = _gateway_keys.add(
+        keys, ["app"], "second", NOW, datetime.timedelta(hours=24), lambda: f"key{next(numbers)}"
+    )
     assert made == {"app": "key2"}
     assert keys["app"] == [
         {"sha256": _gateway_keys.digest("key1"), "note": "first", "ends": "2026-11-23T12:00:00Z"},
@@ -128,11 +153,15 @@ def test_rotation_overlaps_and_is_made_once() -> None:
     later = NOW + datetime.timedelta(days=2)
     assert [row["note"] for row in _gateway_keys.drop(keys, ["app"], later)["app"]] == ["second"]
     assert _gateway_keys.revoke(keys, ["app"]) == {"app": []}
-    assert [row["note"] for row in _gateway_keys.revoke(keys, ["app"], keys["app"][0]["sha256"][:8])["app"]] == ["second"]
+    assert [row["note"] for row in _gateway_keys.revoke(keys, ["app"], keys["app"][0]["sha256"][:8])["app"]] == [
+        "second"
+    ]
     assert _gateway_keys.parse(_gateway_keys.render(keys)) == keys
 
 
-@pytest.mark.parametrize("text", ["- a", "gateway_user_keys: {}", '{"gateway_user_keys": []}', '{"gateway_user_keys": {"app": ["x"]}}'])
+@pytest.mark.parametrize(
+    "text", ["- a", "gateway_user_keys: {}", '{"gateway_user_keys": []}', '{"gateway_user_keys": {"app": ["x"]}}']
+)
 def test_a_file_of_another_s_is_not_taken(text: str) -> None:
     with pytest.raises(ValueError):
         _gateway_keys.parse(text)
