@@ -96,7 +96,14 @@ def sanity_checks() -> Iterator[Check]:
         yield Check(f"sanity {core}", command, environment, directory, each=r"(?m)^Running sanity test ")
 
 
-BUILDERS = {"lint": lint, "unit": unit, "gateway": gateway, "sanity": sanity_checks, "engine": engine, "molecule": molecule}
+BUILDERS = {
+    "lint": lint,
+    "unit": unit,
+    "gateway": gateway,
+    "sanity": sanity_checks,
+    "engine": engine,
+    "molecule": molecule,
+}
 
 
 def run(check: Check) -> Tally:

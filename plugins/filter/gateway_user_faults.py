@@ -12,7 +12,8 @@ short_description: Say what is wrong with the gateway's users
 version_added: 0.1.0
 author: onprem.llm contributors (@onprem-llm)
 description:
-  - Looks for names and credentials that two users have, credentials that could never work, unknown models, rights and limits, and limits that contradict.
+  - Looks for names and credentials that two users have, credentials that could never work, unknown models, rights and
+    limits, and limits that contradict.
   - No value that may be a secret is in the sentences.
 options:
   _input:

@@ -12,7 +12,8 @@ short_description: Add keys that stand apart to the gateway's users
 version_added: 0.1.0
 author: onprem.llm contributors (@onprem-llm)
 description:
-  - C(playbooks/rotate_credentials.yml) writes the digests of keys by the name of their user. Keys of nobody in the list are left out.
+  - C(playbooks/rotate_credentials.yml) writes the digests of keys by the name of their user. Keys of nobody in the
+    list are left out.
 options:
   _input:
     description: Users as in C(gateway_users).

@@ -12,7 +12,8 @@ short_description: Complete the gateway's users as its program reads them
 version_added: 0.1.0
 author: onprem.llm contributors (@onprem-llm)
 description:
-  - Gives each user the rights and limits that the role's variables say where the user has none of its own. Notes are left out.
+  - Gives each user the rights and limits that the role's variables say where the user has none of its own. Notes are
+    left out.
 options:
   _input:
     description: Users as in C(gateway_users), with all their keys.
@@ -20,7 +21,8 @@ options:
     elements: dict
     required: true
   defaults:
-    description: C(rights), C(requests_per_second), C(burst), C(concurrency), C(body_mib) and C(daily_tokens) of a user who has none.
+    description: C(rights), C(requests_per_second), C(burst), C(concurrency), C(body_mib) and C(daily_tokens) of a
+      user who has none.
     type: dict
     required: true
 """

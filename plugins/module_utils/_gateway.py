@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Users and models as the gateway's own program reads them, and what is wrong with users as an inventory states them.
 
-A user is a mapping with ``name`` and, each optional, ``role``, ``enabled``, ``api_keys`` (``sha256``, ``ends``, ``note``), ``password_hash``,
+A user is a mapping with ``name`` and, each optional, ``role``, ``enabled``, ``api_keys`` (``sha256``, ``ends``,
+``note``), ``password_hash``,
 ``certificates`` (``sha256`` or ``subject``, ``note``), ``models``, ``rights`` and ``limits``.
 """
 
@@ -41,7 +42,10 @@ def _given(user: User, name: str) -> list[t.Any]:
 def with_keys(
     users: t.Iterable[User], keys: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]
 ) -> list[dict[str, t.Any]]:
-    """The users with the keys that stand apart from them, by name; ``revocable`` says that theirs are kept there, if there are any left."""
+    """The users with the keys that stand apart from them, by name.
+
+    ``revocable`` says that theirs are kept there, if there are any left.
+    """
     return [
         {
             **user,
@@ -110,9 +114,10 @@ def stored(users: t.Iterable[User], defaults: t.Mapping[str, t.Any]) -> list[dic
 
 
 def node_models(plan: t.Mapping[str, t.Any], derived: t.Iterable[t.Mapping[str, t.Any]] = ()) -> list[dict[str, t.Any]]:
-    """What a node serves by its plan (docs/architecture.md): ``name``, ``slots``, ``context_length``, and what lists of models tell.
+    """What a node serves by its plan (docs/architecture.md): ``name``, ``slots``, ``context_length``, and what lists
+    of models tell.
 
-    A derived model is another name of the model that it is made ``from``, and has that one's slots with it (``shares``).
+    A derived model is another name of the model that it is made ``from``, and has that one's slots (``shares``).
     """
     rows: dict[str, dict[str, t.Any]] = {}
     for instance in plan.get("instances") or []:
@@ -133,7 +138,10 @@ def node_models(plan: t.Mapping[str, t.Any], derived: t.Iterable[t.Mapping[str, 
 
 
 def served(nodes: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> list[dict[str, t.Any]]:
-    """The models of a fleet by name, with the slots of all nodes; a context is the plan's only where all nodes have the same."""
+    """The models of a fleet by name, with the slots of all nodes.
+
+    A context is the plan's only where all nodes have the same.
+    """
     by_name: dict[str, list[t.Mapping[str, t.Any]]] = {}
     for name in sorted(nodes):
         for row in nodes[name]:
@@ -204,7 +212,8 @@ def _credential_faults(
         digest = str(key.get("sha256") or "")
         if not _DIGEST.fullmatch(digest):
             yield (
-                "has an entry of api_keys whose sha256 is not 64 lower-case hexadecimal digits; printf %s KEY | sha256sum makes one. "
+                "has an entry of api_keys whose sha256 is not 64 lower-case hexadecimal digits; "
+                "printf %s KEY | sha256sum makes one. "
                 "A key itself must not stand here."
             )
         elif owners.setdefault(digest, name) != name:
@@ -217,11 +226,15 @@ def _credential_faults(
             except ValueError:
                 yield f"has a key that ends at {key['ends']}; give a day such as 2026-12-31, or 2026-12-31T18:00:00Z."
     if keys and len(ends) == len(keys) and max(ends) <= now and not certificates and not user.get("password_hash"):
-        yield "has keys that have all ended; make a new one with playbooks/rotate_credentials.yml, or set enabled to false."
+        yield (
+            "has keys that have all ended; make a new one with playbooks/rotate_credentials.yml, "
+            "or set enabled to false."
+        )
     if user.get("password_hash") and not _PASSWORD_HASH.fullmatch(str(user["password_hash"])):
         yield (
             "has a password_hash that is no SHA-512-crypt hash of less than 10000 rounds; openssl passwd -6 or "
-            "password_hash('sha512', rounds=5000) makes one. bcrypt and more rounds would halt all streams while a password is checked."
+            "password_hash('sha512', rounds=5000) makes one. bcrypt and more rounds would halt all "
+            "streams while a password is checked."
         )
     for certificate in certificates:
         if bool(certificate.get("sha256")) == bool(certificate.get("subject")):
@@ -266,9 +279,18 @@ def _right_faults(user: User, served_names: t.Collection[str], defaults: t.Mappi
             yield f"has {limit} {value}; give a number ({LIMITS[limit]})."
             continue
         if numbers[limit] < 0 or (numbers[limit] == 0 and limit != "daily_tokens"):
-            yield f"has {limit} {value}, which lets nothing through; give more ({LIMITS[limit]}), or set enabled to false."
+            yield (
+                f"has {limit} {value}, which lets nothing through; give more ({LIMITS[limit]}), or "
+                f"set enabled to false."
+            )
     if "body_mib" in numbers and numbers["body_mib"] > float(defaults["body_mib"]):
-        yield f"has body_mib {limits['body_mib']}, more than gateway_body_max_mib, {defaults['body_mib']}, which holds for all."
+        yield (
+            f"has body_mib {limits['body_mib']}, more than gateway_body_max_mib, "
+            f"{defaults['body_mib']}, which holds for all."
+        )
     rate, burst = (float(numbers.get(name, defaults[name])) for name in ("requests_per_second", "burst"))
     if {"requests_per_second", "burst"} & set(numbers) and burst < rate:
-        yield f"has burst {burst:g} below requests_per_second {rate:g}; a burst is what may come at once, so give at least the rate."
+        yield (
+            f"has burst {burst:g} below requests_per_second {rate:g}; a burst is what may come at "
+            f"once, so give at least the rate."
+        )

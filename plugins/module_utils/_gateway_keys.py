@@ -13,7 +13,7 @@ import typing as t
 
 PREFIX = "onprem-llm_"
 VARIABLE = "gateway_user_keys"
-_HEAD = "# Digests of API keys, by user. Written by playbooks/rotate_credentials.yml; the keys themselves are nowhere here.\n"
+_HEAD = "# Digests of API keys, by user. Written by playbooks/rotate_credentials.yml; no key is here.\n"
 
 Keys = dict[str, list[dict[str, str]]]
 
@@ -65,7 +65,8 @@ def add(
     overlap: datetime.timedelta,
     make: t.Callable[[], str] = new_key,
 ) -> tuple[Keys, dict[str, str]]:
-    """A new key for each user who has none of this request yet; the others end after the overlap, or when they would anyway.
+    """A new key for each user who has none of this request yet; the others end after the overlap, or when they would
+    anyway.
 
     :return: all keys' digests, and the new keys by user.
     """
@@ -91,7 +92,9 @@ def drop(keys: Keys, users: t.Iterable[str], now: datetime.datetime) -> Keys:
 
 
 def revoke(keys: Keys, users: t.Iterable[str], only: str = "") -> Keys:
-    """Without any key of these users, or without those whose digest begins with ``only``. The users stay, with no keys."""
+    """Without any key of these users, or without those whose digest begins with ``only``. The users stay, with no
+    keys.
+    """
     names = set(users)
     found = {
         name: [row for row in rows if name not in names or not row.get("sha256", "").startswith(only)]

@@ -12,7 +12,8 @@ version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:
-  - Keeps the digests of users' keys in a file of variables, which the role P(onprem.llm.gateway#role) reads as C(gateway_user_keys).
+  - Keeps the digests of users' keys in a file of variables, which the role P(onprem.llm.gateway#role) reads as
+    C(gateway_user_keys).
   - A key is 256 random bits. It is written once, to O(handout), and is in no output of this module.
 extends_documentation_fragment:
   - onprem.llm.attributes
@@ -35,7 +36,8 @@ options:
     required: true
   state:
     description:
-      - V(added) gives each user a new key, unless one has the note O(request) already, and lets the others end after O(overlap_hours).
+      - V(added) gives each user a new key, unless one has the note O(request) already, and lets the others end after
+        O(overlap_hours).
       - V(dropped) takes out what has ended. V(revoked) takes out all keys of the users, or those of O(digest).
     type: str
     choices: [added, dropped, revoked]
@@ -48,7 +50,8 @@ options:
     type: int
     default: 336
   handout:
-    description: A file that is not there yet, to which new keys are written as JSON, by user, for its owner's eyes alone. Needed with O(state=added).
+    description: A file that is not there yet, to which new keys are written as JSON, by user, for its owner's eyes
+      alone. Needed with O(state=added).
     type: path
   digest:
     description: With O(state=revoked), the first digits of the SHA-256 of the one key that goes.
@@ -81,7 +84,8 @@ digests:
   description: What stands in the file, or would in check mode.
   returned: success
   type: dict
-  sample: {"app": [{"note": "spring rotation", "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]}
+  sample: {"app": [{"note": "spring rotation", "sha256":
+  "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"}]}
 """
 
 import datetime
@@ -134,7 +138,10 @@ def main() -> None:
         before, keys = "", {}
     except (OSError, ValueError) as error:
         module.fail_json(
-            msg=f"path is {given['path']}, which this module did not write: {error}. Move its contents into gateway_users."
+            msg=(
+                f"path is {given['path']}, which this module did not write: {error}. Move its "
+                f"contents into gateway_users."
+            )
         )
     made: dict = {}
     if given["state"] == "added":
@@ -149,7 +156,10 @@ def main() -> None:
     changed = after != before and (bool(before) or any(keys.values()) or given["state"] == "revoked")
     if made and os.path.lexists(given["handout"]):
         module.fail_json(
-            msg=f"handout is {given['handout']}, which is there already; hand its keys out and remove it first, or name another file."
+            msg=(
+                f"handout is {given['handout']}, which is there already; hand its keys out and remove "
+                f"it first, or name another file."
+            )
         )
     if changed and not module.check_mode:
         try:

@@ -1,10 +1,13 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``make bench-gateway``: what the gateway costs, beside a direct connection, the seeds' configuration and the least that does the same.
+"""``make bench-gateway``: what the gateway costs, beside a direct connection, the seeds' configuration and the least
+that does the same.
 
-One fixed upstream, no model. The paths take turns, so that what else the machine does meets all of them alike. Seconds to the first byte of
-an answer are measured on kept connections; tokens a second with 64 streams at 100 tokens a second each. Writes build/bench/gateway.json.
+One fixed upstream, no model. The paths take turns, so that what else the machine does meets all of them alike.
+Seconds to the first byte of
+an answer are measured on kept connections; tokens a second with 64 streams at 100 tokens a second each. Writes
+build/bench/gateway.json.
 """
 
 from __future__ import annotations
@@ -115,7 +118,8 @@ class Bench:
         """The role's own configuration; ``given`` overrides its variables."""
         site, port = self.site(name)
         user = {
-            "name": "app", "role": "admin" if name == "keys" else "user", "api_keys": [{"sha256": hashlib.sha256(self.key.encode()).hexdigest()}],
+            "name": "app", "role": "admin" if name == "keys" else "user",
+            "api_keys": [{"sha256": hashlib.sha256(self.key.encode()).hexdigest()}],
             "models": ["gemma3:270m"], "limits": UNBOUND | {"daily_tokens": 10**12},
         }  # fmt: skip
         values = variables([("127.0.0.1", self.upstream)], port, {
@@ -145,7 +149,8 @@ class Bench:
         port = free_port()
         site.render_template("endpoint", "endpoint.conf.j2", role_variables("endpoint") | {
             "ansible_managed": "", "inventory_hostname": "node", "endpoint_address": "127.0.0.1", "endpoint_port": port,
-            "endpoint_client_names": ["localhost"], "endpoint_engine_address": "127.0.0.1", "endpoint_engine_port": self.upstream,
+            "endpoint_client_names": ["localhost"], "endpoint_engine_address": "127.0.0.1",
+            "endpoint_engine_port": self.upstream,
             "endpoint_read_timeout_seconds": 900, "endpoint_admin_api": False,
             "__gateway_routes": role_variables("gateway")["__gateway_routes"],
         })  # fmt: skip

@@ -170,8 +170,10 @@ def start(nginx: Nginx, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
         running.append((site, process))
         ca = str(site.certify())
         values = variables([("127.0.0.1", upstream)], port, {
-            "gateway_users": users(), "__gateway_node_models": plan_of("gemma3:270m", "qwen3:8b", "hf.co/acme/thing:q4"),
-            "gateway_address_failures_per_second": 1000, "gateway_address_burst": 1000, "gateway_address_requests_per_second": 10000,
+            "gateway_users": users(), "__gateway_node_models": plan_of("gemma3:270m", "qwen3:8b",
+            "hf.co/acme/thing:q4"),
+            "gateway_address_failures_per_second": 1000, "gateway_address_burst": 1000,
+            "gateway_address_requests_per_second": 10000,
             "gateway_address_requests_burst": 10000, "gateway_queue_timeout_seconds": 20, **given,
         }, nginx.version)  # fmt: skip
         site.render(values)

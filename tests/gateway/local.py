@@ -1,9 +1,11 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``make gateway-local UPSTREAM=host:port PORT=n``: the role's configuration on loopback with one user, until it is interrupted.
+"""``make gateway-local UPSTREAM=host:port PORT=n``: the role's configuration on loopback with one user, until it is
+interrupted.
 
-Prints the address, the user's key and the file of the authority, as JSON on one line. Limits are so wide that they do not bear on a measurement.
+Prints the address, the user's key and the file of the authority, as JSON on one line. Limits are so wide that they do
+not bear on a measurement.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "nginx"
-# What libnginx-mod-http-lua and the role's other packages need, of either release; names that a release does not have are left out.
+# What libnginx-mod-http-lua and the role's other packages need, of either release; names that a release does not have
+# are left out.
 PACKAGES = (
     "nginx", "libnginx-mod-http-lua", "libnginx-mod-http-ndk", "lua-cjson", "lua-resty-core", "lua-resty-lrucache",
     "libluajit-5.1-2", "libluajit2-5.1-2", "libpcre3", "libpcre2-8-0",

@@ -1,7 +1,9 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The role's own configuration on loopback: its variables evaluated, its templates rendered, their paths led into one directory."""
+"""The role's own configuration on loopback: its variables evaluated, its templates rendered, their paths led into
+one directory.
+"""
 
 from __future__ import annotations
 

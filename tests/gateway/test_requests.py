@@ -77,12 +77,16 @@ def test_two_credentials_in_one_header_s_name_are_refused(gateway: Gateway) -> N
     ("method", "path", "status"),
     [
         ("GET", "/metrics", 404), ("GET", "/", 404), ("POST", "/api/push", 404), ("POST", "/api/blobs/sha256:00", 404),
-        ("POST", "/api/experimental/web_search", 404), ("POST", "/v1/audio/transcriptions", 404), ("POST", "/api/me", 404),
-        ("DELETE", "/api/delete", 403), ("POST", "/api/pull", 403), ("POST", "/api/show", 403), ("POST", "/api/create", 403),
-        ("PUT", "/api/chat", 405), ("GET", "/api/chat", 405), ("TRACE", "/api/chat", 405), ("OPTIONS", "/api/chat", 405),
+        ("POST", "/api/experimental/web_search", 404), ("POST", "/v1/audio/transcriptions", 404), ("POST",
+        "/api/me", 404),
+        ("DELETE", "/api/delete", 403), ("POST", "/api/pull", 403), ("POST", "/api/show", 403), ("POST",
+        "/api/create", 403),
+        ("PUT", "/api/chat", 405), ("GET", "/api/chat", 405), ("TRACE", "/api/chat", 405), ("OPTIONS",
+        "/api/chat", 405),
         ("DELETE", "//api//delete", 404), ("DELETE", "/%61pi/delete", 404), ("DELETE", "/api/./delete", 404),
         ("DELETE", "/v1/models/../../api/delete", 404), ("POST", "/API/chat", 404), ("POST", "/api/chat/", 404),
-        ("POST", "/api/chat%20", 404), ("POST", "/api/chat%00", 400), ("POST", "/api/chat;x=1", 404), ("POST", "/api%2fchat", 404),
+        ("POST", "/api/chat%20", 404), ("POST", "/api/chat%00", 400), ("POST", "/api/chat;x=1", 404), ("POST",
+        "/api%2fchat", 404),
         ("GET", "/v1/models/a/b", 404), ("GET", "/v1/models/%2e%2e", 404),
     ],
 )  # fmt: skip
@@ -94,7 +98,10 @@ def test_what_is_not_on_the_list(gateway: Gateway, method: str, path: str, statu
 
 
 def test_absolute_form_is_refused(gateway: Gateway) -> None:
-    head = f"GET https://localhost/api/version HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS['app']}\r\nConnection: close\r\n\r\n"
+    head = (
+        f"GET https://localhost/api/version HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
+        f"{KEYS['app']}\r\nConnection: close\r\n\r\n"
+    )
     assert gateway.raw(head.encode()).split(b" ")[1] in (b"400", b"404")
 
 
@@ -159,8 +166,10 @@ def test_model_by_any_name_of_its(gateway: Gateway, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "gemma3", "gemma3:latest", "gemma3:270m ", " gemma3:270m", "gemma3:270m@sha256:00", "other/gemma3:270m", "gemma3:270m-cloud",
-        "gemma3:270m:local", "http://registry.ollama.ai/library/gemma3:270m", "../gemma3:270m", "", "gemma3:270\u217f", "x" * 900,
+        "gemma3", "gemma3:latest", "gemma3:270m ", " gemma3:270m", "gemma3:270m@sha256:00", "other/gemma3:270m",
+        "gemma3:270m-cloud",
+        "gemma3:270m:local", "http://registry.ollama.ai/library/gemma3:270m", "../gemma3:270m", "",
+        "gemma3:270\u217f", "x" * 900,
     ],
 )  # fmt: skip
 def test_other_model_is_not_found(gateway: Gateway, name: str) -> None:
@@ -255,7 +264,8 @@ def test_body_passes_as_it_is(gateway: Gateway, case: str) -> None:
         ({"keep_alive": 0}, "keep_alive"),
         ({"keep_alive": "5m"}, "keep_alive"),
         *(({"options": {name: value}}, f"options.{name}") for name, value in {
-            "num_ctx": 4096, "num_gpu": 0, "main_gpu": 1, "num_batch": 1, "use_mmap": False, "num_thread": 1, "draft_num_predict": 9,
+            "num_ctx": 4096, "num_gpu": 0, "main_gpu": 1, "num_batch": 1, "use_mmap": False, "num_thread": 1,
+            "draft_num_predict": 9,
             "low_vram": True, "vocab_only": True, "use_mlock": True, "numa": True, "f16_kv": False,
         }.items()),
     ],

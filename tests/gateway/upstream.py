@@ -22,14 +22,16 @@ def chunk(data: bytes) -> bytes:
 
 
 TOKEN = chunk(
-    b'{"model":"gemma3:270m","created_at":"2026-11-22T04:00:00Z","message":{"role":"assistant","content":" token"},"done":false}\n'
+    b'{"model":"gemma3:270m","created_at":"2026-11-22T04:00:00Z",'
+    b'"message":{"role":"assistant","content":" token"},"done":false}\n'
 )
 
 
 def last(prompt: int, completion: int) -> bytes:
     row = {
         "model": "gemma3:270m", "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop",
-        "total_duration": 1, "prompt_eval_count": prompt, "prompt_eval_duration": 1, "eval_count": completion, "eval_duration": 1,
+        "total_duration": 1, "prompt_eval_count": prompt, "prompt_eval_duration": 1, "eval_count": completion,
+        "eval_duration": 1,
     }  # fmt: skip
     return chunk(json.dumps(row, separators=(",", ":")).encode() + b"\n") + b"0\r\n\r\n"
 
@@ -115,7 +117,10 @@ class Engine(asyncio.Protocol):
                 self.task = asyncio.get_running_loop().create_task(self.paced(tokens, pace, len(body) // 4))
 
     def events(self, path: str, said: dict, prompt: int) -> None:
-        """Server-sent events in the words of OpenAI or Anthropic, three tokens; usage where it is asked for, or always told."""
+        """Server-sent events in the words of OpenAI or Anthropic, three tokens.
+
+        Usage where it is asked for, or always told.
+        """
         rows = [{"choices": [{"delta": {"content": " token"}}]}] * 3
         if path == "/v1/messages":
             rows = [{"type": "message_start", "message": {"usage": {"input_tokens": 0}}}, *rows]

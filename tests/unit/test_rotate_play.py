@@ -31,10 +31,12 @@ def rotate(directory: Path, *more: str, ok: bool = True) -> str:
         )
     )
     said = subprocess.run(
-        [Path(sys.executable).parent / "ansible-playbook", "-i", directory / "hosts.yml", ROOT / "playbooks/rotate_credentials.yml",
+        [Path(sys.executable).parent / "ansible-playbook",
+        "-i", directory / "hosts.yml", ROOT / "playbooks/rotate_credentials.yml",
          "--limit", "localhost", "-vv", "--diff", "-e", "rotate_request=spring", *more],
         capture_output=True, text=True, check=False, cwd=ROOT,
-        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections"), "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections"),
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
     )  # fmt: skip
     assert (said.returncode == 0) == ok, said.stdout + said.stderr
     return said.stdout + said.stderr

@@ -48,7 +48,11 @@ def test_a_password_that_is_a_word(word: str, salt: str) -> None:
 
 
 def test_strong_credentials_pass() -> None:
-    strong = {"name": "app", "api_keys": [{"sha256": sha256("k" * 40)}], "password_hash": crypt("wV7-long-and-random", "abc")}
+    strong = {
+        "name": "app",
+        "api_keys": [{"sha256": sha256("k" * 40)}],
+        "password_hash": crypt("wV7-long-and-random", "abc"),
+    }
     assert weak(strong, {"name": "none"}) == []
 
 

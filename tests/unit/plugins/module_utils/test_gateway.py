@@ -101,7 +101,8 @@ def test_fault_of_two(first: dict[str, Any], second: dict[str, Any], said: str) 
 
 def test_nothing_wrong() -> None:
     sound = {
-        **key(ends="2026-11-22"), "models": ["library/gemma3:270m"], "rights": [], "limits": {"requests_per_second": 0.5, "daily_tokens": 0},
+        **key(ends="2026-11-22"), "models": ["library/gemma3:270m"], "rights": [],
+        "limits": {"requests_per_second": 0.5, "daily_tokens": 0},
     }  # fmt: skip
     assert faults(sound, {"name": "gone", "revocable": True}) == []
 
@@ -111,9 +112,11 @@ def test_stored_users_have_all_fields_and_no_notes() -> None:
         [{"name": "app", **key(ends="2026-12-31", note="jobs"), "limits": {"body_mib": 1, "burst": None}}], DEFAULTS
     )
     assert user == {
-        "name": "app", "role": "user", "keys": [{"sha256": DIGEST, "ends": "2026-12-31"}], "password_hash": None, "certificates": [],
+        "name": "app", "role": "user", "keys": [{"sha256": DIGEST, "ends": "2026-12-31"}], "password_hash": None,
+        "certificates": [],
         "models": None, "rights": ["system"],
-        "limits": {"requests_per_second": 20.0, "burst": 40, "concurrency": 16, "body_bytes": 2**20, "daily_tokens": None},
+        "limits": {"requests_per_second": 20.0, "burst": 40, "concurrency": 16, "body_bytes": 2**20,
+        "daily_tokens": None},
     }  # fmt: skip
 
 
@@ -163,7 +166,7 @@ def test_rotation_overlaps_and_is_made_once() -> None:
     "text", ["- a", "gateway_user_keys: {}", '{"gateway_user_keys": []}', '{"gateway_user_keys": {"app": ["x"]}}']
 )
 def test_a_file_of_another_s_is_not_taken(text: str) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="Expecting|mapping"):
         _gateway_keys.parse(text)
 
 
