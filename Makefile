@@ -38,8 +38,8 @@ demo-down: venv docker ## Remove the demo fleet
 test: venv ## Everything: lint, unit, sanity, Molecule
 	@$(PYTHON) -m tests.run
 
-.PHONY: lint unit sanity engine molecule
-lint unit sanity engine molecule: venv ## One part of `make test`
+.PHONY: lint unit gateway sanity engine molecule
+lint unit gateway sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
@@ -52,7 +52,15 @@ test-long: venv docker ## site.yml killed at every tenth task, and run again; te
 	@$(PYTHON) -m tests.long
 
 # The benches import the collection by its name.
-bench-memory bench-memory-drawn bench-plan bench-distribution: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
+bench-memory bench-memory-drawn bench-plan bench-distribution gateway-local bench-gateway: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
+
+.PHONY: gateway-local
+gateway-local: venv ## The gateway on loopback before UPSTREAM=host:port, on PORT=n, with one user; prints the key and the authority's file
+	@$(PYTHON) -m tests.gateway.local "$(UPSTREAM)" "$(PORT)"
+
+.PHONY: bench-gateway
+bench-gateway: venv ## What the gateway costs: time to the first token and throughput, beside a direct connection; build/bench/gateway.json
+	@$(PYTHON) -m tests.gateway.bench
 
 .PHONY: bench-memory
 bench-memory: venv ## Memory estimators against the truth; HEADERS=<dir of *.gguf> TRUTH=<files> for other data, LLAMA_CPP=b10488 for its rows

@@ -23,7 +23,7 @@ from tests import sanity
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "test"
 TAIL_LINES = 60
-PARTS = ("lint", "unit", "sanity", "engine", "molecule")
+PARTS = ("lint", "unit", "gateway", "sanity", "engine", "molecule")
 # Their checks touch nothing of each other, and wait for servers and clocks half of their time.
 AT_ONCE = {"unit": 2}
 
@@ -73,6 +73,10 @@ def unit() -> Iterator[Check]:
     yield from sanity.newest_core(lambda python: pytest("unit on the newest core", "tests/unit/plugins", python=python))
 
 
+def gateway() -> Iterator[Check]:
+    yield pytest("gateway", "tests/gateway", PYTHONPATH=str(ROOT / ".venv" / "collections"))
+
+
 def engine() -> Iterator[Check]:
     yield Check("docker", ["tests/fleet/ensure-docker.sh"])
     yield pytest("engine", "tests/engine")
@@ -95,7 +99,14 @@ def sanity_checks() -> Iterator[Check]:
         yield Check(f"sanity {core}", command, environment, directory, each=r"(?m)^Running sanity test ")
 
 
-BUILDERS = {"lint": lint, "unit": unit, "sanity": sanity_checks, "engine": engine, "molecule": molecule}
+BUILDERS = {
+    "lint": lint,
+    "unit": unit,
+    "gateway": gateway,
+    "sanity": sanity_checks,
+    "engine": engine,
+    "molecule": molecule,
+}
 
 
 def tallies(part: str) -> Iterator[Tally]:

@@ -18,7 +18,7 @@ description:
   - Passwords are compared where the controller has C(openssl), which hashes them.
 options:
   _input:
-    description: Users with C(name), C(api_key_sha256) and C(password_hash), as in C(gateway_users).
+    description: Users with C(name), C(api_keys) and C(password_hash), as in C(gateway_users).
     type: list
     elements: dict
     required: true
@@ -32,7 +32,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: Each weak credential with C(name) and C(kind), V(api_key_sha256) or V(password_hash).
+  description: Each weak credential with C(name) and C(kind), V(key) or V(password_hash).
   type: list
   elements: dict
 """

@@ -43,11 +43,10 @@ def weak(
     for user in users:
         name = str(user.get("name") or "")
         words = sorted({*WORDS, name, name.lower()})
-        keys = user.get("api_key_sha256") or []
-        keys = [keys] if isinstance(keys, str) else keys
+        keys = [key.get("sha256") for key in user.get("api_keys") or []]
         known = {hashlib.sha256((word + end).encode()).hexdigest() for word in words for end in ("", "\n")}
         if any(str(key).lower() in known for key in keys):
-            found.append({"name": name, "kind": "api_key_sha256"})
+            found.append({"name": name, "kind": "key"})
         password = str(user.get("password_hash") or "")
         if password.startswith("$6$") and password in hashes(words, password):
             found.append({"name": name, "kind": "password_hash"})

@@ -35,7 +35,7 @@ def supply(client: docker.DockerClient, state: Path) -> None:
             {
                 "name": name,
                 "role": user["role"],
-                "api_key_sha256": [hashlib.sha256(user["api_key"].encode()).hexdigest()],
+                "api_keys": [{"sha256": hashlib.sha256(user["api_key"].encode()).hexdigest()}],
                 "password_hash": user["password_hash"],
             }
             for name, user in credentials["users"].items()

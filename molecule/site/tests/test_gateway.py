@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 
 import pytest
 from by_name import NAME, ask, tls
@@ -43,6 +44,8 @@ def logged(gateway):
     """The newest line of the gateway's access log."""
 
     def newest() -> dict:
+        # nginx writes the log once a second.
+        time.sleep(1.5)
         return json.loads(gateway.host.check_output("tail -n 1 /var/log/nginx/onprem-llm-gateway.log"))
 
     return newest

@@ -38,8 +38,8 @@ def weak(*users: dict[str, Any]) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("word", ["changeme", "", "app", "ollama\n"])
 def test_a_key_that_is_a_word(word: str) -> None:
-    assert weak({"name": "app", "api_key_sha256": [sha256("k" * 40), sha256(word)]}) == [
-        {"name": "app", "kind": "api_key_sha256"}
+    assert weak({"name": "app", "api_keys": [{"sha256": sha256("k" * 40)}, {"sha256": sha256(word)}]}) == [
+        {"name": "app", "kind": "key"}
     ]
 
 
@@ -49,7 +49,11 @@ def test_a_password_that_is_a_word(word: str, salt: str) -> None:
 
 
 def test_strong_credentials_pass() -> None:
-    strong = {"name": "app", "api_key_sha256": [sha256("k" * 40)], "password_hash": crypt("wV7-long-and-random", "abc")}
+    strong = {
+        "name": "app",
+        "api_keys": [{"sha256": sha256("k" * 40)}],
+        "password_hash": crypt("wV7-long-and-random", "abc"),
+    }
     assert weak(strong, {"name": "none"}) == []
 
 

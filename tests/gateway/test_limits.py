@@ -1,0 +1,262 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Limits, the queue, what clients that leave give back, and what a reload does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway.client import Client, prompt
+from tests.gateway.conftest import KEYS, SLOTS, Answer, Gateway, sha256, users
+from tests.unit.certificates import Authority
+
+CHAT = {"model": "gemma3:270m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def slow(tokens: int = 30, pace: int = 30) -> dict[str, Any]:
+    """A request that takes ``tokens / pace`` seconds."""
+    return CHAT | {"options": {"num_predict": tokens, "seed": pace}}
+
+
+def timed(gateway: Gateway, body: Any, user: str = "app") -> tuple[Answer, float]:
+    started = time.monotonic()
+    answer = gateway.ask("POST", "/api/chat", body, user=user)
+    return answer, time.monotonic() - started
+
+
+def many(gateway: Gateway, count: int, body: Any, user: str = "app") -> list[tuple[Answer, float]]:
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda _: timed(gateway, body, user), range(count)))
+
+
+def idle(gateway: Gateway, seconds: float = 5) -> bool:
+    """Whether the engine has nothing to do, soon."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if gateway.upstream_says("counters")["running"] == 0:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
+def queueing(request: pytest.FixtureRequest, start: Any) -> Gateway:
+    found: Gateway = start(workers=request.param)
+    return found
+
+
+def test_twice_the_slots_wait_and_nobody_is_refused(queueing: Gateway) -> None:
+    queueing.upstream_says("counters")
+    answers = many(queueing, 2 * SLOTS, slow())
+    assert [answer.status for answer, _ in answers] == [200] * 2 * SLOTS
+    assert queueing.upstream_says("counters")["most"] <= SLOTS
+
+
+def test_what_is_beyond_is_told_so_at_once(queueing: Gateway) -> None:
+    queueing.upstream_says("counters")
+    answers = many(queueing, 4 * SLOTS, slow())
+    refused = [(answer, seconds) for answer, seconds in answers if answer.status != 200]
+    assert len(refused) == 2 * SLOTS
+    for answer, seconds in refused:
+        assert (answer.status, answer.code, answer.json["error"]["type"]) == (429, "queue_full", "rate_limit_error")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert seconds < 1
+    assert queueing.upstream_says("counters")["most"] <= SLOTS
+
+
+def test_who_came_first_is_served_first(queueing: Gateway) -> None:
+    ended: list[int] = []
+
+    def ask(number: int) -> None:
+        timed(queueing, slow(20, 40))
+        ended.append(number)
+
+    threads = [threading.Thread(target=ask, args=[number]) for number in range(2 * SLOTS)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert set(ended[:SLOTS]) == set(range(SLOTS))
+
+
+def test_each_model_has_its_own_slots(queueing: Gateway) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        futures = [
+            pool.submit(timed, queueing, slow(30, 30) | {"model": model})
+            for model in ("gemma3:270m", "qwen3:8b")
+            for _ in range(SLOTS)
+        ]
+        assert all(future.result()[1] < 1.9 for future in futures)
+
+
+def test_a_client_that_leaves_gives_slot_and_place_back(queueing: Gateway) -> None:
+    clients = [Client(queueing.port, queueing.ca, KEYS["app"]) for _ in range(2 * SLOTS)]
+    for client in clients:
+        client.socket.sendall(client.request(prompt(10, 3000, 10)))
+        time.sleep(0.05)
+    assert queueing.ask("POST", "/api/chat", CHAT).code == "queue_full"
+    # First who waits, then who runs.
+    for client in reversed(clients):
+        client.close()
+    assert idle(queueing)
+    answers = many(queueing, 2 * SLOTS, slow(5, 20))
+    assert [answer.status for answer, _ in answers] == [200] * 2 * SLOTS
+
+
+def test_a_place_that_is_left_goes_to_the_next(queueing: Gateway) -> None:
+    running = [Client(queueing.port, queueing.ca, KEYS["app"]) for _ in range(SLOTS)]
+    for client in running:
+        client.socket.sendall(client.request(prompt(10, 3000, 10)))
+    time.sleep(0.2)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(timed, queueing, slow(2, 20))
+        time.sleep(0.3)
+        assert not waiting.done()
+        running[0].close()
+        assert waiting.result(5)[0].status == 200
+    running[1].close()
+    assert idle(queueing)
+
+
+def test_a_worker_that_dies_takes_no_slot_with_it(start: Any) -> None:
+    gateway: Gateway = start(workers=2)
+    streams = [Client(gateway.port, gateway.ca, KEYS["app"]) for _ in range(SLOTS)]
+    for client in streams:
+        client.socket.sendall(client.request(prompt(10, 3000, 10)))
+    time.sleep(0.3)
+    for pid in Path(f"/proc/{gateway.site.pid}/task/{gateway.site.pid}/children").read_text().split():
+        os.kill(int(pid), signal.SIGKILL)
+    assert idle(gateway)
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        answers = many(gateway, 2 * SLOTS, slow(5, 20))
+        if [answer.status for answer, _ in answers] == [200] * 2 * SLOTS:
+            break
+    else:
+        pytest.fail("slots of dead workers are not given back")
+    assert "panic" not in gateway.site.errors()
+
+
+def test_requests_a_second(gateway: Gateway) -> None:
+    answers = [gateway.ask("GET", "/api/version", user="small") for _ in range(8)]
+    refused = [answer for answer in answers if answer.status == 429]
+    assert 3 <= len(refused) <= 5
+    assert refused[0].code == "rate_limit_exceeded"
+    assert int(refused[0].headers["retry-after"]) >= 1
+    assert gateway.ask("GET", "/api/version").status == 200
+    time.sleep(1.2)
+    assert gateway.ask("GET", "/api/version", user="small").status == 200
+
+
+def test_requests_at_a_time(start: Any) -> None:
+    narrow = [user | {"limits": {"requests_per_second": 100, "burst": 200, "concurrency": 1}} for user in users()]
+    gateway: Gateway = start(gateway_users=narrow)
+    answers = many(gateway, 3, slow())
+    assert sorted(answer.status for answer, _ in answers) == [200, 429, 429]
+    assert {answer.code for answer, _ in answers if answer.status == 429} == {"concurrency_exceeded"}
+    assert gateway.ask("POST", "/api/chat", CHAT).status == 200
+
+
+def test_failures_of_an_address(start: Any) -> None:
+    gateway: Gateway = start(gateway_address_failures_per_second=1, gateway_address_burst=3)
+    answers = [gateway.ask("GET", "/api/version", user="", Authorization="Bearer wrong") for _ in range(8)]
+    assert {answer.status for answer in answers} == {401, 429}
+    assert int(answers[-1].headers["retry-after"]) >= 1
+    # Whoever has a key is let in all the same.
+    assert gateway.ask("GET", "/api/version").status == 200
+    assert sum(row["status"] == 401 for row in gateway.logged()) >= 3
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "told"),
+    [
+        ("/api/chat", {"options": {"num_predict": 40}}, True),
+        ("/v1/chat/completions", {"stream_options": {"include_usage": True}}, True),
+        ("/v1/messages", {}, True),
+        ("/v1/chat/completions", {}, False),
+    ],
+)
+def test_tokens_of_a_day(start: Any, path: str, more: dict[str, Any], told: bool) -> None:
+    gateway: Gateway = start()
+    body = CHAT | {"messages": [{"role": "user", "content": "x" * 200}]} | more
+    assert gateway.ask("POST", path, body, user="daily").status == 200
+    refused = gateway.ask("POST", path, body, user="daily")
+    assert (refused.status, refused.code) == (429, "daily_tokens_exceeded")
+    assert 0 < int(refused.headers["retry-after"]) <= 86400
+    assert gateway.ask("POST", path, body).status == 200
+    rows = [row for row in gateway.logged() if row["status"] == 200]
+    assert all((row["completion_tokens"] != "") == told for row in rows)
+    gateway.site.reload()
+    time.sleep(1)
+    assert gateway.ask("POST", path, body, user="daily").code == "daily_tokens_exceeded"
+
+
+@pytest.mark.contract(7)
+def test_revoked_within_one_reload_and_no_stream_is_cut(start: Any) -> None:
+    gateway: Gateway = start()
+    stream = Client(gateway.port, gateway.ca, KEYS["spare"])
+    stream.socket.sendall(stream.request(prompt(10, 60, 30)))
+    time.sleep(0.3)
+    left = [dict(user) for user in users()]
+    left[0]["api_keys"] = [{"sha256": sha256(KEYS["app"])}]
+    gateway.site.render(gateway.values | {"gateway_users": left})
+    revoked = time.monotonic()
+    gateway.site.reload()
+    while gateway.ask("GET", "/api/version", user="spare").status == 200:
+        assert time.monotonic() - revoked < 3
+    assert gateway.ask("GET", "/api/version").status == 200
+    tail = b""
+    while not tail.endswith(b"\r\n0\r\n\r\n"):
+        data = stream.socket.recv(65536)
+        assert data
+        tail = (tail + data)[-8:]
+
+
+def test_every_token_is_a_read_of_its_own(gateway: Gateway) -> None:
+    client = Client(gateway.port, gateway.ca, KEYS["app"])
+    first, reads, _ = client.ask(client.request(prompt(2000, 40, 50)))
+    assert first < 0.2
+    assert reads >= 36
+
+
+def test_a_client_certificate_stands_for_a_key(start: Any, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "clients")
+    files = {name: authority.issue(name) for name in ("search", "other")}
+    der = subprocess.run(
+        ["openssl", "x509", "-in", files["search"][0], "-outform", "DER"], capture_output=True, check=True
+    ).stdout
+    import hashlib
+
+    more = [
+        {"name": "search", "certificates": [{"sha256": hashlib.sha256(der).hexdigest()}]},
+        {"name": "subject", "certificates": [{"subject": "CN=named"}]},
+    ]
+    gateway: Gateway = start(gateway_users=users() + more, gateway_client_ca=authority.ca)
+    named = authority.issue("named")
+
+    def ask(pair: tuple[str, str] | None, **headers: str) -> int:
+        connection = gateway.connection()
+        if pair:
+            connection._context.load_cert_chain(*pair)  # type: ignore[attr-defined]
+        connection.request("GET", "/api/version", headers=headers)
+        return connection.getresponse().status
+
+    assert ask(files["search"]) == 200
+    assert ask(named) == 200
+    assert ask(files["other"]) == 401
+    assert ask(None) == 401
+    assert ask(None, Authorization=f"Bearer {KEYS['app']}") == 200
+    assert ask(files["search"], Authorization=f"Bearer {KEYS['app']}") == 401
+    foreign = Authority(tmp_path, "foreign").issue("search2")
+    assert ask(foreign) in (400, 401)

@@ -1,0 +1,74 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""playbooks/rotate_credentials.yml on the controller: files, their modes, and what output tells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def rotate(directory: Path, *more: str, ok: bool = True) -> str:
+    """Run the play on an inventory of one gateway, which it does not reach."""
+    (directory / "hosts.yml").write_text(
+        yaml.safe_dump(
+            {
+                "all": {
+                    "hosts": {"localhost": {}},
+                    "children": {"gateways": {"hosts": {"gw": {"gateway_users": [{"name": "app"}, {"name": "ops"}]}}}},
+                }
+            }
+        )
+    )
+    said = subprocess.run(
+        [Path(sys.executable).parent / "ansible-playbook",
+        "-i", directory / "hosts.yml", ROOT / "playbooks/rotate_credentials.yml",
+         "--limit", "localhost", "-vv", "--diff", "-e", "rotate_request=spring", *more],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+        env=os.environ | {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections"),
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+    )  # fmt: skip
+    assert (said.returncode == 0) == ok, said.stdout + said.stderr
+    return said.stdout + said.stderr
+
+
+@pytest.mark.contract(8)
+def test_keys_are_handed_out_once_and_only_their_digests_are_kept(tmp_path: Path) -> None:
+    keys_file, handout = tmp_path / "group_vars/gateways/keys.yml", tmp_path / "new-keys-spring.json"
+    rotate(tmp_path, "--check")
+    assert not keys_file.exists()
+    assert not handout.exists()
+    said = rotate(tmp_path)
+    made = json.loads(handout.read_text())
+    assert handout.stat().st_mode & 0o777 == 0o600
+    kept = yaml.safe_load(keys_file.read_text())["gateway_user_keys"]
+    assert {name: [row["sha256"] for row in rows] for name, rows in kept.items()} == {
+        name: [hashlib.sha256(key.encode()).hexdigest()] for name, key in made.items()
+    }
+    assert sorted(made) == ["app", "ops"]
+    for key in made.values():
+        assert key not in said
+        assert key not in keys_file.read_text()
+    assert "changed=0" in rotate(tmp_path)
+    refused = rotate(tmp_path, "-e", "rotate_request=summer", "-e", f"rotate_handout={handout}", ok=False)
+    assert "is there already" in refused
+    rotate(tmp_path, "-e", "rotate_state=revoked", "-e", '{"rotate_users": ["app"]}')
+    left = yaml.safe_load(keys_file.read_text())["gateway_user_keys"]
+    assert (left["app"], len(left["ops"])) == ([], 1)
+
+
+@pytest.mark.contract(2)
+def test_somebody_unknown_is_refused(tmp_path: Path) -> None:
+    said = rotate(tmp_path, "-e", '{"rotate_users": ["nobody"]}', ok=False)
+    assert "nobody" in said
+    assert "app, ops" in said
