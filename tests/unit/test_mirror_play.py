@@ -37,7 +37,7 @@ class Site:
         """Exit status, output, and what the module returned."""
         given = {
             "data_dir": str(self.host.data_dir), "socket": str(self.host.socket), "registry": self.origin,
-            "progress_interval": 0.5,
+            "progress_interval": 1,
         }  # fmt: skip
         playbook, result = self.place / "play.yml", self.place / "result.json"
         playbook.write_text(PLAY, encoding="utf-8")
@@ -72,7 +72,7 @@ def test_a_mirror_that_is_filled_tells_of_itself(site: Site) -> None:
     assert (found["changed"], found["transfer"]["fetched_bytes"]) == (True, 0)
     assert found["missing"] == {"models": ["tiny:1"], "images": [], "files": [file]}
     assert site.host.registry.blobs() == {}
-    site.registry.bucket = registry_fake.Bucket(2 * 2**20)
+    site.registry.bucket = registry_fake.Bucket(2**20)
     status, output, found = site.play(**wanted)
     assert status == 0, output
     lines = [line for line in output.splitlines() if line.startswith("hub: mirror: ")]

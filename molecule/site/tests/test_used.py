@@ -117,8 +117,8 @@ def assert_rules_in_docker_user(box) -> None:
     assert len([rule for rule in rest if "10.78.3.77" in rule]) == 1
     assert len([rule for rule in rules(box, "ip6tables") if OURS in rule]) == 1
     chain = box.check_output("iptables -S ONPREM-LLM").splitlines()[1:]
-    # Replies, what leaves by the two interfaces, the shop's port, what comes from two kinds of Docker's bridges, and the
-    # rest, which is dropped.
+    # Replies, what leaves by two interfaces, the shop's port, what comes from two kinds of Docker's bridges; the rest
+    # is dropped.
     assert len(chain) == len(set(chain)) == 7
     assert chain[-1].endswith("-j DROP")
 

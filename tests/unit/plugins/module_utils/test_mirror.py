@@ -400,11 +400,13 @@ def test_a_node_takes_a_file_with_what_it_shows_the_mirror(upstream: tuple[State
     state.blobs[pin] = WEIGHTS
     url = f"{address}/v2/onprem-llm/files/blobs/{pin}"
     asked = {"url": address, "username": "node", "password": "secret"}
-    with _ollama_pull.file_origin(url, pin, [{"url": "https://other.example.com"}, asked], 5).open(0, 10) as answer:
+    (origin,) = _ollama_pull.file_origins(url, pin, [{"url": "https://other.example.com"}, asked], 5)
+    with origin.open(0, 10) as answer:
         assert answer.read() == WEIGHTS[:10]
     # Another's address gets nothing of it.
+    (origin,) = _ollama_pull.file_origins(url, pin, [dict(asked, url="https://other.example.com")], 5)
     with pytest.raises(_registry.Unauthorized):
-        _ollama_pull.file_origin(url, pin, [dict(asked, url="https://other.example.com")], 5).open(0, 10)
+        origin.open(0, 10)
 
 
 # --- from a layout

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import registry_fake
 from ansible_collections.onprem.llm.plugins.module_utils import _mirror as mirror
-from ansible_collections.onprem.llm.plugins.module_utils import _mirror_peers, _ollama_pull, _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _mirror_peers, _ollama_pull, _registry, _transfer, _turn
 from ansible_collections.onprem.llm.plugins.modules import model_mirror
 from mirror_registry import MirrorRegistry
 from registry_fake import State, digest
@@ -71,10 +71,10 @@ def model(name: str = "tiny:1", pin: str = "") -> dict[str, str]:
     return {"name": name, "digest": pin, "manifest_digest": ""}
 
 
-def fill(host: MirrorRegistry, items: list[mirror.Wanted], update: bool = False) -> mirror.Account:
-    account = mirror.Account()
-    host.mirror.fill([host.mirror.resolve(item, update) for item in items], LIMITS, account)
-    return account
+def fill(host: MirrorRegistry, items: list[mirror.Wanted], update: bool = False) -> _turn.Account:
+    turn = _turn.Turn(LIMITS)
+    host.mirror.fill([host.mirror.resolve(item, update) for item in items], turn)
+    return turn.account
 
 
 def test_what_a_peer_has_is_not_asked_upstream(
