@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -129,16 +130,13 @@ class Gateway:
     def raw(self, data: bytes, timeout: float = 5) -> bytes:
         """Bytes as they are; what comes back until the connection ends or is silent."""
         context = ssl.create_default_context(cafile=self.ca)
-        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as plain:
-            with context.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
-                connection.sendall(data)
-                received = b""
-                try:
-                    while data := connection.recv(65536):
-                        received += data
-                except (TimeoutError, OSError):
-                    pass
-                return received
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+        received = b""
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as connection, contextlib.suppress(OSError):
+            connection.sendall(data)
+            while data := connection.recv(65536):
+                received += data
+        return received
 
     def upstream_says(self, what: str) -> Any:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.upstream}/{what}", timeout=10) as answer:

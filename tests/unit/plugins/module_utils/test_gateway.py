@@ -166,7 +166,7 @@ def test_rotation_overlaps_and_is_made_once() -> None:
     "text", ["- a", "gateway_user_keys: {}", '{"gateway_user_keys": []}', '{"gateway_user_keys": {"app": ["x"]}}']
 )
 def test_a_file_of_another_s_is_not_taken(text: str) -> None:
-    with pytest.raises(ValueError, match="Expecting|mapping"):
+    with pytest.raises(ValueError, match=r"Expecting|mapping"):
         _gateway_keys.parse(text)
 
 
