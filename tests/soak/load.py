@@ -57,6 +57,8 @@ class Load:
             connection.request("POST", "/v1/chat/completions", *self.question())
             answer = connection.getresponse()
             lines = [line for line in answer if line.startswith(b"data: ")]
+            # By lines alone http.client does not notice the end of a body, and takes no further request.
+            answer.read()
             ended = answer.status != 200 or (lines and lines[-1].strip() == b"data: [DONE]")
             self.count(str(answer.status) if ended else "broken", len(lines))
             if answer.status != 200:

@@ -58,7 +58,7 @@ class OpenProxy:
             threading.Thread(target=self._guard, args=(handle, connection), daemon=True).start()
 
     def _guard(self, handle, connection: socket.socket) -> None:
-        with contextlib.suppress(OSError, ValueError, IndexError), contextlib.closing(connection):
+        with contextlib.suppress(OSError, ValueError, IndexError, RecursionError), contextlib.closing(connection):
             handle(connection)
 
     # The engine, and plain HTTP
