@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from tests.fleet.hosts import ROOT, Fleet, Host, write_if_changed
+from tests.fleet.supplies import GUEST
 
 GROUPS = ("llm_nodes", "gateways")
 
@@ -56,15 +57,22 @@ def describe(fleet: Fleet, hosts: Mapping[str, Mapping[str, dict]], models: list
     settings = next(iter(hosts["gateways"].values()))
     port = int(settings.get("gateway_port", default("gateway", "gateway_port")))
     address = next(iter(gateways.values()))["address"]
+    rights = settings.get("gateway_user_rights", default("gateway", "gateway_user_rights"))
+    users = {
+        name: {key: value for key, value in user.items() if key != "password_hash"} | {"rights": rights}
+        for name, user in secrets["users"].items()
+    }
+    if "demo_guest_models" in settings:
+        users[GUEST]["models"] = settings["demo_guest_models"]
+    else:
+        del users[GUEST]
     return {
         "gateway_url": f"https://{address}" + ("" if port == 443 else f":{port}"),
         "ca_file": str(fleet.state / "pki" / "ca.crt"),
         "http_port": int(settings.get("gateway_http_port", default("gateway", "gateway_http_port"))),
         "admin_api": bool(settings.get("gateway_admin_api", default("gateway", "gateway_admin_api"))),
         "body_max_mib": int(settings.get("gateway_body_max_mib", default("gateway", "gateway_body_max_mib"))),
-        "users": {
-            name: {k: v for k, v in user.items() if k != "password_hash"} for name, user in secrets["users"].items()
-        },
+        "users": users,
         "dead_keys": secrets.get("dead_keys", {}),
         "model": next(model["name"] for model in models if model["use"] == "chat"),
         "models": [model["name"] for model in models],

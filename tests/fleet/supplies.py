@@ -21,7 +21,11 @@ from tests.fleet.hosts import ROOT, write_if_changed
 CACHE = ROOT / "build" / "cache"
 # The upstream release that the stand-in imitates.
 ENGINE_VERSION = "0.32.15"
-USERS = {"app": "user", "ops": "admin"}
+# The guest is a user where the inventory says which models it may use.
+GUEST = "guest"
+USERS = {"app": "user", "ops": "admin", GUEST: "user"}
+# The last day of a key that app had before; any day that is over does.
+ENDED = "2026-01-31"
 
 
 def supply(client: docker.DockerClient, state: Path) -> None:
@@ -32,23 +36,27 @@ def supply(client: docker.DockerClient, state: Path) -> None:
         "engine": _engine(client),
         "models": _models(),
         "users": [
-            {
-                "name": name,
-                "role": user["role"],
-                "api_keys": [{"sha256": hashlib.sha256(user["api_key"].encode()).hexdigest()}],
-                "password_hash": user["password_hash"],
-            }
-            for name, user in credentials["users"].items()
-        ]
-        + [
-            {
-                "name": "former",
-                "enabled": False,
-                "api_key_sha256": [hashlib.sha256(credentials["dead_keys"]["disabled"].encode()).hexdigest()],
-            }
+            {"name": "former", "enabled": False, "api_keys": [_key(credentials["dead_keys"]["disabled"])]},
         ],
     }
+    for name, user in credentials["users"].items():
+        entry = {
+            "name": name,
+            "role": user["role"],
+            "api_keys": [_key(user["api_key"])],
+            "password_hash": user["password_hash"],
+        }
+        if name == "app":
+            entry["api_keys"].append(_key(credentials["dead_keys"]["expired"]) | {"ends": ENDED, "note": "the first"})
+        if name == GUEST:
+            supplies["guest"] = entry
+        else:
+            supplies["users"].append(entry)
     write_if_changed(state / "supplies.json", json.dumps(supplies, indent=1) + "\n")
+
+
+def _key(key: str) -> dict[str, str]:
+    return {"sha256": hashlib.sha256(key.encode()).hexdigest()}
 
 
 def _engine(client: docker.DockerClient) -> dict[str, object]:
@@ -88,8 +96,8 @@ def _credentials(path: Path) -> dict[str, dict]:
     credentials: dict[str, dict] = {
         "pki_ca_passphrase": secrets.token_urlsafe(32),
         "users": {},
-        # Keys that must not get in: one that no user has any more, and one of a user who is disabled.
-        "dead_keys": {state: secrets.token_urlsafe(32) for state in ("revoked", "disabled")},
+        # Keys that must not get in: one that no user has any more, one of a disabled user, and one whose end has come.
+        "dead_keys": {state: secrets.token_urlsafe(32) for state in ("revoked", "disabled", "expired")},
     }
     for name, role in USERS.items():
         password = secrets.token_urlsafe(24)
