@@ -159,14 +159,21 @@ def start(nginx: Nginx, tmp_path_factory: pytest.TempPathFactory) -> Iterator[An
     """Starts gateways with an upstream each; ``workers`` processes."""
     running: list[tuple[Site, subprocess.Popen[bytes]]] = []
 
-    def one(workers: int = 1, **given: Any) -> Gateway:
+    def one(workers: int = 1, balanced: bool = False, **given: Any) -> Gateway:
         upstream, port = free_port(), free_port()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.gateway.upstream", str(upstream)], cwd=packages.ROOT, env=os.environ
-        )
         site = Site(nginx, Path(tmp_path_factory.mktemp("gateway")), workers)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.gateway.upstream", str(upstream), str(site.directory / "run/balancer.sock")],
+            cwd=packages.ROOT,
+            env=os.environ,
+        )
         running.append((site, process))
         ca = str(site.certify())
+        if balanced:
+            given = given | {
+                "gateway_balancer_socket": f"{site.directory}/run/balancer.sock",
+                "gateway_upstreams": [{"name": name, "address": "192.0.2.1", "port": 8443} for name in ("one", "two")],
+            }
         values = variables([("127.0.0.1", upstream)], port, {
             "gateway_users": users(), "__gateway_node_models": plan_of("gemma3:270m", "qwen3:8b",
             "hf.co/acme/thing:q4"),

@@ -260,3 +260,17 @@ def test_a_client_certificate_stands_for_a_key(start: Any, tmp_path: Path) -> No
     assert ask(files["search"], Authorization=f"Bearer {KEYS['app']}") == 401
     foreign = Authority(tmp_path, "foreign").issue("search2")
     assert ask(foreign) in (400, 401)
+
+
+def test_several_nodes_are_the_balancer_s(start: Any) -> None:
+    gateway: Gateway = start(balanced=True)
+    assert [answer.status for answer, _ in many(gateway, 4 * SLOTS, slow(5, 20))] == [200] * 4 * SLOTS
+    gateway.upstream_says("seen")
+    forged = {"X-OnPrem-Model": "secret", "X-OnPrem-User": "ops"}
+    assert gateway.ask("POST", "/api/chat", CHAT | {"model": "GEMMA3:270M"}, **forged).status == 200
+    assert gateway.ask("GET", "/api/version", **forged).status == 200
+    heads = [head.lower().split("\r\n") for head, _ in gateway.upstream_says("seen")]
+    assert "x-onprem-model: gemma3:270m" in heads[0]
+    for head in heads:
+        assert "x-onprem-user: app" in head
+        assert sum(line.startswith("x-onprem-") for line in head) == (2 if head is heads[0] else 1)

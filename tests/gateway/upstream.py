@@ -4,7 +4,7 @@
 """A fixed upstream in the engine's words, without a model: answers at once, or at a pace, and counts what it sees.
 
 The body may say how: ``{"tokens": 16, "pace": 100}`` is 16 pieces, 100 a second; without a pace all come at once.
-``python -m tests.gateway.upstream PORT`` runs it alone.
+``python -m tests.gateway.upstream PORT [SOCKET]`` runs it alone.
 """
 
 from __future__ import annotations
@@ -155,12 +155,16 @@ class Engine(asyncio.Protocol):
             counters.running -= 1
 
 
-async def serve(port: int, host: str = "127.0.0.1") -> None:
+async def serve(port: int, path: str = "") -> None:
+    """Listen on a port of 127.0.0.1, and on a Unix socket if there is a path."""
     counters = Counters()
-    server = await asyncio.get_running_loop().create_server(lambda: Engine(counters), host, port, backlog=1024)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Engine(counters), "127.0.0.1", port, backlog=1024)
+    if path:
+        await loop.create_unix_server(lambda: Engine(counters), path)
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1])))
+    asyncio.run(serve(int(sys.argv[1]), *sys.argv[2:3]))
