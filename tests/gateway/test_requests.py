@@ -392,3 +392,10 @@ def test_log_has_no_secret_and_tells_what_happened(gateway: Gateway) -> None:
     assert int(row["prompt_tokens"]) > 0
     for path in (gateway.site.directory / "var/log/nginx").iterdir():
         assert KEYS["app"] not in path.read_text(encoding="utf-8", errors="replace"), path
+
+
+def test_a_body_with_too_many_names_is_refused(gateway: Gateway) -> None:
+    many = ",".join(f'"x{number}":0' for number in range(600))
+    for body in (f'{{"model":"gemma3:270m",{many}}}', f'{{"model":"gemma3:270m","options":{{{many}}}}}'):
+        answer = gateway.ask("POST", "/api/chat", body)
+        assert (answer.status, answer.code) == (400, "invalid_json")

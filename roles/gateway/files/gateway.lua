@@ -195,6 +195,8 @@ for c in ("0123456789+-.eE"):gmatch(".") do
 end
 -- A longer value of a member counts as one that is there.
 local LONGEST = 1024
+-- Names that an object may have where they are kept: no engine knows a tenth of these, and each takes more memory than it takes bytes.
+local MOST_NAMES = 500
 
 -- The value of the scalar from its first to its last byte.
 local function scalar(text, c, from, to)
@@ -222,6 +224,7 @@ local function read_json(text, wanted)
     local elements = wanted and {} or nil
     local n, depth, i, expect = #text, 0, 1, VALUE
     local member, inner, options, element_from, element_name
+    local names = 0
     while true do
         local c = byte(text, i)
         while c == 32 or c == 10 or c == 13 or c == 9 do
@@ -258,6 +261,12 @@ local function read_json(text, wanted)
                     return nil, "ends inside a string"
                 end
                 if depth <= 3 and (depth == 1 or depth == 2 and member == "options" or depth == 3 and kinds[2] == ARRAY) then
+                    if depth < 3 then
+                        names = names + 1
+                        if names > MOST_NAMES and not wanted then
+                            return nil, "has more than " .. MOST_NAMES .. " names"
+                        end
+                    end
                     local name = sub(text, i + 1, stop - 1)
                     local folded = PLAIN_NAMES[name] and name or lower(name)
                     if not PLAIN_NAMES[name] and find(name, "[%c\\\128-\255]") then
