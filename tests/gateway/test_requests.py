@@ -399,3 +399,11 @@ def test_a_body_with_too_many_names_is_refused(gateway: Gateway) -> None:
     for body in (f'{{"model":"gemma3:270m",{many}}}', f'{{"model":"gemma3:270m","options":{{{many}}}}}'):
         answer = gateway.ask("POST", "/api/chat", body)
         assert (answer.status, answer.code) == (400, "invalid_json")
+
+
+@pytest.mark.contract(7)
+def test_a_body_of_a_get_request_is_not_read(gateway: Gateway) -> None:
+    start = f"GET /api/version HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS['app']}\r\n"
+    # Neither sends what it announces, and both are answered.
+    for head in ("Content-Length: 1000000\r\n", "Transfer-Encoding: chunked\r\n"):
+        assert gateway.raw(f"{start}{head}\r\n".encode(), timeout=2).split(b" ")[1] == b"400"

@@ -565,11 +565,12 @@ local waiters = {}
 local function serve(model)
     local running, queue = model.running, model.line
     while (shared:llen(queue) or 0) > 0 do
-        if count(running, 1) > model.slots then
-            count(running, -1)
+        local free = count(running, 1) <= model.slots
+        -- Whoever takes the number back last sees what is true: one that ended in between found no slot to give on.
+        if not free and count(running, -1) >= model.slots then
             return
         end
-        local given = false
+        local given = not free
         while not given do
             local entry = shared:lpop(queue)
             if not entry then
@@ -639,7 +640,8 @@ local function leave(request)
         waiters[request.id] = nil
         shared:delete("waits:" .. request.id)
         count(model.waiting, -1)
-        if shared:add("turn:" .. request.id, "left", 900) then
+        -- It has to outlive another worker's step from "waits:" to "turn:" alone.
+        if shared:add("turn:" .. request.id, "left", 5) then
             return
         end
         -- It was this one's turn already.
@@ -651,6 +653,16 @@ local function leave(request)
     end
 end
 
+-- Takes those out of a line who wait no more: while no slot gets free, nobody else does.
+local function forget_who_left(queue)
+    for _ = 1, shared:llen(queue) do
+        local entry = shared:lpop(queue)
+        if entry and shared:get("waits:" .. match(entry, " (.*)$")) then
+            shared:rpush(queue, entry)
+        end
+    end
+end
+
 -- Returns when the request may go on; nothing and the reason otherwise.
 local function enter(request)
     local model = request.model
@@ -659,9 +671,13 @@ local function enter(request)
         request.running = true
         return true
     end
-    count(model.running, -1)
-    if count(model.waiting, 1) > rules.queue.waiting_per_slot * model.slots then
+    local free = count(model.running, -1) < model.slots
+    local most = rules.queue.waiting_per_slot * model.slots
+    if count(model.waiting, 1) > most then
         count(model.waiting, -1)
+        if free then
+            serve(model)
+        end
         return nil, "full"
     end
     local turn = semaphore.new()
@@ -669,6 +685,9 @@ local function enter(request)
     waiters[request.id] = turn
     shared:set("waits:" .. request.id, true, 900)
     shared:rpush(queue, worker_pid() .. " " .. request.id)
+    if shared:llen(queue) > 2 * most + 100 then
+        forget_who_left(queue)
+    end
     serve(model)
     local give_up = ngx.now() + rules.queue.timeout_seconds
     while not shared:get("turn:" .. request.id) do
@@ -932,19 +951,22 @@ local function access()
     if length and length > limits.body_bytes then
         return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
     end
-    ngx.req.read_body()
-    local text = body()
-    if not text then
-        return refuse(500, "internal_error", "The gateway cannot read the request body.")
-    end
-    local size = #text
-    if size > limits.body_bytes then
-        return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
-    end
+    -- Counted before the body is read, so that nobody fills the memory with bodies that he never ends.
+    local request
     if route.method == "GET" then
-        if size > 0 then
+        if length and length > 0 or headers["transfer-encoding"] then
             return refuse(400, "bad_request", "A GET request has no body.")
         end
+        -- HTTP/2 needs no length for a body.
+        ngx.req.discard_body()
+    elseif route.role ~= "admin" then
+        request = {id = var.request_id, user = user, chunks = 0, counted = true}
+        admitted[request.id] = request
+        if count(user.running, 1) > limits.concurrency then
+            return refuse(429, "concurrency_exceeded", format("You may have %d requests at a time.", limits.concurrency), nil, 1)
+        end
+    end
+    if route.method == "GET" then
         if rules.models and user.role ~= "admin" and (route.path == "/api/tags" or route.path == "/v1/models" or route.path == "/v1/models/") then
             return answer_list(user, route.path, route.path == "/v1/models/" and sub(path, #route.path + 1) or nil)
         end
@@ -957,6 +979,15 @@ local function access()
         return
     end
 
+    ngx.req.read_body()
+    local text = body()
+    if not text then
+        return refuse(500, "internal_error", "The gateway cannot read the request body.")
+    end
+    local size = #text
+    if size > limits.body_bytes then
+        return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
+    end
     if route.role == "admin" then
         return
     end
@@ -987,13 +1018,10 @@ local function access()
             nil, 86400 - ngx.time() % 86400)
     end
 
-    local request = {id = var.request_id, user = user, model = model, size = size, chunks = 0}
-    admitted[request.id] = request
+    request.model, request.size = model, size
     ngx.ctx.request = request
-    request.counted = true
-    if count(user.running, 1) > limits.concurrency then
-        return refuse(429, "concurrency_exceeded", format("You may have %d requests at a time.", limits.concurrency), nil, 1)
-    end
+    -- It may wait for minutes now, and nginx has the body.
+    text, members = nil, nil
     if rules.queue and model.slots then
         local may, reason = enter(request)
         if not may then
@@ -1071,7 +1099,9 @@ local function log()
     if request.counted then
         count(request.user.running, -1)
     end
-    leave(request)
+    if request.model then
+        leave(request)
+    end
     if request.chunks == 0 or ngx.status ~= 200 then
         return
     end
