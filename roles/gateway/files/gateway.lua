@@ -469,6 +469,8 @@ end
 
 -- Passwords that were right, by a digest that only this worker's memory has: a check takes milliseconds of everybody's time.
 local known_passwords = {}
+-- Stands for who has no password, so that the time of an answer does not tell names.
+local nobody
 
 local function address_key()
     local address = ngx.var.binary_remote_addr
@@ -505,11 +507,12 @@ end
 local function by_password(encoded)
     local pair = ngx.decode_base64(encoded)
     local name, given = match(pair or "", "^([^:]+):(.*)$")
-    local user = name and users[name]
-    if user and user.password_hash and #given <= 512 and not find(given, "%z") and password_right(user, given) then
-        return user
+    if not name or not nobody or #given > 512 or find(given, "%z") then
+        return nil
     end
-    return nil
+    local user = users[name]
+    local right = password_right(user and user.password_hash and user or nobody, given)
+    return right and user and user.password_hash and user or nil
 end
 
 local function by_certificate()
@@ -1162,6 +1165,9 @@ local function start(path)
             user.models = models
         end
         users[user.name] = user
+        if user.password_hash then
+            nobody = {name = "", password_hash = user.password_hash}
+        end
         for _, key in ipairs(user.keys) do
             keys[unhex(key.sha256)] = {user = user, ends = key.ends and epoch(key.ends) or nil}
         end
