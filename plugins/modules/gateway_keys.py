@@ -157,7 +157,7 @@ def main() -> None:
             module.fail_json(
                 msg=(
                     f"digest is {given['digest']}; no key of {', '.join(given['users'])} in {given['path']} has a "
-                    f"SHA-256 that begins so, and nothing was revoked. Keys in gateway_users itself are taken out there."
+                    f"SHA-256 that begins so, and nothing was revoked. Keys in gateway_users are taken out there."
                 )
             )
     after = _gateway_keys.render(keys)

@@ -190,7 +190,9 @@ def test_who_left_the_line_leaves_nothing_in_memory(start: Any) -> None:
     gateway: Gateway = start()
     line = 'ngx.say(ngx.shared.onprem_llm_counters:llen("line:gemma3:270m") or 0)'
     port = free_port()
-    gateway.site.write("line.conf", f"server {{ listen 127.0.0.1:{port}; location / {{ content_by_lua_block {{ {line} }} }} }}")
+    gateway.site.write(
+        "line.conf", f"server {{ listen 127.0.0.1:{port}; location / {{ content_by_lua_block {{ {line} }} }} }}"
+    )
     gateway.site.reload()
     time.sleep(0.5)
     running = [Client(gateway.port, gateway.ca, KEYS["app"]) for _ in range(SLOTS)]

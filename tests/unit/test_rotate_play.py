@@ -86,4 +86,10 @@ def test_what_would_stay_valid_is_not_called_revoked(tmp_path: Path) -> None:
     assert "begins so, and nothing was revoked" in said
     kept = yaml.safe_load((tmp_path / "group_vars/gateways/keys.yml").read_text())["gateway_user_keys"]
     assert [len(kept[name]) for name in ("app", "ops")] == [1, 1]
-    rotate(tmp_path, "-e", users, *revoke, json.dumps({"rotate_users": ["app"], "rotate_digest": kept["app"][0]["sha256"][:12]}))
+    rotate(
+        tmp_path,
+        "-e",
+        users,
+        *revoke,
+        json.dumps({"rotate_users": ["app"], "rotate_digest": kept["app"][0]["sha256"][:12]}),
+    )
