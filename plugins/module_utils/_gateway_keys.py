@@ -11,6 +11,8 @@ import json
 import secrets
 import typing as t
 
+from ansible_collections.onprem.llm.plugins.module_utils import _gateway
+
 PREFIX = "onprem-llm_"
 VARIABLE = "gateway_user_keys"
 _HEAD = "# Digests of API keys, by user. Written by playbooks/rotate_credentials.yml; no key is here.\n"
@@ -39,6 +41,8 @@ def parse(text: str) -> Keys:
         isinstance(rows, list) and all(isinstance(row, dict) for row in rows) for rows in keys.values()
     ):
         raise ValueError(f"it has no mapping {VARIABLE} of lists")
+    for row in (row for rows in keys.values() for row in rows if row.get("ends")):
+        _gateway.end_of(row["ends"])
     return keys
 
 
@@ -51,10 +55,8 @@ def instant(moment: datetime.datetime) -> str:
     return moment.astimezone(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _ended(row: t.Mapping[str, str], now: str) -> bool:
-    ends = row.get("ends") or ""
-    # A day stands for its end.
-    return bool(ends) and (ends if "T" in ends else f"{ends}T23:59:59Z") <= now
+def _ends_by(row: t.Mapping[str, str], moment: datetime.datetime) -> bool:
+    return bool(row.get("ends")) and _gateway.end_of(row["ends"]) <= moment
 
 
 def add(
@@ -78,7 +80,7 @@ def add(
         if any(row.get("note") == request for row in rows):
             continue
         for row in rows:
-            if not row.get("ends") or row["ends"] > ends:
+            if not _ends_by(row, now + overlap):
                 row["ends"] = ends
         made[name] = make()
         rows.append({"sha256": digest(made[name]), "note": request})
@@ -87,15 +89,19 @@ def add(
 
 def drop(keys: Keys, users: t.Iterable[str], now: datetime.datetime) -> Keys:
     """Without the keys of these users that have ended."""
-    names, moment = set(users), instant(now)
-    return {name: [row for row in rows if name not in names or not _ended(row, moment)] for name, rows in keys.items()}
+    names = set(users)
+    return {name: [row for row in rows if name not in names or not _ends_by(row, now)] for name, rows in keys.items()}
 
 
 def revoke(keys: Keys, users: t.Iterable[str], only: str = "") -> Keys:
     """Without any key of these users, or without those whose digest begins with ``only``. The users stay, with no
     keys.
+
+    :raises ValueError: no key of theirs begins so.
     """
     names = set(users)
+    if only and not any(row.get("sha256", "").startswith(only) for name in names for row in keys.get(name, [])):
+        raise ValueError(only)
     found = {
         name: [row for row in rows if name not in names or not row.get("sha256", "").startswith(only)]
         for name, rows in keys.items()

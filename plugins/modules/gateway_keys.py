@@ -151,7 +151,15 @@ def main() -> None:
     elif given["state"] == "dropped":
         keys = _gateway_keys.drop(keys, given["users"], now)
     else:
-        keys = _gateway_keys.revoke(keys, given["users"], given["digest"].lower())
+        try:
+            keys = _gateway_keys.revoke(keys, given["users"], given["digest"].lower())
+        except ValueError:
+            module.fail_json(
+                msg=(
+                    f"digest is {given['digest']}; no key of {', '.join(given['users'])} in {given['path']} has a "
+                    f"SHA-256 that begins so, and nothing was revoked. Keys in gateway_users are taken out there."
+                )
+            )
     after = _gateway_keys.render(keys)
     changed = after != before and (bool(before) or any(keys.values()) or given["state"] == "revoked")
     if made and os.path.lexists(given["handout"]):

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 
 from tests.gateway.client import Client, prompt
 from tests.gateway.conftest import KEYS, SLOTS, Answer, Gateway, sha256, users
+from tests.gateway.sites import free_port
 from tests.unit.certificates import Authority
 
 CHAT = {"model": "gemma3:270m", "messages": [{"role": "user", "content": "hi"}]}
@@ -168,6 +171,50 @@ def test_requests_at_a_time(start: Any) -> None:
     assert gateway.ask("POST", "/api/chat", CHAT).status == 200
 
 
+@pytest.mark.contract(7)
+def test_bodies_that_never_end_count_as_requests(start: Any) -> None:
+    narrow = [user | {"limits": {"requests_per_second": 100, "burst": 200, "concurrency": 2}} for user in users()]
+    gateway: Gateway = start(gateway_users=narrow)
+    slow_bodies = [Client(gateway.port, gateway.ca, KEYS["app"]) for _ in range(2)]
+    for client in slow_bodies:
+        client.socket.sendall(client.request(prompt(10, 3, 10))[:-10])
+    time.sleep(0.3)
+    assert gateway.ask("POST", "/api/chat", CHAT).code == "concurrency_exceeded"
+    for client in slow_bodies:
+        client.close()
+    time.sleep(0.3)
+    assert [answer.status for answer, _ in many(gateway, 2, slow(5, 20))] == [200] * 2
+
+
+def test_who_left_the_line_leaves_nothing_in_memory(start: Any) -> None:
+    gateway: Gateway = start()
+    line = 'ngx.say(ngx.shared.onprem_llm_counters:llen("line:gemma3:270m") or 0)'
+    port = free_port()
+    gateway.site.write(
+        "line.conf", f"server {{ listen 127.0.0.1:{port}; location / {{ content_by_lua_block {{ {line} }} }} }}"
+    )
+    gateway.site.reload()
+    time.sleep(0.5)
+    running = [Client(gateway.port, gateway.ca, KEYS["app"]) for _ in range(SLOTS)]
+    for client in running:
+        client.socket.sendall(client.request(prompt(10, 3000, 10)))
+    time.sleep(0.2)
+    lengths = []
+    for _ in range(150):
+        leaving = Client(gateway.port, gateway.ca, KEYS["app"])
+        leaving.socket.sendall(leaving.request(prompt(10, 3, 10)))
+        time.sleep(0.01)
+        leaving.close()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            lengths.append(int(answer.read()))
+    assert max(lengths) > 50
+    assert lengths[-1] < 100
+    for client in running:
+        client.close()
+    assert idle(gateway)
+    assert [answer.status for answer, _ in many(gateway, 2 * SLOTS, slow(5, 20))] == [200] * 2 * SLOTS
+
+
 def test_failures_of_an_address(start: Any) -> None:
     gateway: Gateway = start(gateway_address_failures_per_second=1, gateway_address_burst=3)
     answers = [gateway.ask("GET", "/api/version", user="", Authorization="Bearer wrong") for _ in range(8)]
@@ -259,7 +306,11 @@ def test_a_client_certificate_stands_for_a_key(start: Any, tmp_path: Path) -> No
     assert ask(None, Authorization=f"Bearer {KEYS['app']}") == 200
     assert ask(files["search"], Authorization=f"Bearer {KEYS['app']}") == 401
     foreign = Authority(tmp_path, "foreign").issue("search2")
-    assert ask(foreign) in (400, 401)
+    assert ask(foreign) == 400
+    connection = gateway.connection()
+    connection._context.load_cert_chain(*foreign)  # type: ignore[attr-defined]
+    connection.request("GET", "/api/version")
+    assert json.loads(connection.getresponse().read())["error"]["code"] == "bad_request"
 
 
 def test_several_nodes_are_the_balancer_s(start: Any) -> None:

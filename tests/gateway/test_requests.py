@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -392,3 +393,39 @@ def test_log_has_no_secret_and_tells_what_happened(gateway: Gateway) -> None:
     assert int(row["prompt_tokens"]) > 0
     for path in (gateway.site.directory / "var/log/nginx").iterdir():
         assert KEYS["app"] not in path.read_text(encoding="utf-8", errors="replace"), path
+
+
+def test_a_body_with_too_many_names_is_refused(gateway: Gateway) -> None:
+    many = ",".join(f'"x{number}":0' for number in range(600))
+    for body in (f'{{"model":"gemma3:270m",{many}}}', f'{{"model":"gemma3:270m","options":{{{many}}}}}'):
+        answer = gateway.ask("POST", "/api/chat", body)
+        assert (answer.status, answer.code) == (400, "invalid_json")
+
+
+@pytest.mark.contract(7)
+def test_a_body_of_a_get_request_is_not_read(gateway: Gateway) -> None:
+    start = f"GET /api/version HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS['app']}\r\n"
+    # Neither sends what it announces, and both are answered.
+    for head in ("Content-Length: 1000000\r\n", "Transfer-Encoding: chunked\r\n"):
+        assert gateway.raw(f"{start}{head}\r\n".encode(), timeout=2).split(b" ")[1] == b"400"
+
+
+@pytest.mark.contract(7)
+def test_a_wrong_password_takes_as_long_whoever_is_named(gateway: Gateway) -> None:
+    def fastest(name: str) -> float:
+        connection = gateway.connection()
+        token = base64.b64encode(f"{name}:wrong".encode()).decode()
+        seconds = []
+        for _ in range(12):
+            started = time.monotonic()
+            connection.request("GET", "/api/version", headers={"Authorization": f"Basic {token}"})
+            response = connection.getresponse()
+            response.read()
+            assert response.status == 401
+            seconds.append(time.monotonic() - started)
+        return min(seconds)
+
+    # The first has a password, the second only keys, and nobody has the third name.
+    slow = fastest("app")
+    assert fastest("ops") > slow / 2
+    assert fastest("nobody") > slow / 2

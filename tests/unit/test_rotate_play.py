@@ -72,3 +72,24 @@ def test_somebody_unknown_is_refused(tmp_path: Path) -> None:
     said = rotate(tmp_path, "-e", '{"rotate_users": ["nobody"]}', ok=False)
     assert "nobody" in said
     assert "app, ops" in said
+
+
+@pytest.mark.contract(2)
+def test_what_would_stay_valid_is_not_called_revoked(tmp_path: Path) -> None:
+    digest = "ab" * 32
+    users = json.dumps({"rotate_known": [{"name": "app", "api_keys": [{"sha256": digest}]}, {"name": "ops"}]})
+    rotate(tmp_path)
+    revoke = ("-e", "rotate_state=revoked", "-e")
+    said = rotate(tmp_path, "-e", users, *revoke, '{"rotate_users": ["app", "ops"]}', ok=False)
+    assert "app: keys of theirs stand in gateway_users itself" in said
+    said = rotate(tmp_path, "-e", users, *revoke, '{"rotate_users": ["app"], "rotate_digest": "00"}', ok=False)
+    assert "begins so, and nothing was revoked" in said
+    kept = yaml.safe_load((tmp_path / "group_vars/gateways/keys.yml").read_text())["gateway_user_keys"]
+    assert [len(kept[name]) for name in ("app", "ops")] == [1, 1]
+    rotate(
+        tmp_path,
+        "-e",
+        users,
+        *revoke,
+        json.dumps({"rotate_users": ["app"], "rotate_digest": kept["app"][0]["sha256"][:12]}),
+    )

@@ -195,6 +195,8 @@ for c in ("0123456789+-.eE"):gmatch(".") do
 end
 -- A longer value of a member counts as one that is there.
 local LONGEST = 1024
+-- Names that an object may have where they are kept: no engine knows a tenth of these, and each takes more memory than it takes bytes.
+local MOST_NAMES = 500
 
 -- The value of the scalar from its first to its last byte.
 local function scalar(text, c, from, to)
@@ -222,6 +224,7 @@ local function read_json(text, wanted)
     local elements = wanted and {} or nil
     local n, depth, i, expect = #text, 0, 1, VALUE
     local member, inner, options, element_from, element_name
+    local names = 0
     while true do
         local c = byte(text, i)
         while c == 32 or c == 10 or c == 13 or c == 9 do
@@ -258,6 +261,12 @@ local function read_json(text, wanted)
                     return nil, "ends inside a string"
                 end
                 if depth <= 3 and (depth == 1 or depth == 2 and member == "options" or depth == 3 and kinds[2] == ARRAY) then
+                    if depth < 3 then
+                        names = names + 1
+                        if names > MOST_NAMES and not wanted then
+                            return nil, "has more than " .. MOST_NAMES .. " names"
+                        end
+                    end
                     local name = sub(text, i + 1, stop - 1)
                     local folded = PLAIN_NAMES[name] and name or lower(name)
                     if not PLAIN_NAMES[name] and find(name, "[%c\\\128-\255]") then
@@ -460,6 +469,8 @@ end
 
 -- Passwords that were right, by a digest that only this worker's memory has: a check takes milliseconds of everybody's time.
 local known_passwords = {}
+-- Stands for who has no password, so that the time of an answer does not tell names.
+local nobody
 
 local function address_key()
     local address = ngx.var.binary_remote_addr
@@ -496,11 +507,12 @@ end
 local function by_password(encoded)
     local pair = ngx.decode_base64(encoded)
     local name, given = match(pair or "", "^([^:]+):(.*)$")
-    local user = name and users[name]
-    if user and user.password_hash and #given <= 512 and not find(given, "%z") and password_right(user, given) then
-        return user
+    if not name or not nobody or #given > 512 or find(given, "%z") then
+        return nil
     end
-    return nil
+    local user = users[name]
+    local right = password_right(user and user.password_hash and user or nobody, given)
+    return right and user and user.password_hash and user or nil
 end
 
 local function by_certificate()
@@ -556,11 +568,12 @@ local waiters = {}
 local function serve(model)
     local running, queue = model.running, model.line
     while (shared:llen(queue) or 0) > 0 do
-        if count(running, 1) > model.slots then
-            count(running, -1)
+        local free = count(running, 1) <= model.slots
+        -- Whoever takes the number back last sees what is true: one that ended in between found no slot to give on.
+        if not free and count(running, -1) >= model.slots then
             return
         end
-        local given = false
+        local given = not free
         while not given do
             local entry = shared:lpop(queue)
             if not entry then
@@ -630,7 +643,8 @@ local function leave(request)
         waiters[request.id] = nil
         shared:delete("waits:" .. request.id)
         count(model.waiting, -1)
-        if shared:add("turn:" .. request.id, "left", 900) then
+        -- It has to outlive another worker's step from "waits:" to "turn:" alone.
+        if shared:add("turn:" .. request.id, "left", 5) then
             return
         end
         -- It was this one's turn already.
@@ -642,6 +656,16 @@ local function leave(request)
     end
 end
 
+-- Takes those out of a line who wait no more: while no slot gets free, nobody else does.
+local function forget_who_left(queue)
+    for _ = 1, shared:llen(queue) do
+        local entry = shared:lpop(queue)
+        if entry and shared:get("waits:" .. match(entry, " (.*)$")) then
+            shared:rpush(queue, entry)
+        end
+    end
+end
+
 -- Returns when the request may go on; nothing and the reason otherwise.
 local function enter(request)
     local model = request.model
@@ -650,9 +674,13 @@ local function enter(request)
         request.running = true
         return true
     end
-    count(model.running, -1)
-    if count(model.waiting, 1) > rules.queue.waiting_per_slot * model.slots then
+    local free = count(model.running, -1) < model.slots
+    local most = rules.queue.waiting_per_slot * model.slots
+    if count(model.waiting, 1) > most then
         count(model.waiting, -1)
+        if free then
+            serve(model)
+        end
         return nil, "full"
     end
     local turn = semaphore.new()
@@ -660,6 +688,9 @@ local function enter(request)
     waiters[request.id] = turn
     shared:set("waits:" .. request.id, true, 900)
     shared:rpush(queue, worker_pid() .. " " .. request.id)
+    if shared:llen(queue) > 2 * most + 100 then
+        forget_who_left(queue)
+    end
     serve(model)
     local give_up = ngx.now() + rules.queue.timeout_seconds
     while not shared:get("turn:" .. request.id) do
@@ -923,19 +954,22 @@ local function access()
     if length and length > limits.body_bytes then
         return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
     end
-    ngx.req.read_body()
-    local text = body()
-    if not text then
-        return refuse(500, "internal_error", "The gateway cannot read the request body.")
-    end
-    local size = #text
-    if size > limits.body_bytes then
-        return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
-    end
+    -- Counted before the body is read, so that nobody fills the memory with bodies that he never ends.
+    local request
     if route.method == "GET" then
-        if size > 0 then
+        if length and length > 0 or headers["transfer-encoding"] then
             return refuse(400, "bad_request", "A GET request has no body.")
         end
+        -- HTTP/2 needs no length for a body.
+        ngx.req.discard_body()
+    elseif route.role ~= "admin" then
+        request = {id = var.request_id, user = user, chunks = 0, counted = true}
+        admitted[request.id] = request
+        if count(user.running, 1) > limits.concurrency then
+            return refuse(429, "concurrency_exceeded", format("You may have %d requests at a time.", limits.concurrency), nil, 1)
+        end
+    end
+    if route.method == "GET" then
         if rules.models and user.role ~= "admin" and (route.path == "/api/tags" or route.path == "/v1/models" or route.path == "/v1/models/") then
             return answer_list(user, route.path, route.path == "/v1/models/" and sub(path, #route.path + 1) or nil)
         end
@@ -948,6 +982,15 @@ local function access()
         return
     end
 
+    ngx.req.read_body()
+    local text = body()
+    if not text then
+        return refuse(500, "internal_error", "The gateway cannot read the request body.")
+    end
+    local size = #text
+    if size > limits.body_bytes then
+        return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
+    end
     if route.role == "admin" then
         return
     end
@@ -978,13 +1021,10 @@ local function access()
             nil, 86400 - ngx.time() % 86400)
     end
 
-    local request = {id = var.request_id, user = user, model = model, size = size, chunks = 0}
-    admitted[request.id] = request
+    request.model, request.size = model, size
     ngx.ctx.request = request
-    request.counted = true
-    if count(user.running, 1) > limits.concurrency then
-        return refuse(429, "concurrency_exceeded", format("You may have %d requests at a time.", limits.concurrency), nil, 1)
-    end
+    -- It may wait for minutes now, and nginx has the body.
+    text, members = nil, nil
     if rules.queue and model.slots then
         local may, reason = enter(request)
         if not may then
@@ -1062,7 +1102,9 @@ local function log()
     if request.counted then
         count(request.user.running, -1)
     end
-    leave(request)
+    if request.model then
+        leave(request)
+    end
     if request.chunks == 0 or ngx.status ~= 200 then
         return
     end
@@ -1123,6 +1165,9 @@ local function start(path)
             user.models = models
         end
         users[user.name] = user
+        if user.password_hash then
+            nobody = {name = "", password_hash = user.password_hash}
+        end
         for _, key in ipairs(user.keys) do
             keys[unhex(key.sha256)] = {user = user, ends = key.ends and epoch(key.ends) or nil}
         end

@@ -162,6 +162,18 @@ def test_rotation_overlaps_and_is_made_once() -> None:
     assert _gateway_keys.parse(_gateway_keys.render(keys)) == keys
 
 
+def test_a_day_ends_no_later_than_the_overlap() -> None:
+    keys = {"app": [{"sha256": DIGEST, "ends": "2026-11-22"}, {"sha256": DIGEST, "ends": "2026-11-21"}]}
+    found, _made = _gateway_keys.add(keys, ["app"], "now", NOW, datetime.timedelta(0))
+    assert [row.get("ends") for row in found["app"]] == ["2026-11-22T12:00:00Z", "2026-11-21", None]
+
+
+@pytest.mark.contract(2)
+def test_a_digest_that_nobody_has_is_not_revoked() -> None:
+    with pytest.raises(ValueError, match="cd"):
+        _gateway_keys.revoke({"app": [{"sha256": DIGEST}]}, ["app"], "cd")
+
+
 @pytest.mark.parametrize(
     "text", ["- a", "gateway_user_keys: {}", '{"gateway_user_keys": []}', '{"gateway_user_keys": {"app": ["x"]}}']
 )
