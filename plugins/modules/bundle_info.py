@@ -130,7 +130,6 @@ pending:
 
 import json
 import os
-import subprocess
 import tempfile
 import typing as t
 
@@ -156,20 +155,13 @@ def signature_fault(module: AnsibleModule, directory: str) -> str:
         return "its signature cannot be checked: there is no ssh-keygen on this host; install openssh-client"
     if not os.path.isfile(signature):
         return f"it has no signature, {_bundle.SIGNATURE}, and model_mirror_bundle_signers asks for one"
-    environment = {**os.environ, "LC_ALL": "C"}
 
     def asked(*arguments: str) -> tuple[int, str, str]:
-        # Not run_command, whose writing to a tool that ends before it has read everything is a broken pipe.
-        with open(listed, "rb") as stream:
-            done = subprocess.run(
-                [tool, "-Y", *arguments, "-s", signature],
-                stdin=stream,
-                capture_output=True,
-                env=environment,
-                check=False,
-            )
-        output, error = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
-        return done.returncode, output.strip(), " ".join((error or output).split())
+        # The list comes by the shell: ssh-keygen may end before it has read all of it, which run_command's own writing
+        # would make a broken pipe.
+        command = ["sh", "-c", 'exec "$@" <"$0"', listed, tool, "-Y", *arguments, "-s", signature]
+        code, output, error = module.run_command(command, environ_update={"LC_ALL": "C"})
+        return code, output.strip(), " ".join((error or output).split())
 
     namespace = ("-n", _bundle.SIGNATURE_NAMESPACE)
     # Whoever signed it, it must be a signature, and one of this list for this purpose.
