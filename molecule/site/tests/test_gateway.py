@@ -89,7 +89,7 @@ def test_gateway_answers_by_ipv6_under_its_certificate(logged, key: str, ca_file
 def test_what_is_closed_is_closed_by_ipv6_as_well(gateway, neighbour) -> None:
     assert neighbour.check_output("python3 -c %s %s", ANSWERS, BOX.address6) == "22 80 443"
     for tables in ("iptables", "ip6tables"):
-        rules = gateway.host.check_output("%s -S ONPREM-LLM", tables)
-        for interface in ("eth0", "eth1"):
-            assert f"-i {interface} " in rules
-        assert rules.count("-j DROP") == 2
+        *others, last = gateway.host.check_output("%s -S ONPREM-LLM", tables).splitlines()
+        # By whatever interface it comes.
+        assert last.endswith("-j DROP") and " -i " not in last
+        assert not [rule for rule in others if "DROP" in rule or rule.startswith("-A ONPREM-LLM -i eth")]
