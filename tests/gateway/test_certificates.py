@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
-from tests.gateway.sites import variables
+from tests.gateway.sites import free_port, variables
 from tests.unit.role_templates import ROLES, evaluated, trusted
 
 GATHER = yaml.safe_load((ROLES / "gateway/tasks/gather.yml").read_text(encoding="utf-8"))[0]
+VERIFY = yaml.safe_load((ROLES / "gateway/tasks/verify.yml").read_text(encoding="utf-8"))
 NOW = datetime.datetime.now(datetime.timezone.utc)
 KEYS: dict[str, Any] = {
     "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
@@ -154,3 +156,45 @@ def test_each_of_the_clients_authorities_counts(tmp_path: Path) -> None:
 def test_a_jail_that_must_not_be(given: dict[str, Any], said: str) -> None:
     assert faults(looked() | {"gateway_fail2ban": True}) == []
     assert faults(looked() | {"gateway_fail2ban": True} | given)[0].startswith(said)
+
+
+@pytest.mark.parametrize(("days", "told"), [(13.5, True), (14.5, False), (90, False)])
+def test_the_preflight_report_notes_a_certificate_that_ends_soon(tmp_path: Path, days: float, told: bool) -> None:
+    own = certificate(tmp_path, KEYS["P-256"](), days=days)
+    values = looked(own)
+    assert faults(values) == []
+    notes = evaluated(values["__gateway_outlook"]["note"], values)
+    assert notes == ([f"gateway_tls_certificate ends in 13 days, on {ends(own)}; replace it"] if told else [])
+
+
+@pytest.mark.parametrize(("days", "ok"), [(13.5, False), (14.5, True), (None, False)])
+def test_the_verification_tells_the_days_that_the_served_certificate_has(
+    tmp_path: Path, days: float | None, ok: bool
+) -> None:
+    """From a real handshake; where there is none, that is the fault."""
+    values = looked()
+    values["__gateway_served"] = {"stdout": ""}
+    if days is not None:
+        own = certificate(tmp_path, KEYS["P-256"](), days=days)
+        port = free_port()
+        server = subprocess.Popen(
+            ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", own, "-key", own.replace(".crt", ".key")],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            for _ in range(50):
+                time.sleep(0.1)
+                said = subprocess.run(
+                    ["openssl", "s_client", "-connect", f"127.0.0.1:{port}"],
+                    input="", capture_output=True, text=True, check=False,
+                )  # fmt: skip
+                if said.returncode == 0:
+                    break
+        finally:
+            server.kill()
+            server.wait()
+        values["__gateway_served"] = {"stdout": said.stdout}
+    result = trusted(VERIFY[-1]["vars"]["__gateway_end_result"])
+    found = evaluated(result, values)
+    assert found["ok"] is ok
+    assert found["found"] == (f"{int(days)} days, to {ends(own)}" if days is not None else "none was shown")
