@@ -75,6 +75,7 @@ def variables(
         "__gateway_state": {"stdout_lines": [f"installed nginx={nginx_version}-0"]},
         "gateway_address": "127.0.0.1",
         "gateway_port": port,
+        "gateway_status_port": free_port(),
         "gateway_http_redirect": False,
         "gateway_dns_names": ["localhost"],
         "gateway_ip_addresses": ["127.0.0.1"],

@@ -651,7 +651,7 @@ local function leave(request)
         left = count(model.running, -1)
     end
     -- Who waits does so for one of these.
-    if left and left >= model.slots - 1 then
+    if left and model.slots and left >= model.slots - 1 then
         serve(model)
     end
 end
@@ -1031,7 +1031,31 @@ local function access()
             return refuse(429, "queue_full", reason == "full" and "All slots of the model are taken, and as many requests wait."
                 or "The request has waited too long for a slot.", nil, 2)
         end
+    elseif model.running then
+        -- For the status alone.
+        request.running = true
+        count(model.running, 1)
     end
+end
+
+-- What all workers have, as JSON: requests that users have here, whether they run or wait, and of each model that has slots of its own those that
+-- run and those that wait. Counters outlive the rules, so that a reload hides nobody.
+local function status()
+    local requests, models = 0, {}
+    for _, model in pairs(rules.models or {}) do
+        models[model.queue] = {slots = model.slots, running = 0, waiting = 0}
+    end
+    for _, key in ipairs(shared:get_keys(0)) do
+        local kind, name = match(key, "^(%l+):(.*)$")
+        local amount = kind and (kind == "user" or kind == "running" or kind == "waiting") and shared:get(key) or 0
+        if amount > 0 and kind == "user" then
+            requests = requests + amount
+        elseif amount > 0 then
+            models[name] = models[name] or {running = 0, waiting = 0}
+            models[name][kind] = amount
+        end
+    end
+    return say(cjson.encode({requests = requests, models = models}))
 end
 
 -- A list that is filtered gets shorter.
@@ -1191,4 +1215,4 @@ local function start(path)
 end
 
 start(...)
-return {access = access, header_filter = header_filter, body_filter = body_filter, log = log}
+return {access = access, status = status, header_filter = header_filter, body_filter = body_filter, log = log}
