@@ -70,11 +70,15 @@ class Bounds:
     patience: float = 10
     # After an answer, for another that must not come.
     quiet: float = 0.4
+    # nginx writes its log once a second.
+    logged: float = 1.2
     # Header and body must be complete, or cut off, by then.
     slow: float = 40
     connections: int = 40
     requests: int = 200
     settle: float = 30
+    # After a flood, until the limits of its address have forgotten it.
+    forgotten: float = 3
 
 
 @dataclass
@@ -273,9 +277,11 @@ class Position:
         return self.hosts[self.access.gateway_machine.name]
 
     def log_size(self) -> int:
+        """Bytes of the access log, with all that was asked before in it."""
+        time.sleep(self.bounds.logged)
         return int(self.gateway.run(["stat", "-c", "%s", self.log_file]))
 
     def log_since(self, size: int) -> list[str]:
-        """Lines of the access log after its first ``size`` bytes. nginx writes them when the request ends."""
-        time.sleep(self.bounds.quiet)
+        """Lines of the access log after its first ``size`` bytes."""
+        time.sleep(self.bounds.logged)
         return re.split(r"\n", self.gateway.run(["tail", "-c", f"+{size + 1}", self.log_file]).rstrip("\n"))

@@ -38,6 +38,7 @@ def flood(build: Callable[[Position], bytes], fraction: float = 1.0) -> Callable
         answers: list[Answer] = []
         served: list[float] = []
         count = int(position.bounds.requests * fraction)
+        time.sleep(position.bounds.forgotten)
         connection = None
         try:
             for number in range(count):
@@ -67,6 +68,7 @@ def concurrent(position: Position) -> Verdict:
         # An unanswered one waited as long as a client would.
         return position.send(position.bytes("POST", "/v1/chat/completions", body=body), patience=120).first
 
+    time.sleep(position.bounds.forgotten)
     with ThreadPoolExecutor(count) as pool:
         running = [pool.submit(one, number) for number in range(count)]
         time.sleep(0.3)
