@@ -26,7 +26,7 @@ from tests.attack.position import Bounds, Position, run_here
 
 MODELS = ("small:latest", "large:latest")
 KEY = "sk-0123456789-abcdefghijklmnopqrstuvwxyz-ABC"
-BOUNDS = Bounds(patience=1, quiet=0.15, slow=1.5, connections=10, requests=30, settle=0)
+BOUNDS = Bounds(patience=1, quiet=0.15, slow=1.5, connections=10, requests=30, settle=0, logged=0.15, forgotten=0)
 # What a gateway has to be wrong in another way for; each has a test of its own below or in test_ports.py.
 ELSEWHERE = {
     "certificate",
