@@ -61,10 +61,12 @@ def unpack() -> Nginx:
     if not (root / "complete").exists():
         shutil.rmtree(BUILD, ignore_errors=True)
         (BUILD / "debs").mkdir(parents=True)
+        # A machine may have no lists of packages yet, or old ones, which name versions that the archive has no more.
+        subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
         known = subprocess.run(["apt-cache", "pkgnames"], capture_output=True, text=True, check=True).stdout.split()
         names = [name for name in PACKAGES if name in set(known)]
         if "libnginx-mod-http-lua" not in names:
-            sys.exit("apt knows no libnginx-mod-http-lua here; run apt-get update, or install it with lua-cjson")
+            sys.exit("apt knows no libnginx-mod-http-lua here, also after apt-get update")
         subprocess.run(
             ["apt-get", "download", *names],
             cwd=BUILD / "debs",

@@ -50,6 +50,8 @@ def executable(name: str = "haproxy") -> tuple[str, dict[str, str]]:
     program = place / "usr/sbin" / name
     if not program.exists():
         place.mkdir(parents=True, exist_ok=True)
+        # A machine may have no lists of packages yet, or old ones.
+        subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
         plan = subprocess.run(
             ["apt-get", "--simulate", "--no-install-recommends", "install", name],
             capture_output=True, text=True, check=False,
