@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import tempfile
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[1] / "build" / "cache"
+
+
+def know() -> None:
+    """Have apt know what the archive has. A machine may have no lists yet, or old ones with versions that are gone.
+
+    Runs beside each other wait for one another, since apt itself would refuse the second.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / ".lists.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
 
 
 def unpacked(*packages: str) -> Path:
@@ -18,8 +30,7 @@ def unpacked(*packages: str) -> Path:
     if not place.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as directory:
-            # An old list may name versions that the archive has no more.
-            subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
+            know()
             subprocess.run(
                 ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages], cwd=directory, check=True
             )

@@ -12,6 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.packages import know
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "nginx"
 # What libnginx-mod-http-lua and the role's other packages need, of either release; names that a release does not have
@@ -61,8 +63,7 @@ def unpack() -> Nginx:
     if not (root / "complete").exists():
         shutil.rmtree(BUILD, ignore_errors=True)
         (BUILD / "debs").mkdir(parents=True)
-        # A machine may have no lists of packages yet, or old ones, which name versions that the archive has no more.
-        subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
+        know()
         known = subprocess.run(["apt-cache", "pkgnames"], capture_output=True, text=True, check=True).stdout.split()
         names = [name for name in PACKAGES if name in set(known)]
         if "libnginx-mod-http-lua" not in names:

@@ -28,6 +28,8 @@ from ansible_collections.onprem.llm.plugins.filter.derived_models import derived
 from ansible_collections.onprem.llm.plugins.filter.planned_slots import planned_slots
 from role_templates import evaluated, role_variables, trusted
 
+from tests.packages import know
+
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "roles/balancer/files/balancer.py"
 UNPACKED = ROOT / "build/packages"
@@ -50,8 +52,7 @@ def executable(name: str = "haproxy") -> tuple[str, dict[str, str]]:
     program = place / "usr/sbin" / name
     if not program.exists():
         place.mkdir(parents=True, exist_ok=True)
-        # A machine may have no lists of packages yet, or old ones.
-        subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
+        know()
         plan = subprocess.run(
             ["apt-get", "--simulate", "--no-install-recommends", "install", name],
             capture_output=True, text=True, check=False,
