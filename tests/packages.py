@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[1] / "build" / "cache"
@@ -21,6 +22,21 @@ def know() -> None:
         subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
 
 
+def unpack(packages: Sequence[str], place: Path) -> None:
+    """Have what these packages of the distribution hold below a directory.
+
+    :raises subprocess.CalledProcessError: one is not to be had.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as directory:
+        subprocess.run(
+            ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages],
+            cwd=directory, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        for package in sorted(Path(directory).glob("*.deb")):
+            subprocess.run(["dpkg-deb", "--extract", package, place], check=True)
+
+
 def unpacked(*packages: str) -> Path:
     """The directory with what these packages of the distribution have, fetched once.
 
@@ -31,12 +47,8 @@ def unpacked(*packages: str) -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as directory:
             know()
-            subprocess.run(
-                ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *packages], cwd=directory, check=True
-            )
             fresh = Path(directory) / "unpacked"
-            for package in Path(directory).glob("*.deb"):
-                subprocess.run(["dpkg-deb", "--extract", package, fresh], check=True)
+            unpack(packages, fresh)
             try:
                 fresh.rename(place)
             except OSError:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import typing as t
 
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import canonical_name
+
 # What may stand in the name of a model here; registry, namespace, model and tag have nothing else.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,199}\Z")
 
@@ -19,14 +21,9 @@ class BalancingError(ValueError):
     """A plan or a name that no balancer can be made of."""
 
 
-def tagged(name: str) -> str:
-    """A model's name with the tag that Ollama adds where there is none."""
-    return name if ":" in name.rpartition("/")[2] else name + ":latest"
-
-
 def spellings(name: str) -> list[str]:
     """The names that mean one model: with the tag C(latest) and without."""
-    whole = tagged(name)
+    whole = canonical_name(name)
     return [whole, whole[: -len(":latest")]] if whole.endswith(":latest") else [whole]
 
 
@@ -39,7 +36,7 @@ def planned_slots(plan: t.Mapping[str, t.Any]) -> dict[str, int]:
     try:
         for instance in plan["instances"]:
             for model in instance["models"]:
-                name = tagged(str(model["name"]))
+                name = canonical_name(str(model["name"]))
                 slots[name] = max(slots.get(name, 0), int(model["slots"]))
     except (KeyError, TypeError, ValueError) as error:
         raise BalancingError(f"it is no plan: {type(error).__name__}: {error}") from error
@@ -65,7 +62,7 @@ def warm_pattern(model: str) -> str:
 
     The file is written by warm.py, whose document has C(name) and C(state) in this order.
     """
-    name = re.sub(r"([^A-Za-z0-9:/_-])", r"\\\1", tagged(model))
+    name = re.sub(r"([^A-Za-z0-9:/_-])", r"\\\1", canonical_name(model))
     return f"""'"name": "{name}",\\s*"state": "answered"'"""
 
 

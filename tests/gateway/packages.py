@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.packages import know
+from tests import packages
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "nginx"
@@ -62,20 +62,11 @@ def unpack() -> Nginx:
     root = BUILD / "root"
     if not (root / "complete").exists():
         shutil.rmtree(BUILD, ignore_errors=True)
-        (BUILD / "debs").mkdir(parents=True)
-        know()
+        packages.know()
         known = subprocess.run(["apt-cache", "pkgnames"], capture_output=True, text=True, check=True).stdout.split()
         names = [name for name in PACKAGES if name in set(known)]
         if "libnginx-mod-http-lua" not in names:
             sys.exit("apt knows no libnginx-mod-http-lua here, also after apt-get update")
-        subprocess.run(
-            ["apt-get", "download", *names],
-            cwd=BUILD / "debs",
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for package in sorted((BUILD / "debs").glob("*.deb")):
-            subprocess.run(["dpkg", "-x", package, root], check=True)
+        packages.unpack(names, root)
         (root / "complete").touch()
     return Nginx(root)

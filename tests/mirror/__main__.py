@@ -22,6 +22,7 @@ from pathlib import Path
 import docker
 import yaml
 
+from tests import plays
 from tests.engine import models
 from tests.fleet.hosts import ROOT, Fleet, write_if_changed
 from tests.fleet.supplies import supply
@@ -61,14 +62,9 @@ class Site:
         self.failed += not ok
 
     def start(self, *arguments: str, inventory: Path = INVENTORY, **variables: object) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["ansible-playbook", "-i", inventory, "-e", f"@{VARIABLES}", "-e", json.dumps(variables), *arguments],
-            cwd=ROOT,
-            env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        """A play; the last argument is its playbook."""
+        *options, playbook = arguments
+        return plays.start(playbook, f"--extra-vars=@{VARIABLES}", *options, inventory=inventory, variables=variables)
 
     def end(self, run: subprocess.Popen[str], what: str, fails: bool = False) -> str:
         started = time.monotonic()

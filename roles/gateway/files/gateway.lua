@@ -1073,7 +1073,6 @@ local function body_filter()
         local piece = ngx.arg[1]
         if piece ~= "" then
             request.chunks = request.chunks + 1
-            request.first = request.first or piece
             request.before, request.last = request.last, piece
         end
         return

@@ -28,7 +28,7 @@ from ansible_collections.onprem.llm.plugins.filter.derived_models import derived
 from ansible_collections.onprem.llm.plugins.filter.planned_slots import planned_slots
 from role_templates import evaluated, role_variables, trusted
 
-from tests.packages import know
+from tests import packages
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "roles/balancer/files/balancer.py"
@@ -51,18 +51,15 @@ def executable(name: str = "haproxy") -> tuple[str, dict[str, str]]:
     place = UNPACKED / name
     program = place / "usr/sbin" / name
     if not program.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        know()
+        packages.know()
         plan = subprocess.run(
             ["apt-get", "--simulate", "--no-install-recommends", "install", name],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        packages = re.findall(r"^Inst (\S+)", plan.stdout, re.MULTILINE)
-        if not packages:
+        missing = re.findall(r"^Inst (\S+)", plan.stdout, re.MULTILINE)
+        if not missing:
             raise RuntimeError(f"apt knows no {name}: {plan.stderr.strip()}")
-        subprocess.run(["apt-get", "-q", "download", *packages], cwd=place, check=True, capture_output=True)
-        for archive in place.glob("*.deb"):
-            subprocess.run(["dpkg-deb", "--extract", str(archive), str(place)], check=True)
+        packages.unpack(missing, place)
     libraries = ":".join(str(path) for path in (place / "usr/lib").glob("*-linux-gnu"))
     return str(program), {**os.environ, "LD_LIBRARY_PATH": libraries}
 
