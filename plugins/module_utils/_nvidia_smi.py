@@ -305,9 +305,7 @@ def query(nvidia_smi: str, timeout: float, run: Run) -> tuple[list[dict[str, t.A
     gpus, version, problems = parse_query(out, fields)
     if status != 0 and not problems:
         problems = parse_failure(out + "\n" + err)
-    # A second failure for the same field says nothing new.
-    problems = [item for item in problems if item["code"] not in {one["code"] for one in noted}]
-    return gpus, version, noted + problems
+    return gpus, version, noted + problems if gpus else problems
 
 
 def add_mig_devices(gpus: list[dict[str, t.Any]], nvidia_smi: str, timeout: float, run: Run) -> list[Problem]:

@@ -187,8 +187,8 @@ gpus:
       sample: 34
     temperature_slowdown_celsius:
       description:
-        - Temperature from which on the driver slows it down. Of GPUs that tell the margin instead, it is temperature and
-          margin together, which differs by some degrees with the load.
+        - Temperature from which on the driver slows it down. Of GPUs that tell the margin instead, it is temperature
+          and margin together, which differs by some degrees with the load.
       type: int
       sample: 88
     temperature_margin_celsius:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.onprem.llm.plugins.module_utils import _block_yaml, _container_gpus
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 # In the form of nvidia-ctk cdi generate, with every kind of its lines and few of each.
@@ -237,6 +237,7 @@ class WithoutAliases(yaml.SafeDumper):
         return True
 
 
+@settings(max_examples=150)
 @given(st.dictionaries(st.from_regex(r"\A[a-z]{1,6}\Z"), documents, min_size=1, max_size=4))
 def test_what_a_writer_writes_is_read_as_it_was(value: dict[str, Any]) -> None:
     text = yaml.dump(value, Dumper=WithoutAliases, default_flow_style=False, width=10**6)

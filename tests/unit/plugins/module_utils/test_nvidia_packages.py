@@ -155,6 +155,7 @@ def test_a_runfile_is_what_no_package_owns(tmp_path: Path) -> None:
     (tmp_path / "usr/bin").mkdir(parents=True)
     (tmp_path / "usr/bin/nvidia-uninstall").touch()
     assert _nvidia_packages.runfile(absent, str(tmp_path)) is True
+    (tmp_path / "var/lib/rpm").mkdir(parents=True)
     assert _nvidia_packages.runfile(lambda argv, timeout: (0, "nvidia-installer", ""), str(tmp_path)) is False
     assert _nvidia_packages.runfile(lambda argv, timeout: (1, "", "not owned"), str(tmp_path)) is True
     info = tmp_path / "var/lib/dpkg/info"
