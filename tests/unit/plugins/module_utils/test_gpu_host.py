@@ -358,7 +358,7 @@ FAULTS: dict[str, tuple[Callable[[Path, Callable[..., None]], Any], smi.Run, lis
         answer(L40S, modinfo={"6.12.57-amd64": "595.80"}), ["module_missing", "headers_missing"],
         "6.12.60-amd64, the kernel that is booted next"),
     "DKMS failed": (
-        lambda root, card: put(root, "var/lib/dkms/nvidia/595.80/build/make.log", "for kernel 6.12.57-amd64\nError 2\n"),
+        lambda root, card: put(root, "var/lib/dkms/nvidia/595.80/build/make.log", "for kernel 6.12.57-amd64\nError 2"),
         answer(L40S, modinfo="595.80"), ["dkms_failed"], "build/make.log): Error 2"),
     "Secure Boot refuses DKMS's modules": (
         lambda root, card: secure_boot(root), NOT_LOADED, ["driver_not_loaded", "secure_boot_key"], "not enrolled"),
