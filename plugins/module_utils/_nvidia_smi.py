@@ -293,7 +293,7 @@ def query(nvidia_smi: str, timeout: float, run: Run) -> tuple[list[dict[str, t.A
     fields: list[str] = list(FIELDS)
     noted: list[Problem] = []
     status, out, err = _ask(nvidia_smi, fields, timeout, run)
-    if status != 0 and re.search(_UNKNOWN_FIELD, out + err, re.I):
+    if re.search(_UNKNOWN_FIELD, out + err, re.I):
         fields, asked = _known_fields(nvidia_smi, timeout, run)
         missing = [field for field in FIELDS if field not in fields]
         if set(BASE_FIELDS) - set(fields):

@@ -108,6 +108,7 @@ def test_a_specification_of_the_toolkit(root: Path) -> None:
         (SPEC.replace("cdiVersion: 0.5.0\n", ""), "no cdiVersion"),
         (SPEC.replace("nvidia.com/gpu", "gpu"), "VENDOR/CLASS"),
         (SPEC.replace('  name: "0"\n', ""), "has no name"),
+        (SPEC.replace('name: "0"', "name: 0"), "device 0 is no text"),
         (SPEC.replace("name: all", 'name: "0"'), "the device 0 twice"),
         (SPEC[: SPEC.index("devices:")] + "kind: nvidia.com/gpu\n", "names no devices"),
         (SPEC[: SPEC.index("devices:")] + "devices: []\nkind: nvidia.com/gpu\n", "names no devices"),
@@ -136,6 +137,7 @@ def test_json_and_other_files(root: Path) -> None:
     put(root, "etc/cdi/nvidia.json", json.dumps(yaml.safe_load(SPEC)))
     put(root, "etc/cdi/README", "no specification")
     put(root, "etc/cdi/other.yaml", SPEC.replace("nvidia.com/gpu", "vendor.com/net"))
+    put(root, "etc/cdi/broken.yaml", "kind: vendor.com/net\n")
     assert [one["path"] for one in _container_gpus.specs(str(root))] == [
         "/etc/cdi/nvidia.json",
         "/var/run/cdi/nvidia.yaml",
