@@ -6,6 +6,7 @@ leaves the host is one tar, and the public half of the key that signed what is i
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import json
 import re
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import docker
+import pip
 
 from tests import plays
 from tests.engine import models
@@ -64,7 +66,7 @@ def inside(script: str, **streams: object) -> str:
 
 
 def equip() -> None:
-    """Give the bundling host what it needs of its own: pip as this machine has it, a key, and what it made before."""
+    """Give the bundling host what it needs of its own: this machine's pip, a key, and what it made before."""
     index = subprocess.run(
         [sys.executable, "-m", "pip", "config", "get", "global.index-url"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -74,7 +76,13 @@ def equip() -> None:
         with AUTHORITIES.open("rb") as stream:
             inside("cat >/etc/pip-authorities.crt", stdin=stream)
     inside("cat >/etc/pip.conf", input="\n".join(settings).encode())
-    inside("apt-get -qq update && apt-get -qq install --no-install-recommends python3-pip >/dev/null 2>&1")
+    # It is of Python alone; the distribution's package would cost a run of apt.
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(
+            Path(pip.__file__).parent, "pip", filter=lambda entry: entry if "__pycache__" not in entry.name else None
+        )
+    inside("tar -C /usr/local/lib/python3*/dist-packages -x", input=packed.getvalue())
     inside(f"mkdir -p {BUNDLE}; ssh-keygen -q -t ed25519 -N '' -C '' -f {KEY}")
     if ARCHIVE.is_file():
         with ARCHIVE.open("rb") as stream:

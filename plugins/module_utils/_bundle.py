@@ -45,7 +45,6 @@ RELEASES = {
 
 # A list of a few thousand packages takes half a MiB.
 MAX_LIST_BYTES = 64 * 2**20
-_BLOCK_BYTES = 2**20
 _HEX = re.compile(r"[0-9a-f]{64}")
 _PART = re.compile(r"[A-Za-z0-9_+~.-]+")
 
@@ -223,21 +222,33 @@ def load(directory: str, sha256: str = "") -> tuple[Bundle, str]:
 # --- checking --------------------------------------------------------------------------------------------------------
 
 
+class Paused(Exception):
+    """The time of a call is over; what was read is stamped."""
+
+
 class Reader:
     """Reads files for their SHA-256, none twice that is as it was.
 
-    :param stamps: by path relative to the directory, what :attr:`stamps` was before: size, times and SHA-256.
+    :param stamps: by path relative to the directory, what :attr:`stamps` was before: size, times and SHA-256; in its
+        place, of a file that is being read, nothing and the state of :class:`_digest.Hasher`.
     :param report: called with the bytes read since the last call.
+    :param go_on: asked after each MiB; where it says no, reading raises :class:`Paused`. Something is read in any case.
     """
 
     def __init__(
-        self, directory: str, stamps: t.Mapping[str, t.Any], report: t.Callable[[int], None] | None = None
+        self,
+        directory: str,
+        stamps: t.Mapping[str, t.Any],
+        report: t.Callable[[int], None] | None = None,
+        go_on: t.Callable[[], bool] | None = None,
     ) -> None:
         self.directory = os.path.realpath(directory)
         self.stamps: dict[str, list[t.Any]] = {
             path: list(stamp) for path, stamp in stamps.items() if isinstance(stamp, list)
         }
         self._report = report or (lambda count: None)
+        self._go_on = go_on or (lambda: True)
+        self._read_any = False
 
     def state(self, path: str) -> os.stat_result:
         """The file's state.
@@ -261,23 +272,42 @@ class Reader:
         """The SHA-256 of a file's content, and a stamp of it.
 
         :raises OSError: it cannot be read.
+        :raises Paused: the time is over; the next reader goes on in the middle, where the host lets it.
         """
-        digest = hashlib.sha256()
+        if self._read_any and not self._go_on():
+            raise Paused
+        self._read_any = True
         with open(os.path.join(self.directory, path), "rb") as stream:
-            found = os.fstat(stream.fileno())
-            block = stream.read(_BLOCK_BYTES)
-            while block:
-                digest.update(block)
-                self._report(len(block))
-                block = stream.read(_BLOCK_BYTES)
-        self.stamps[path] = [*self._times(found), digest.hexdigest()]
-        return digest.hexdigest()
+            times, stamp = self._times(os.fstat(stream.fileno())), self.stamps.get(path) or []
+            hasher = _digest.Hasher(str(stamp[4]) if len(stamp) == 5 and stamp[:3] == times else "")
+            before = hasher.position
+            whole = hasher.read(stream, self._go_on)
+        self._report(hasher.position - before)
+        self.stamps[path] = [*times, hasher.digest[7:]] if whole else [*times, "", hasher.dump()]
+        if not whole:
+            raise Paused
+        return hasher.digest[7:]
+
+    def progress(self, paths: t.Iterable[str]) -> tuple[int, int]:
+        """Bytes that were read of these files, and bytes of those that are there."""
+        done = total = 0
+        for path in paths:
+            try:
+                found = self.state(path)
+            except (OSError, BundleError):
+                continue
+            total += found.st_size
+            stamp = self.stamps.get(path) or []
+            if stamp[:3] == self._times(found):
+                done += found.st_size if len(stamp) == 4 else _digest.Hasher(str(stamp[4])).position
+        return done, total
 
     def sha256(self, path: str) -> str:
         """The SHA-256 of a file, read only if need be.
 
         :raises OSError: it is not there.
         :raises BundleError: it is no file.
+        :raises Paused: see :meth:`read`.
         """
         return self.read_already(path, self.state(path)) or self.read(path)
 
@@ -293,15 +323,10 @@ class Reader:
         return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
 
 
-class Paused(Exception):
-    """The time of a call is over; what was read is stamped."""
-
-
-def check(reader: Reader, bundle: Bundle, go_on: t.Callable[[], bool] = lambda: True) -> list[str]:
+def check(reader: Reader, bundle: Bundle) -> list[str]:
     """What of the bundle's files is missing, of another size or changed: a sentence a file.
 
-    :param go_on: asked before each file that has to be read.
-    :raises Paused: it said no; the reader's stamps have what was read so far.
+    :raises Paused: the reader's time is over; its stamps have what was read so far.
     """
     faults = []
     unread = []
@@ -321,8 +346,6 @@ def check(reader: Reader, bundle: Bundle, go_on: t.Callable[[], bool] = lambda: 
         elif reader.read_already(file.path, found) != file.sha256:
             unread.append(file)
     for file in unread:
-        if not go_on():
-            raise Paused
         try:
             digest = reader.read(file.path)
         except OSError as error:

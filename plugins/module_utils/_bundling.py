@@ -333,7 +333,10 @@ def describe_layout(plan: Plan) -> None:
 
 
 def missing(plan: Plan, reader: _bundle.Reader) -> list[Piece]:
-    """The pieces that are not in the bundle, or have another content there."""
+    """The pieces that are not in the bundle, or have another content there.
+
+    :raises Paused: the reader's time is over.
+    """
     found = []
     for piece in plan.pieces:
         try:
@@ -344,6 +347,11 @@ def missing(plan: Plan, reader: _bundle.Reader) -> list[Piece]:
         if not good:
             found.append(piece)
     return found
+
+
+def here(piece: Piece, staging: _transfer.Staging) -> int:
+    """Bytes of a missing piece that need not come again."""
+    return staging.held(piece.digest) + _digest.Hasher(str(staging.note(piece.digest).get("state"))).position
 
 
 def bring(
@@ -364,7 +372,7 @@ def bring(
     place = os.path.join(reader.directory, piece.path)
     os.makedirs(os.path.dirname(place), exist_ok=True)
     if "file" in piece.source:
-        _copy(str(piece.source["file"]), place, piece, reader)
+        _copy(str(piece.source["file"]), place, piece, reader, staging, lambda: turn.left > 0, done, total)
         return
     origins = [looker.origin(piece.source, piece.digest)]
     staged = turn.fetch(piece.digest, piece.size, origins, staging, done, total)
@@ -375,20 +383,43 @@ def bring(
     reader.stamp(piece.path, piece.digest[7:])
 
 
-def _copy(source: str, place: str, piece: Piece, reader: _bundle.Reader) -> None:
+def _copy(
+    source: str,
+    place: str,
+    piece: Piece,
+    reader: _bundle.Reader,
+    staging: _transfer.Staging,
+    go_on: t.Callable[[], bool],
+    done: int,
+    total: int,
+) -> None:
     if not os.path.exists(source):
         there = f", and {piece.path} has the sha256 {reader.sha256(piece.path)}" if os.path.exists(place) else ""
         raise _bundle.BundleError(
             f"{source}, the {piece.purpose}, should have the sha256 {piece.digest[7:]}; it is not on this host{there}"
         )
     fresh = place + ".new"
-    with open(source, "rb") as stream, open(fresh, "wb") as copy:
-        digest = _digest.of_stream(stream, copy)
+    with open(source, "rb") as stream, open(os.open(fresh, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as copy:
+        about, note = os.fstat(stream.fileno()), staging.note(piece.digest)
+        origin = [source, about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns]
+        hasher = _digest.Hasher(str(note.get("state")) if note.get("origin") == origin else "")
+        if os.fstat(copy.fileno()).st_size < hasher.position:
+            hasher = _digest.Hasher()
+        copy.truncate(hasher.position)
+        copy.seek(hasher.position)
+        whole = hasher.read(stream, go_on, copy)
         copy.flush()
+        # Before the note says so: nobody reads the copy again.
         os.fsync(copy.fileno())
-    if digest != piece.digest:
+    if not whole:
+        staging.remember(piece.digest, {"origin": origin, "state": hasher.dump()})
+        raise _turn.Pending("transfer", done + hasher.position, total)
+    staging.discard(piece.digest)
+    if hasher.digest != piece.digest:
         os.unlink(fresh)
-        raise _bundle.BundleError(f"{source}, the {piece.purpose}, has the sha256 {digest[7:]}, not {piece.digest[7:]}")
+        raise _bundle.BundleError(
+            f"{source}, the {piece.purpose}, has the sha256 {hasher.digest[7:]}, not {piece.digest[7:]}"
+        )
     os.chmod(fresh, 0o644)
     os.replace(fresh, place)
     reader.stamp(piece.path, piece.digest[7:])
@@ -399,6 +430,7 @@ def seal(plan: Plan, reader: _bundle.Reader, version: str) -> tuple[_bundle.Bund
     anything but the list's own stamps changed.
 
     :raises BundleError: something there can be in no bundle.
+    :raises Paused: the reader's time is over.
     """
     sizes = {piece.path: reader.state(piece.path).st_size for piece in plan.pieces}
     for sha256 in plan.files:

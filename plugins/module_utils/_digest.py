@@ -147,14 +147,17 @@ class Hasher:
         self._library.SHA256_Final(result, ctypes.byref(copy))
         return "sha256:" + result.raw.hex()
 
-    def read(self, stream: t.BinaryIO, go_on: t.Callable[[], bool]) -> bool:
+    def read(self, stream: t.BinaryIO, go_on: t.Callable[[], bool], target: t.BinaryIO | None = None) -> bool:
         """Take what a file has from where this one is; whether all of it was taken.
 
         :param go_on: asked after each MiB; not heard where another process could not go on.
+        :param target: what is taken is written there, too.
         """
         stream.seek(self.position)
         while block := stream.read(_BLOCK_BYTES):
             self.update(block)
+            if target:
+                target.write(block)
             if self.can_rest and not go_on():
                 return False
         return True

@@ -25,7 +25,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import (
     blob_name,
     blobs,
 )
-from ansible_collections.onprem.llm.plugins.module_utils._ollama_verify import Verification
+from ansible_collections.onprem.llm.plugins.module_utils._ollama_verify import FileDigests, Verification
 from ansible_collections.onprem.llm.plugins.module_utils._turn import Pending, Turn
 
 GGUF_MAGIC = b"GGUF"
@@ -298,10 +298,20 @@ class Files:
     def __init__(self, store: Store, staging_dir: str, name: str, turn: Turn, resume: t.Mapping[str, t.Any]) -> None:
         self.store, self.staging_dir, self.name, self.turn = store, staging_dir, name, turn
         self._known = Verification(store, turn, resume)
+        self._digests = FileDigests(turn, resume.get("files") or {})
 
     def resume(self) -> dict[str, t.Any]:
         """What the next turn need not find out again."""
-        return self._known.resume()
+        return {**self._known.resume(), "files": self._digests.known}
+
+    def digest(self, path: str) -> str:
+        """The sha256 of a file of this host.
+
+        :raises Pending: the turn is over.
+        :raises OSError: the file cannot be read.
+        """
+        with open(path, "rb") as stream:
+            return self._digests.of(path, stream)
 
     @property
     def damaged(self) -> t.Collection[str]:
@@ -373,6 +383,7 @@ class Files:
 
         :param origins: registries, as of :func:`sources`, one of which ``url`` may lead to.
         :param elsewhere: an address that is asked when ``url`` and the other mirrors do not give it.
+        :raises Pending: the turn is over.
         :raises OSError: the file cannot be read.
         """
         try:
@@ -393,9 +404,8 @@ class Files:
                 size = os.fstat(stream.fileno()).st_size
                 pull_file(self.store, self.staging_dir, digest, [PathOrigin(path)], self.turn, size)
                 return
-            stream.seek(0)
             with self.turn.timed():
-                self.store.link(stream, digest)
+                self.store.link(stream, digest, self._digests.of(path, stream))
             account = self.turn.account
             account.total_bytes, account.origin = os.fstat(stream.fileno()).st_size, PathOrigin.label
 

@@ -265,13 +265,14 @@ class Store:
             )
         return same and bool(about.st_mode & stat.S_IROTH)
 
-    def link(self, stream: t.BinaryIO, digest: str) -> None:
+    def link(self, stream: t.BinaryIO, digest: str, found: str = "") -> None:
         """Have an open file as a blob by another name. It takes no room twice, and remains its owner's, who may change
         it: a verification finds that.
 
+        :param found: its sha256 where that was taken already.
         :raises StoreError: its sha256 is not ``digest``.
         """
-        _hold(_digest.of_stream(stream), digest)
+        _hold(found or _digest.of_stream(stream), digest)
         with self._at("blobs", make=True) as directory:
             self._link(stream, blob_name(digest), directory)
 

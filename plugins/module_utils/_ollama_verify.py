@@ -1,10 +1,11 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading the blobs of a store in turns, each held against its name."""
+"""Reading files for their sha256 in turns: the blobs of a store, each held against its name, and other files."""
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible_collections.onprem.llm.plugins.module_utils import _digest
@@ -72,3 +73,33 @@ class Verification:
             return None, None
         self._reading = [digest, identity, hasher.dump()]
         return None, hasher.position
+
+
+class FileDigests:
+    """The sha256 of files of this host that are no blobs, taken once of each.
+
+    :param known: what :attr:`known` was at the end of the turn before.
+    :ivar known: by path, what tells the file from another or from what it becomes, its digest, and where that is not
+        taken yet the state of the hash.
+    """
+
+    def __init__(self, turn: Turn, known: t.Mapping[str, t.Any]) -> None:
+        self._turn, self.known = turn, dict(known)
+
+    def of(self, path: str, stream: t.BinaryIO) -> str:
+        """The digest of the file that is open.
+
+        :raises Pending: the turn is over.
+        :raises OSError: it cannot be read.
+        """
+        about = os.fstat(stream.fileno())
+        identity = [about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+        before, digest, state = self.known.get(path) or ([], "", "")
+        if before == identity and digest:
+            return str(digest)
+        hasher = _digest.Hasher(str(state) if before == identity else "")
+        if not hasher.read(stream, lambda: self._turn.left > 0):
+            self.known[path] = [identity, "", hasher.dump()]
+            raise Pending("verify", hasher.position, about.st_size)
+        self.known[path] = [identity, hasher.digest, ""]
+        return hasher.digest

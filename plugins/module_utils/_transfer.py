@@ -116,11 +116,12 @@ class Paused(Exception):
     :ivar total: bytes of the file, or 0 where that is not known yet.
     :ivar phase: ``transfer``, or ``verify`` where all bytes are here and their sha256 is being taken.
     :ivar hashed: bytes of which it is taken.
+    :ivar fetched: bytes that came over the network in this call.
     """
 
     def __init__(self, done: int, total: int, hashed: int = 0) -> None:
         super().__init__(f"{done} of {total} bytes are here, and the sha256 of {hashed} is taken")
-        self.done, self.total, self.hashed = done, total, hashed
+        self.done, self.total, self.hashed, self.fetched = done, total, hashed, 0
         self.phase = "verify" if total and done == total else "transfer"
 
 
@@ -389,7 +390,7 @@ class _Run:
                 self._revoke_stalled(now)
                 self._wait_for_the_origin(now)
                 if self._clock.over(now):
-                    raise Paused(self.file.journal.done, self.size)
+                    break
                 self._check_room()
                 if self._unwritten >= _JOURNAL_BYTES or (self._unwritten and now - journalled > _JOURNAL_SECONDS):
                     self._journal()
@@ -416,6 +417,9 @@ class _Run:
             # Threads that are not stuck in a read end by themselves.
             for lease in leftover:
                 lease.thread.join(0.05)
+        # Counted now, since connections bring bytes until they are revoked.
+        if self.file.journal.done < self.size:
+            raise Paused(self.file.journal.done, self.size)
 
     def _journal(self) -> None:
         self._unwritten = 0
@@ -682,6 +686,9 @@ def _fetched(
             if found == digest:
                 seconds = time.monotonic() - clock.began
                 return Staged(staging.descriptor, f"{hexadecimal(digest)}.part", size, fetched, first, seconds, label)
+        except Paused as paused:
+            paused.fetched += fetched
+            raise
         finally:
             if hasher is not None:
                 hasher.end()
@@ -746,7 +753,10 @@ def _rotated(origins: t.Sequence[Origin], last: str) -> list[Origin]:
 def _bring(
     digest: str, file: File, origins: t.Sequence[Origin], limits: Limits, clock: _Clock, report: _Report
 ) -> tuple[int, str]:
-    """Fetch what is not here, from one origin after the other; the bytes that came, and the last origin's label."""
+    """Fetch what is not here, from one origin after the other; the bytes that came, and the last origin's label.
+
+    :raises Paused: :raises NoSpace: :raises TransferError: see :func:`fetch`.
+    """
     reasons, fetched = [], 0
     # Before the first byte comes, so that a file without a journal means nothing here.
     file.write_journal()
@@ -764,8 +774,10 @@ def _bring(
         except _GaveOut as error:
             reasons.append(f"{origin.label}: {error}")
             file.journal.patience[origin.label].failures = limits.attempts
-        finally:
-            fetched += run.fetched
+        except Paused as paused:
+            paused.fetched = fetched + run.fetched
+            raise
+        fetched += run.fetched
     if file.journal.done < file.journal.size:
         # The next call is somebody's wish to try again.
         file.journal.patience.clear()

@@ -45,7 +45,11 @@ class Pending(Exception):
 
 @dataclass
 class Account:
-    """What was, or would be, transferred. Sizes in bytes; held is what was here before."""
+    """What was, or would be, transferred. Sizes in bytes; held is what was here before.
+
+    Fetched is what was read of the network, so it is more than the rest where something came twice: of a server that
+    knows no ranges, or after wrong bytes. What was on its way to a connection that was closed is in nobody's account.
+    """
 
     total_bytes: int = 0
     held_bytes: int = 0
@@ -106,11 +110,10 @@ class Turn:
         :raises Pending: the turn is over.
         :raises TransferError: see there.
         """
-        held = staging.held(digest)
         try:
             staged = _transfer.fetch(digest, size, origins, staging, self.bounded())
         except _transfer.Paused as paused:
-            self.account.fetched_bytes += max(0, paused.done - held)
+            self.account.fetched_bytes += paused.fetched
             if paused.phase == "verify":
                 raise Pending("verify", paused.hashed, paused.total) from None
             raise Pending("transfer", done + paused.done, total or paused.total) from None

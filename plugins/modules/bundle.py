@@ -26,7 +26,8 @@ attributes:
   check_mode:
     support: full
     details:
-      - Manifests and package lists are read, in check mode, too; they say what would be fetched.
+      - Manifests and package lists are read, in check mode, too; they say what would be fetched. Files that lie in the
+        bundle and were never read are read in one call, without a word meanwhile.
   diff_mode:
     support: none
   idempotent:
@@ -123,7 +124,8 @@ missing_bytes:
   type: int
   sample: 253115392
 transfer:
-  description: What was, or would be, transferred, in bytes of the whole bundle.
+  description:
+    - What was, or would be, transferred, in bytes of the whole bundle. Empty while it is read what is there.
   returned: always
   type: dict
   contains:
@@ -232,9 +234,29 @@ def make(module: AnsibleModule, staging: _transfer.Staging | None, work: str) ->
 
     looker = _bundling.Looker(directory, work, registries, limits, run)
     plan = looked_up(module, looker, os.path.join(work, PLAN))
-    stamps = os.path.join(work, STAMPS)
-    reader = _bundle.Reader(directory, kept_stamps(stamps))
-    missing = _bundling.missing(plan, reader)
+    turn = _turn.Turn(limits, given["announce"] or bool(given["resume"].get("announce")))
+    # In check mode it stays as the last run left it.
+    stamps = os.path.join(f"{directory}.staging", STAMPS)
+    reader = _bundle.Reader(directory, kept_stamps(stamps), go_on=lambda: staging is None or turn.left > 0)
+
+    def reading() -> dict[str, t.Any]:
+        """What is told where the time is over while files that are here are read."""
+        done, total = reader.progress(plan.by_path)
+        return _turn.Pending("verify", done, total).result({"looked_up": True, "announce": turn.announce})
+
+    try:
+        missing = _bundling.missing(plan, reader)
+    except _bundle.Paused:
+        _bundle.write(stamps, json.dumps(reader.stamps).encode())
+        return {
+            "changed": False,
+            "sha256": "",
+            "size_bytes": 0,
+            "missing": [],
+            "missing_bytes": 0,
+            "transfer": {},
+            "pending": reading(),
+        }
     size = sum(piece.size or 0 for piece in plan.pieces)
     wanted = sum(piece.size or 0 for piece in missing)
     account = _turn.Account(
@@ -254,10 +276,10 @@ def make(module: AnsibleModule, staging: _transfer.Staging | None, work: str) ->
     }
     if staging is None:
         return result
-    held = sum(staging.held(piece.digest) for piece in missing)
+    held = sum(_bundling.here(piece, staging) for piece in missing)
     if wanted - held + limits.reserve_bytes > staging.free_bytes and wanted > held:
         raise _transfer.NoSpace(wanted - held + limits.reserve_bytes, staging.free_bytes)
-    turn, done = _turn.Turn(limits, given["announce"], account), size - wanted
+    turn.account, done = account, size - wanted
     try:
         if turn.announce and missing:
             result["changed"] = False
@@ -274,6 +296,8 @@ def make(module: AnsibleModule, staging: _transfer.Staging | None, work: str) ->
     except _turn.Pending as pending:
         # The next call goes on with what this one looked up.
         result["pending"] = pending.result({"looked_up": True})
+    except _bundle.Paused:
+        result["pending"] = reading()
     finally:
         result["transfer"] = account.result()
         _bundle.write(stamps, json.dumps(reader.stamps).encode())

@@ -15,7 +15,8 @@ description:
   - Says what of a bundle that M(onprem.llm.bundle) made is missing, cut off or changed, by file, and what hosts want
     that it does not have, by name.
   - Every file is read once. What was read is remembered with its size and times, so the next look is a matter of
-    moments.
+    moments. A large file is read in several calls, each going on where the last one ended, so that it is told how far
+    it is.
 extends_documentation_fragment:
   - onprem.llm.attributes
   - onprem.llm.attributes.info
@@ -218,13 +219,13 @@ def look(module: AnsibleModule) -> dict[str, t.Any]:
     def count(number: int) -> None:
         result["read_bytes"] += number
 
-    reader = _bundle.Reader(directory, stamps, count)
+    reader = _bundle.Reader(directory, stamps, count, lambda: turn.left > 0)
     try:
-        tell(_bundle.check(reader, bundle, lambda: turn.left > 0))
+        tell(_bundle.check(reader, bundle))
         tell(_bundle.lacking(bundle, given["wants"]))
     except _bundle.Paused:
-        done = sum(file.size for file in bundle.contents if file.path in reader.stamps)
-        result["pending"] = _turn.Pending("verify", done, bundle.size).result({"reading": True})
+        done, total = reader.progress(file.path for file in bundle.contents)
+        result["pending"] = _turn.Pending("verify", done, total).result({"reading": True})
     finally:
         if reader.stamps != stamps:
             _bundle.write(given["stamps"], json.dumps({directory: reader.stamps}).encode())

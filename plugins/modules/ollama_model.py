@@ -745,7 +745,8 @@ class Manager:
         if sha256:
             return _digest.parse(sha256)
         try:
-            return _digest.of_file(path)
+            # Only who has a directory for the model can be called again in the middle.
+            return self.files.digest(path) if self.params["models_dir"] else _digest.of_file(path)
         except OSError as error:
             raise api.OllamaError(
                 f"cannot read {path}, and without sha256 nothing says whether {self.name} has what is in it: "

@@ -147,13 +147,17 @@ def test_what_is_here_of_a_failed_transfer_is_kept(site: Site) -> None:
 
 
 def test_delegated_and_secret(site: Site) -> None:
-    status, output = site.play(variables={"delegate": "node2", "secret": True})
+    site.registry.put("secret:1", WEIGHTS[::-1])
+    of_node2 = "inventory_hostname == 'node2'"
+    status, output = site.play(
+        "--limit=node1,node2",
+        variables={"delegate": "node2", "secret": f"{{{{ {of_node2} }}}}"},
+        name=f"{{{{ 'secret:1' if {of_node2} else 'mine:1' }}}}",
+    )
     assert status == 0, output
-    assert "to be transferred" not in output, "no_log is for the lines, too"
-    site.registry.put("mine:1", WEIGHTS + b"x")
-    status, output = site.play(variables={"delegate": "node2"}, update=True)
-    assert status == 0, output
+    assert {"mine:1", "secret:1"} <= set(site.ollama.models)
     assert "node1 -> node2: mine:1: 4.0 MiB to be transferred" in output
+    assert "secret:1" not in output, "no_log is for the lines, too"
 
 
 def test_a_killed_play_is_gone_on_from(site: Site) -> None:

@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ollama_fake
 import pytest
+
+from tests import plays
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="the role gives its files to root")
 NAMES = ("one", "other")
@@ -62,24 +61,14 @@ class Site:
             for name in NAMES
         ]
         given = {
-            "ansible_connection": "local", "ansible_python_interpreter": sys.executable,
             "models_engine_url": self.url, "models_store_dir": str(self.place / "models"),
             "models_files_dir": str(self.place / "files"), "models_mirrors": [],
             "__models_wanted": wanted,
-            "__models_derived_pins": [], **more,
+            "__models_derived_pins": [], **plays.local(), **more,
         }  # fmt: skip
         (self.place / "play.yml").write_text(PLAY)
-        settings = {
-            "ANSIBLE_COLLECTIONS_PATH": str(Path(sys.executable).parents[1] / "collections"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_DISPLAY_SKIPPED_HOSTS": "0",
-        }
-        command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "node1,", self.place / "play.yml"]
-        done = subprocess.run(
-            [*command, "--extra-vars", json.dumps(given)], env=os.environ | settings, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = plays.run(self.place / "play.yml", inventory="node1,", variables=given, timeout=300)
+        assert done.returncode == 0, done.stdout
         found = {}
         for task, said in re.findall(
             r"(?ms)^TASK \[onprem.llm.models : (.*?)\] \**\n(.*?)(?=^TASK|^PLAY)", done.stdout

@@ -128,15 +128,67 @@ def test_a_check_that_is_bound_in_time_goes_on(bundle: tuple[Path, _bundle.Bundl
     turns = 0
     while True:
         allowed = iter([True])
-        reader = _bundle.Reader(str(place), stamps)
+        reader = _bundle.Reader(str(place), stamps, go_on=lambda left=allowed: next(left, False))
         turns += 1
         try:
-            assert _bundle.check(reader, made, lambda left=allowed: next(left, False)) == []
+            assert _bundle.check(reader, made) == []
             break
         except _bundle.Paused:
             assert len(reader.stamps) == len(stamps) + 1
             stamps = reader.stamps
     assert turns == len(made.contents)
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> tuple[Path, _bundle.Bundle]:
+    """A bundle of one file of 3 MiB and a bit."""
+    place = tmp_path / "long"
+    place.mkdir()
+    (place / "a").write_bytes(bytes(range(256)) * 12290)
+    return place, _bundle.Bundle("0.1.0", contents=_bundle.contents(_bundle.Reader(str(place), {})))
+
+
+def test_a_long_file_is_read_in_turns_that_tell_how_far_they_are(long: tuple[Path, _bundle.Bundle]) -> None:
+    place, made = long
+    stamps, read, told = {}, [], []
+    while True:
+        # As the module keeps them.
+        reader = _bundle.Reader(str(place), json.loads(json.dumps(stamps)), read.append, lambda: False)
+        try:
+            assert _bundle.check(reader, made) == []
+            break
+        except _bundle.Paused:
+            stamps = reader.stamps
+            told.append(reader.progress(["a", "gone"]))
+    size = 256 * 12290
+    assert told == [(done, size) for done in (2**20, 2 * 2**20, 3 * 2**20, size)]
+    assert sum(read) == size
+
+
+def test_a_file_that_changes_between_turns_is_read_anew(long: tuple[Path, _bundle.Bundle]) -> None:
+    place, made = long
+    reader = _bundle.Reader(str(place), {}, go_on=lambda: False)
+    with pytest.raises(_bundle.Paused):
+        _bundle.check(reader, made)
+    with (place / "a").open("r+b") as stream:
+        stream.write(b"x")
+    assert reader.progress(["a"])[0] == 0
+    (fault,) = _bundle.check(_bundle.Reader(str(place), reader.stamps), made)
+    assert fault.startswith("a has the sha256 ")
+
+
+def test_without_openssl_a_file_is_read_whole_and_the_next_one_in_the_next_turn(
+    long: tuple[Path, _bundle.Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bundle._digest, "_library", lambda: None)
+    place, _made = long
+    (place / "b").write_bytes(b"b")
+    made = _bundle.Bundle("0.1.0", contents=_bundle.contents(_bundle.Reader(str(place), {})))
+    reader = _bundle.Reader(str(place), {}, go_on=lambda: False)
+    with pytest.raises(_bundle.Paused):
+        _bundle.check(reader, made)
+    assert reader.progress("ab") == (256 * 12290, 256 * 12290 + 1)
+    assert _bundle.check(_bundle.Reader(str(place), reader.stamps, go_on=lambda: False), made) == []
 
 
 def spoil(made: _bundle.Bundle, **fields: Any) -> bytes:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.onprem.llm.plugins.module_utils import _apt, _bundle, _bundling, _transfer, _turn
+from ansible_collections.onprem.llm.plugins.module_utils import _apt, _bundle, _bundling, _digest, _transfer, _turn
 from registry_fake import serve
 
 MODEL = "registry.ollama.ai/library/tiny:1"
@@ -107,6 +108,51 @@ def test_a_file_with_another_content(tmp_path: Path) -> None:
     want = {"name": "own:1", "sha256": "0" * 64, "path": str(tmp_path / "own.gguf")}
     with serve() as (_state, url), pytest.raises(_bundle.BundleError, match=r"has the sha256 .*, not 0000"):
         make(tmp_path / "bundle", url, {"files": [want]})
+
+
+def test_a_file_is_copied_in_turns_that_go_on(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 12290
+    own, place = tmp_path / "own.gguf", tmp_path / "bundle"
+    own.write_bytes(content)
+    digest = _digest.of_bytes(content)
+    piece = _bundling.Piece(_bundling.blob_path(digest), digest, len(content), "file of own:1", {"file": str(own)})
+    reader, told, kinds = _bundle.Reader(str(place), {}), [], set()
+    place.mkdir()
+    with _transfer.Staging(str(tmp_path / "staging")) as staging:
+
+        def brought() -> bool:
+            turn = _turn.Turn(_transfer.Limits(seconds=1e-6))
+            try:
+                _bundling.bring(piece, None, staging, reader, turn, 5, 5 + len(content))
+            except _turn.Pending as pending:
+                told.append(pending.done_bytes - 5)
+                kinds.add((pending.phase, pending.total_bytes))
+                assert _bundling.here(piece, staging) == told[-1]
+                return False
+            return True
+
+        while not brought():
+            pass
+        assert told == [2**20, 2 * 2**20, 3 * 2**20, len(content)]
+        assert (place / piece.path).read_bytes() == content
+        assert _bundling.here(piece, staging) == 0
+        # Another file under that path, and a copy that was cut off, begin anew.
+        for spoil in (
+            lambda: own.write_bytes(content[::-1] + b"x"),
+            lambda: os.truncate(f"{place / piece.path}.new", 9),
+        ):
+            (place / piece.path).unlink(missing_ok=True)
+            own.write_bytes(content)
+            del told[:]
+            assert not brought()
+            assert not brought()
+            spoil()
+            assert not brought()
+            assert told == [2**20, 2 * 2**20, 2**20]
+        while not brought():
+            pass
+        assert (place / piece.path).read_bytes() == content
+    assert kinds == {("transfer", 5 + len(content))}
 
 
 def test_a_file_that_the_controller_copied_to_its_place(tmp_path: Path) -> None:

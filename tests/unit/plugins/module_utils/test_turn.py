@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,34 @@ def test_what_came_in_all_turns_is_all_that_came(tmp_path: Path) -> None:
     assert len(shares) >= 2
     assert shares == sorted(shares)
     assert all(done >= 1000 and total == 5000 + len(DATA) for done, total in shares)
+
+
+def test_what_comes_while_a_turn_ends_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections go on until each is revoked, after the end of the turn was noted."""
+    revoke = _transfer._Lease.revoke
+
+    def late(lease: _transfer._Lease) -> None:
+        time.sleep(0.03)
+        revoke(lease)
+
+    monkeypatch.setattr(_transfer._Lease, "revoke", late)
+    fetched, turns, staged = 0, 0, None
+    with registry_fake.serve() as (state, address), _transfer.Staging(str(tmp_path / "staging")) as staging:
+        data = DATA * 16
+        digest = registry_fake.digest(data)
+        state.blobs[digest] = data
+        state.bucket = registry_fake.Bucket(40 * 2**20)
+        repository = _registry.Repository("http", address.partition("://")[2], "library/tiny")
+        origin = _transfer.RegistryOrigin(_registry.Client(time_limit=None), repository, digest)
+        while staged is None:
+            turn = _turn.Turn(_transfer.Limits(seconds=0.1, stall_seconds=5))
+            before = staging.held(digest)
+            with suppress(_turn.Pending):
+                staged = turn.fetch(digest, len(data), [origin], staging, 0, len(data))
+            turns += 1
+            fetched += turn.account.fetched_bytes
+            assert staged or turn.account.fetched_bytes == staging.held(digest) - before
+    assert (turns > 2, fetched) == (True, len(data))
 
 
 def test_pending_is_told_as_modules_do() -> None:

@@ -427,6 +427,43 @@ def test_the_file_is_not_needed_once_the_server_has_the_weights(server: Server, 
     assert server.model(source="gguf", gguf=gone["gguf"])["msg"].startswith("mine:1: cannot read")
 
 
+@pytest.mark.parametrize("mode", [0o644, 0o600], ids=["linked", "copied"])
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_a_long_file_is_read_in_turns(server: Server, weights: Path, mode: int, told: bool) -> None:
+    """Whether its sha256 is given or not; once for both, the model's differences and the link."""
+    content = WEIGHTS + bytes(3 * 2**20)
+    weights.write_bytes(content)
+    weights.chmod(mode)
+    digest = registry_fake.digest(content)
+    given = {"source": "gguf", "gguf": str(weights), **({"sha256": digest} if told else {})}
+    phases, resume = [], {}
+    while True:
+        # A copy asks for some time; reading ends a turn with every MiB.
+        seconds = 1 if mode == 0o600 and "transfer" in phases else 1e-6
+        answer = server.model(transfer_seconds=seconds, resume=resume, **given)
+        if not answer.get("pending"):
+            break
+        phases.append(answer["pending"]["phase"])
+        resume = answer["pending"]["resume"]
+        assert len(phases) < 50
+    assert answer.get("changed"), answer
+    assert server.blob(digest).samefile(weights) == (mode == 0o644)
+    assert server.blob(digest).read_bytes() == content
+    if mode == 0o644:
+        assert phases == ["verify"] * 4
+    elif not told:
+        assert phases[:4] == ["verify"] * 4
+
+
+def test_a_long_file_that_changes_between_turns_is_read_anew(server: Server, weights: Path) -> None:
+    weights.write_bytes(WEIGHTS + bytes(3 * 2**20))
+    first = server.model(transfer_seconds=1e-6, source="gguf", gguf=str(weights))
+    weights.write_bytes(WEIGHTS + b"x" + bytes(3 * 2**20))
+    server.model(resume=first["pending"]["resume"], source="gguf", gguf=str(weights))
+    digest = registry_fake.digest(WEIGHTS + b"x" + bytes(3 * 2**20))
+    assert server.blob(digest).samefile(weights)
+
+
 def test_a_file_that_only_its_owner_reads_is_copied(server: Server, weights: Path) -> None:
     weights.chmod(0o600)
     done = server.quartet(source="gguf", gguf=str(weights))
