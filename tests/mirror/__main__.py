@@ -149,7 +149,7 @@ def once(site: Site) -> None:
     site.play("site.yml")
     digest = site.big["digest"]
     site.check("upstream sent the large model once", site.share(site.upstream.sent()[digest]),
-               site.share(site.upstream.sent()[digest]) <= 1.02)  # fmt: skip
+               1 <= site.share(site.upstream.sent()[digest]) <= 1.02)  # fmt: skip
     clients = site.upstream.clients()
     site.check("nobody but the first mirror asks upstream", clients, clients == {ADDRESS[HUB]})
     shares = {host: dict(site.sent(host, digest)) for host in ADDRESS}
@@ -200,17 +200,18 @@ def broken_off(site: Site) -> None:
     site.drop(NODES[0])
     site.inside(HUB, f"echo 'limit_rate {RATE};' >{SLOW} && systemctl reload nginx")
     run = site.start("--tags", "models_install", "--limit", ",".join(NODES), "site.yml")
-    staged = "du -sk /var/lib/onprem-llm/ollama/staging 2>/dev/null | cut -f1"
-    # A third of it is here.
-    while run.poll() is None and int(site.inside(NODES[0], staged) or 0) * 1024 < site.big["size_bytes"] / 3:
+    staged, held = "du -sk /var/lib/onprem-llm/ollama/staging 2>/dev/null | cut -f1", 0
+    # Until a third of it is here. nginx, killed, will not log what it sent.
+    while run.poll() is None and held < site.big["size_bytes"] / 3:
         time.sleep(0.1)
+        held = int(site.inside(NODES[0], staged) or 0) * 1024
     with site.down(HUB):
         site.inside(HUB, f"rm {SLOW}")
         site.end(run, "a mirror stopped in the middle")
         digest = site.big["digest"]
-        first, second = (site.sent(host, digest)[NODES[0]] for host in (HUB, TWO))
-        site.check("the first mirror sent, and the second the rest", [site.share(first), site.share(second)],
-                   0.2 < site.share(first) < 0.9 and site.share(first + second) <= 1.15)  # fmt: skip
+        second = site.sent(TWO, digest)[NODES[0]]
+        site.check("the first mirror sent, and the second the rest", [site.share(held), site.share(second)],
+                   0.3 < site.share(held) < 0.9 and 0.1 < site.share(second) <= 1.02 - site.share(held))  # fmt: skip
         site.drop(NODES[0])
         started = time.monotonic()
         site.models()
@@ -249,13 +250,12 @@ def fallback(site: Site) -> None:
         said = re.search(r"The mirror 10\S+ nor \S+ did not give .{0,300}", output)
         site.check("nor does the engine's image come", said and said[0], bool(said))
         site.play("--tags", "ollama,models", "--limit", ",".join(NODES), "site.yml", models_mirror_fallback=True)
-        site.check("with a fallback the model comes from upstream", site.share(site.upstream.sent().get(digest, 0)),
-                   1 <= site.share(site.upstream.sent().get(digest, 0)) <= 1.02)  # fmt: skip
+        site.check("with a fallback the model comes from upstream", site.share(site.upstream.sent()[digest]),
+                   1 <= site.share(site.upstream.sent()[digest]) <= 1.02)  # fmt: skip
         site.check("and the image", site.image(node), site.image(node).startswith(site.upstream.address))
     site.play("--tags", "ollama,models", "--limit", ",".join(NODES), "site.yml", models_mirror_fallback=True)
-    site.check(
-        "which has a mirror's name again when one is back", site.image(node), site.image(node).startswith("10.78.6.1")
-    )
+    site.check("which has a mirror's name again when one is back", site.image(node),
+               site.image(node).startswith(tuple(f"{address}:" for address in ADDRESS.values())))  # fmt: skip
 
 
 def prune(site: Site) -> None:
@@ -279,7 +279,7 @@ def prune(site: Site) -> None:
     site.forget()
     site.play("--tags", "model_mirror", "site.yml")
     sent = site.share(site.upstream.sent()[site.big["digest"]])
-    site.check("and what is wanted again comes once", sent, sent <= 1.02)
+    site.check("and what is wanted again comes once", sent, 1 <= sent <= 1.02)
 
 
 def taken_out(site: Site) -> None:

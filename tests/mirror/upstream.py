@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import docker
@@ -69,12 +70,12 @@ class Upstream:
             self._process.terminate()
             self._process.wait(20)
 
-    def sent(self) -> dict[str, int]:
+    def sent(self) -> Counter[str]:
         """Bytes that went out of each blob's GETs, by the access log."""
-        found: dict[str, int] = {}
+        found: Counter[str] = Counter()
         pattern = re.compile(r'"GET /v2/\S+/blobs/(sha256:[0-9a-f]+) HTTP/1\.1" 20[06] (\d+)')
         for match in pattern.finditer(self.log.read_text(encoding="utf-8", errors="replace")):
-            found[match[1]] = found.get(match[1], 0) + int(match[2])
+            found[match[1]] += int(match[2])
         return found
 
     def clients(self) -> set[str]:
