@@ -135,7 +135,7 @@ def modules(version: str, name: str, flavour: str) -> Package:
     source = f"/usr/src/nvidia-{version}"
     add = (
         f"dkms add -m nvidia -v {version} || true\n"
-        f'dkms build -m nvidia -v {version} -k "$(uname -r)"\ndkms install -m nvidia -v {version} -k "$(uname -r)" --force'
+        f'dkms build -m nvidia -v {version} -k "$(uname -r)"\ndkms install -m nvidia -v {version} -k "$(uname -r)" --force\ndepmod "$(uname -r)"'
     )
     return Package(
         name,
