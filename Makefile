@@ -82,6 +82,10 @@ bench-distribution: venv ## One model to 4 nodes, through the role's mirror and 
 bench-warm: venv docker ## Seconds to the first token after a restart of the engine, with the warmer and without; on the running demo
 	@$(PYTHON) -m tests.warm
 
+.PHONY: test-alerts
+test-alerts: venv ## Each alert fires when it should, is silent just under, and does not flap: promtool, and how many tests they were
+	@$(PYTHON) -m tests.alerts
+
 .PHONY: attack
 attack: venv ## Attack a fleet in local containers from its neighbour; ACCESS=.demo/access.json, GROUP=<one of the table's> for a part
 	@$(PYTHON) -m tests.attack $(or $(ACCESS),.demo/access.json) $(if $(GROUP),--only "$(GROUP)")

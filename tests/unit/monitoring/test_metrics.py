@@ -244,7 +244,7 @@ def test_a_dead_engine_and_a_broken_program(node: Host) -> None:
     node.program("nvidia-smi", "#!/bin/sh\necho 'Unable to determine the device handle: GPU is lost' >&2\nexit 15\n")
     (node.root / "warm.json").unlink()
     told = node.run(*node.node())
-    assert told["engine_reachable"] == 0
+    assert (told["engine_reachable"], told["gpus_visible"]) == (0, 0)
     assert told["models_planned"] == 2
     failed = {name for name, value in told.items() if name.startswith("collector_success") and not value}
     assert failed == {f'collector_success{{collector="{name}"}}' for name in ("engine", "warmth", "gpus")}

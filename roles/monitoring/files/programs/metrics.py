@@ -437,7 +437,11 @@ def gpus(out: Exposition, root: str) -> None:
         ("power.draw", "gpu_power_watts", 1.0), ("power.limit", "gpu_power_limit_watts", 1.0),
     )  # fmt: skip
     basic = ["index", "uuid", "name", *(field for field, _name, _factor in measured)]
-    rows = query("gpu", basic)
+    try:
+        rows = query("gpu", basic)
+    except CollectorError:
+        out.add("gpus_visible", 0)
+        raise
     out.add("gpus_visible", len(rows))
     for row in rows:
         uuid = row["uuid"]
