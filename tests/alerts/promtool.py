@@ -8,6 +8,7 @@ numbers, ``_`` (no sample), ``+3`` (a counter that grows by 3 a minute), ``+1/15
 from __future__ import annotations
 
 import functools
+import runpy
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tests.packages import unpacked
 
 HERE = Path(__file__).resolve().parent
 RULES = HERE.parents[1] / "roles/monitoring_server/files/rules"
+PROGRAMS = HERE.parents[1] / "roles/monitoring/files/programs"
 KINDS = ("fires", "silent", "sawtooth")
 # Minutes: the quiet time before, how long a test watches, and half a period of the sawtooth.
 QUIET, WATCHED, HALF = 20, 240, 15
@@ -39,6 +41,13 @@ def alerts() -> dict[str, dict[str, Any]]:
     return {
         rule["alert"]: rule for file in files() for group in groups(file) for rule in group["rules"] if "alert" in rule
     }
+
+
+@functools.cache
+def families() -> dict[str, Any]:
+    """What the collection's own program tells, by name without the prefix."""
+    program = runpy.run_path(str(PROGRAMS / "metrics.py"), run_name="metrics")
+    return {family.name: family for family in program["FAMILIES"]}
 
 
 @functools.cache

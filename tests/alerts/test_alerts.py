@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,11 @@ FOREIGN = {
 
 def own_names() -> set[str]:
     """Every series that the collection's own programs may tell, and every one that rules record."""
-    programs = ROOT / "roles/monitoring/files/programs"
     names = set()
-    for family in runpy.run_path(str(programs / "metrics.py"), run_name="metrics")["FAMILIES"]:
+    for family in promtool.families().values():
         endings = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
         names |= {f"onprem_llm_{family.name}{ending}" for ending in endings}
-    health = (programs / "health_check.py").read_text(encoding="utf-8")
+    health = (promtool.PROGRAMS / "health_check.py").read_text(encoding="utf-8")
     names |= {f"onprem_llm_{name}" for name in re.findall(r'^ {8}\("(\w+)", "[A-Z1]', health, re.MULTILINE)}
     names |= {
         f"onprem_llm_model_{name}" for name in re.findall(r'^ {8}\("(\w+)", "[^"]+", "\w+"\),', health, re.MULTILINE)
