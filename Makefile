@@ -82,6 +82,10 @@ bench-distribution: venv ## One model to 4 nodes, through the role's mirror and 
 bench-warm: venv docker ## Seconds to the first token after a restart of the engine, with the warmer and without; on the running demo
 	@$(PYTHON) -m tests.warm
 
+.PHONY: test-alerts
+test-alerts: venv ## Each alert fires when it should, is silent just under, and does not flap: promtool, and how many tests they were
+	@$(PYTHON) -m tests.alerts
+
 .PHONY: attack
 attack: venv ## Attack a fleet in local containers from its neighbour; ACCESS=.demo/access.json, GROUP=<one of the table's> for a part
 	@$(PYTHON) -m tests.attack $(or $(ACCESS),.demo/access.json) $(if $(GROUP),--only "$(GROUP)")
@@ -95,9 +99,10 @@ clients: venv ## The examples of docs/clients.md on a running fleet; ACCESS=.dem
 	@$(PYTHON) -m tests.clients $(or $(ACCESS),.demo/access.json)
 
 .PHONY: docs
-docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md, the tables of docs/gpu.md
+docs: venv ## Write what is made: the roles' README files, the tables of docs/preflight.md, docs/metrics.md and docs/gpu.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
 	@$(PYTHON) tools/role_readme.py
 	@$(PYTHON) tools/preflight_page.py
 	@$(PYTHON) tools/contracts.py
+	@$(PYTHON) tools/metrics_page.py
 	@$(PYTHON) tools/planning_page.py
 	@$(PYTHON) tools/gpu_page.py

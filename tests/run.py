@@ -69,7 +69,7 @@ def lint() -> Iterator[Check]:
 
 
 def unit() -> Iterator[Check]:
-    yield pytest("unit", "tests/unit", "tests/gates")
+    yield pytest("unit", "tests/unit", "tests/gates", "tests/alerts")
     yield from sanity.newest_core(lambda python: pytest("unit on the newest core", "tests/unit/plugins", python=python))
 
 

@@ -114,8 +114,8 @@ def stored(users: t.Iterable[User], defaults: t.Mapping[str, t.Any]) -> list[dic
 
 
 def node_models(plan: t.Mapping[str, t.Any], derived: t.Iterable[t.Mapping[str, t.Any]] = ()) -> list[dict[str, t.Any]]:
-    """What a node serves by its plan (docs/architecture.md): ``name``, ``slots``, ``context_length``, and what lists
-    of models tell.
+    """What a node serves by its plan (docs/architecture.md): ``name``, ``slots``, number of ``gpus``,
+    ``context_length``, and what lists of models tell.
 
     A derived model is another name of the model that it is made ``from``, and has that one's slots (``shares``).
     """
@@ -127,6 +127,7 @@ def node_models(plan: t.Mapping[str, t.Any], derived: t.Iterable[t.Mapping[str, 
                 "name": model["name"],
                 "shares": model["name"],
                 "slots": int(model["slots"]),
+                "gpus": len(model.get("gpus") or []),
                 "context_length": int(model["context_length"]),
                 "digest": str(source.get("sha256") or source.get("digest") or "").replace("sha256:", ""),
                 "size": int((model.get("account") or {}).get("weights_bytes") or 0),
@@ -158,6 +159,8 @@ def served(nodes: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> list[dic
                 "name": name,
                 "queue": rows[0]["shares"],
                 "slots": sum(row["slots"] for row in rows),
+                # Rules that an earlier version wrote have none.
+                "gpus": sum(row.get("gpus", 0) for row in rows),
                 "keep_alive": "-1",
                 "options": {"num_ctx": contexts.pop()} if len(contexts) == 1 else {},
                 "tag": {

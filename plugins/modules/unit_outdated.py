@@ -76,6 +76,13 @@ unread:
   type: list
   elements: str
   sample: [nginx.service]
+down:
+  description:
+    - The units that do not run, or that would not be started at the next boot.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 """
 
 import datetime
@@ -88,11 +95,13 @@ from ansible.module_utils.basic import AnsibleModule
 # Of the two, only the second moves when a running unit is reloaded.
 STARTED = "ActiveEnterTimestamp"
 RELOADED = "StateChangeTimestamp"
+# Files of units that a boot starts, or that something which is started brings along.
+BOOTED = ("enabled", "enabled-runtime", "static", "indirect", "generated", "alias")
 
 
 def properties(module: AnsibleModule, unit: str) -> dict[str, str]:
     """What systemd says of a unit; for one that it does not know, a state that is not active."""
-    wanted = f"ActiveState,NeedDaemonReload,{STARTED},{RELOADED}"
+    wanted = f"ActiveState,UnitFileState,NeedDaemonReload,{STARTED},{RELOADED}"
     command = ["systemctl", "show", "--timestamp=us+utc", f"--property={wanted}", "--", unit]
     code, output, error = module.run_command(command, environ_update={"LC_ALL": "C"})
     if code != 0:
@@ -141,16 +150,20 @@ def main() -> None:
     )
     outdated: dict[str, list[str]] = {}
     unread: list[str] = []
+    down: list[str] = []
     for wanted in module.params["units"]:
         state = properties(module, wanted["name"])
         if state.get("NeedDaemonReload") == "yes":
             unread.append(wanted["name"])
-        if state.get("ActiveState") not in ("active", "reloading"):
+        runs = state.get("ActiveState") in ("active", "reloading")
+        if not runs or state.get("UnitFileState") not in BOOTED:
+            down.append(wanted["name"])
+        if not runs:
             continue
         files = newer_files(wanted["files"], seconds(state[RELOADED if wanted["reloads"] else STARTED]))
         if files:
             outdated[wanted["name"]] = files
-    module.exit_json(changed=bool(outdated or unread), outdated=outdated, unread=unread)
+    module.exit_json(changed=bool(outdated or unread), outdated=outdated, unread=unread, down=down)
 
 
 if __name__ == "__main__":

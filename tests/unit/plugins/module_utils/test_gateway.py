@@ -125,6 +125,7 @@ def test_a_fleet_has_the_slots_of_all_its_nodes() -> None:
         model = {
             "name": "gemma3:270m",
             "slots": slots,
+            "gpus": ["GPU-1"],
             "context_length": context,
             "source": {"type": "registry", "digest": "sha256:ab"},
         }
@@ -135,6 +136,7 @@ def test_a_fleet_has_the_slots_of_all_its_nodes() -> None:
     models = {model["name"]: model for model in _gateway.served(nodes)}
     assert (models["gemma3:270m"]["slots"], models["gemma3:270m"]["options"]) == (5, {"num_ctx": 8192})
     assert (models["helper:latest"]["slots"], models["helper:latest"]["queue"]) == (2, "gemma3:270m")
+    assert models["gemma3:270m"]["gpus"] == 2
     nodes["two"] = _gateway.node_models(plan(3, 4096))
     assert _gateway.served(nodes)[0]["options"] == {}
 

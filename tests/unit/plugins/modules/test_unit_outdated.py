@@ -17,6 +17,7 @@ Run = Callable[..., dict[str, Any]]
 STARTED = 1795255200.5
 RELOADED = STARTED + 1800
 ANSWER = """ActiveState={state}
+UnitFileState=enabled
 ActiveEnterTimestamp=Sat 2026-11-21 10:00:00.500000 UTC
 StateChangeTimestamp=Sat 2026-11-21 10:30:00.500000 UTC
 NeedDaemonReload={reload}
@@ -85,6 +86,24 @@ def test_unit_that_does_not_run_is_not_outdated(run: Run, systemctl: Callable[..
     systemctl("ActiveState=inactive\nActiveEnterTimestamp=\nStateChangeTimestamp=\nNeedDaemonReload=no\n")
     result = run("unit_outdated", units=[{"name": "absent.service", "files": [str(site)]}])
     assert (result["outdated"], result["changed"]) == ({}, False)
+
+
+@pytest.mark.parametrize(
+    ("state", "boot", "down"),
+    [
+        ("active", "enabled", []),
+        ("active", "static", []),
+        ("active", "disabled", ["a.timer"]),
+        ("inactive", "enabled", ["a.timer"]),
+        ("inactive", "", ["a.timer"]),
+    ],
+)
+def test_unit_that_does_not_run_or_would_not_at_boot(
+    run: Run, systemctl: Callable[..., None], state: str, boot: str, down: list[str]
+) -> None:
+    systemctl(ANSWER.format(state=state, reload="no").replace("=enabled", f"={boot}"))
+    result = run("unit_outdated", units=[{"name": "a.timer"}])
+    assert (result["down"], result["changed"]) == (down, False)
 
 
 def test_host_without_systemd(run: Run, systemctl: Callable[..., None]) -> None:

@@ -1,0 +1,40 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.onprem.llm.plugins.module_utils import _usage
+from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
+
+
+class ActionModule(ActionBase):
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
+        _given, arguments = self.validate_argument_spec(
+            argument_spec={
+                "ledgers": {"type": "dict", "required": True},
+                "month": {"type": "str", "required": True},
+                "by_model": {"type": "bool", "default": True},
+            }
+        )
+        fault = _usage.month_fault(arguments["month"])
+        if fault:
+            raise AnsibleActionFail(fault)
+        try:
+            ledgers = [_usage.ledger(str(text), host) for host, text in sorted(arguments["ledgers"].items())]
+            rows = _usage.rows(ledgers, arguments["month"], arguments["by_model"])
+        except _usage.UsageError as error:
+            raise AnsibleActionFail(str(error)) from error
+        lines = _usage.lines(rows)
+        show([(line, None) for line in lines])
+        result.update(changed=False, rows=rows, lines=lines, csv=_usage.as_csv(rows))
+        return result
