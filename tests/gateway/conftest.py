@@ -156,12 +156,13 @@ def nginx() -> Nginx:
 
 @pytest.fixture(scope="session")
 def start(nginx: Nginx, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Starts gateways with an upstream each; ``workers`` processes."""
+    """Starts gateways with an upstream each; ``workers`` processes with so many ``connections``
+    each."""
     running: list[tuple[Site, subprocess.Popen[bytes]]] = []
 
-    def one(workers: int = 1, balanced: bool = False, **given: Any) -> Gateway:
+    def one(workers: int = 1, balanced: bool = False, connections: int = 2048, **given: Any) -> Gateway:
         upstream, port = free_port(), free_port()
-        site = Site(nginx, Path(tmp_path_factory.mktemp("gateway")), workers)
+        site = Site(nginx, Path(tmp_path_factory.mktemp("gateway")), workers, connections)
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.gateway.upstream", str(upstream), str(site.directory / "run/balancer.sock")],
             cwd=packages.ROOT,

@@ -388,19 +388,37 @@ end
 -- ------------------------------------------------------------------------------------------------------------------
 -- Names of models
 
--- The name as the engine's parser completes it (types/model/name.go of 0.32.15), in lower case, without the default host and namespace.
+-- The parts of a name, as the engine's parser allows them (types/model/name.go of 0.32.15): pattern and greatest length.
+local HOST, NAMESPACE, MODEL, TAG = {"^[%w_][%w_.:-]*$", 350}, {"^[%w_][%w_-]*$", 80}, {"^[%w_][%w_.-]*$", 80}, {"^[%w_][%w_.-]*$", 80}
+
+local function is(part, kind)
+    return #part <= kind[2] and find(part, kind[1]) ~= nil
+end
+
+-- The name as that parser completes it, in lower case, without the default host, and then without the default namespace: `gemma3:latest`,
+-- `acme/thing:q4`, `hf.co/acme/thing:q4`. Nothing for what is no name there. With two parts the first is a namespace, whatever it says.
 local function canonical(name)
-    name = lower(name)
-    if sub(name, 1, 19) == "registry.ollama.ai/" then
-        name = sub(name, 20)
+    local path, tag = match(lower(name), "^(.*):([^:/]*)$")
+    if not path then
+        path, tag = lower(name), "latest"
     end
-    if sub(name, 1, 8) == "library/" then
-        name = sub(name, 9)
+    local before, model = match(path, "^(.*)/([^/]*)$")
+    if not is(model or path, MODEL) or not is(tag, TAG) then
+        return nil
     end
-    if not find(name, ":[^/]*$") then
-        name = name .. ":latest"
+    if not before then
+        return path .. ":" .. tag
     end
-    return name
+    local host, namespace = match(before, "^(.*)/([^/]*)$")
+    if not is(namespace or before, NAMESPACE) or host and not is(host, HOST) then
+        return nil
+    end
+    host, namespace = host or "registry.ollama.ai", namespace or before
+    local whole = model .. ":" .. tag
+    if host ~= "registry.ollama.ai" then
+        return host .. "/" .. namespace .. "/" .. whole
+    end
+    return namespace == "library" and whole or namespace .. "/" .. whole
 end
 
 -- The model that a request names, as the plan writes it, if the user may use it. Without a plan each name is as good.
@@ -411,12 +429,16 @@ local function allowed_model(user, name)
     local models = rules.models
     if not models then
         local key = canonical(name)
-        if not find(key, "^[%w_][%w_.:/-]*$") or find(key, "-cloud$") or find(key, ":cloud$") or find(key, ":local$") or user.models and not user.models[key] then
+        if not key or find(key, "-cloud$") or find(key, ":cloud$") or find(key, ":local$") or user.models and not user.models[key] then
             return nil
         end
         return {name = key, queue = key}
     end
-    local model = models[name] or models[canonical(name)]
+    local model = models[name]
+    if not model then
+        local key = canonical(name)
+        model = key and models[key]
+    end
     if not model or user.models and not user.models[model.key] then
         return nil
     end
@@ -451,15 +473,19 @@ local function take(store, key, rate, burst)
         return true
     end
     local now, interval = ngx.now() * 1000, 1000 / rate
-    local empty = store:incr(key, interval, now, burst / rate + 60)
+    -- From the last that it let in, it is empty before its life ends, so that to forget it gives nobody anything.
+    local life = (burst + 1) / rate + 60
+    local empty = store:incr(key, interval, now, life)
     if not empty then
         return true
     end
     if empty < now then
-        store:set(key, now + interval, burst / rate + 60)
+        store:set(key, now + interval, life)
     elseif empty - now > burst * interval + interval then
         store:incr(key, -interval)
         return false, math.ceil((empty - now) / 1000 - burst / rate)
+    else
+        store:expire(key, life)
     end
     return true
 end
@@ -472,18 +498,12 @@ local known_passwords = {}
 -- Stands for who has no password, so that the time of an answer does not tell names.
 local nobody
 
-local function address_key()
-    local address = ngx.var.binary_remote_addr
-    -- A household or a host has a /64 of IPv6.
-    return #address == 16 and sub(address, 1, 8) or address
-end
-
 local function password_right(user, given)
     local known = sha256(user.name .. "\0" .. user.password_hash .. "\0" .. given)
     if known_passwords[known] then
         return true
     end
-    local address = "failed:" .. address_key()
+    local address = "failed:" .. ngx.var.onprem_llm_address
     local empty = strangers:get(address)
     if empty and empty - ngx.now() * 1000 > rules.address.failures_burst * 1000 / rules.address.failures_per_second then
         return false
@@ -686,7 +706,7 @@ local function enter(request)
     local turn = semaphore.new()
     request.waiting = true
     waiters[request.id] = turn
-    shared:set("waits:" .. request.id, true, 900)
+    shared:set("waits:" .. request.id, true, rules.queue.timeout_seconds + 60)
     shared:rpush(queue, worker_pid() .. " " .. request.id)
     if shared:llen(queue) > 2 * most + 100 then
         forget_who_left(queue)
@@ -712,30 +732,29 @@ end
 -- ------------------------------------------------------------------------------------------------------------------
 -- What a request may say
 
--- The request's body. What outgrew nginx's buffer lies in a file, on a file system in memory.
-local function body()
-    local text = ngx.req.get_body_data()
-    if text then
-        return text
+-- Bytes from which on a body counts to what all workers hold together. Smaller ones are bounded by the number of connections.
+local SMALL_BODY = 65536
+
+-- Whether there is room for a body of so many bytes; it is kept until the request ends.
+local function hold(request, size)
+    local more = (size > SMALL_BODY and size or 0) - (request.held or 0)
+    if more == 0 then
+        return true
     end
-    local path = ngx.req.get_body_file()
-    if not path then
-        return ""
+    if count("bodies", more) > rules.bodies_bytes and more > 0 then
+        count("bodies", -more)
+        return false
     end
-    local file = io.open(path, "rb")
-    text = file and file:read("*a")
-    if file then
-        file:close()
-    end
-    return text
+    request.held = (request.held or 0) + more
+    return true
 end
 
 local function given(value)
     return value ~= nil and value ~= cjson.null and value ~= false and value ~= ""
 end
 
--- Members that need a right, in the order in which a fault is told.
-local RIGHT_OF = {{"raw", "raw"}, {"template", "template"}, {"_debug_render_only", "template"}, {"system", "system"}, {"instructions", "system"}}
+-- Members that need a right, in the order in which a fault is told. A context is tokens, which pass every template.
+local RIGHT_OF = {{"raw", "raw"}, {"context", "raw"}, {"template", "template"}, {"_debug_render_only", "template"}, {"system", "system"}, {"instructions", "system"}}
 
 local function lacking(member)
     return 403, "right_missing", member .. " needs a right that you do not have.", member
@@ -912,11 +931,9 @@ local function access()
 
     local user, ambient = authenticate(headers)
     if not user then
-        local within, wait = take(strangers, "failed:" .. address_key(), rules.address.failures_per_second, rules.address.failures_burst)
-        if not within then
-            return refuse(429, "rate_limit_exceeded", "Too many failed attempts. Wait, and try again.", nil, wait)
-        end
-        return refuse(401, "invalid_api_key", "Missing or wrong credentials. Send Authorization: Bearer <API key>.")
+        local within, wait = take(strangers, "failed:" .. var.onprem_llm_address, rules.address.failures_per_second, rules.address.failures_burst)
+        var.gateway_wait = within and "" or wait
+        return ngx.exec("/_stranger")
     end
     var.gateway_user = user.name
     if ambient and origin and not origins[origin] then
@@ -962,11 +979,17 @@ local function access()
         end
         -- HTTP/2 needs no length for a body.
         ngx.req.discard_body()
-    elseif route.role ~= "admin" then
-        request = {id = var.request_id, user = user, chunks = 0, counted = true}
+    else
+        request = {id = var.request_id, user = user, chunks = 0}
         admitted[request.id] = request
-        if count(user.running, 1) > limits.concurrency then
-            return refuse(429, "concurrency_exceeded", format("You may have %d requests at a time.", limits.concurrency), nil, 1)
+        if route.role ~= "admin" then
+            request.counted = true
+            if count(user.running, 1) > limits.concurrency then
+                return refuse(429, "concurrency_exceeded", format("You may have %d requests at a time.", limits.concurrency), nil, 1)
+            end
+        end
+        if not hold(request, length or limits.body_bytes) then
+            return refuse(503, "overloaded", "The gateway has as many large requests as it may. Wait, and try again.", nil, 5)
         end
     end
     if route.method == "GET" then
@@ -983,14 +1006,14 @@ local function access()
     end
 
     ngx.req.read_body()
-    local text = body()
-    if not text then
-        return refuse(500, "internal_error", "The gateway cannot read the request body.")
-    end
+    -- nginx's buffer takes a body of the greatest size, so that none goes into a file.
+    local text = ngx.req.get_body_data() or ""
     local size = #text
     if size > limits.body_bytes then
         return refuse(413, "request_too_large", format("The request body may have %d bytes.", limits.body_bytes))
     end
+    -- One that came without a length was thought to be as large as it may.
+    hold(request, size)
     if route.role == "admin" then
         return
     end
@@ -1036,6 +1059,15 @@ local function access()
         request.running = true
         count(model.running, 1)
     end
+end
+
+-- Answers who has no credential, in a location that does not keep the connection.
+local function stranger()
+    local wait = ngx.var.gateway_wait
+    if wait ~= "" then
+        return refuse(429, "rate_limit_exceeded", "Too many failed attempts. Wait, and try again.", nil, wait)
+    end
+    return refuse(401, "invalid_api_key", "Missing or wrong credentials. Send Authorization: Bearer <API key>.")
 end
 
 -- What all workers have, as JSON: requests that users have here, whether they run or wait, and of each model that has slots of its own those that
@@ -1125,6 +1157,9 @@ local function log()
     if request.counted then
         count(request.user.running, -1)
     end
+    if request.held then
+        count("bodies", -request.held)
+    end
     if request.model then
         leave(request)
     end
@@ -1183,7 +1218,7 @@ local function start(path)
         if user.models then
             local models = {}
             for _, name in ipairs(user.models) do
-                models[canonical(name)] = true
+                models[canonical(name) or name] = true
             end
             user.models = models
         end
@@ -1205,7 +1240,7 @@ local function start(path)
     if rules.models then
         local models = {}
         for _, model in ipairs(rules.models) do
-            model.key = canonical(model.name)
+            model.key = canonical(model.name) or model.name
             model.running, model.waiting, model.line = "running:" .. model.queue, "waiting:" .. model.queue, "line:" .. model.queue
             models[model.key] = model
         end
@@ -1214,4 +1249,4 @@ local function start(path)
 end
 
 start(...)
-return {access = access, status = status, header_filter = header_filter, body_filter = body_filter, log = log}
+return {access = access, stranger = stranger, status = status, header_filter = header_filter, body_filter = body_filter, log = log}
