@@ -8,12 +8,13 @@ HAProxy need not be installed: its packages are fetched by apt and unpacked belo
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -62,6 +63,18 @@ def executable(name: str = "haproxy") -> tuple[str, dict[str, str]]:
         packages.unpack(missing, place)
     libraries = ":".join(str(path) for path in (place / "usr/lib").glob("*-linux-gnu"))
     return str(program), {**os.environ, "LD_LIBRARY_PATH": libraries}
+
+
+def program() -> Any:
+    """The role's program, as a module."""
+    if "balancer" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("balancer", PROGRAM)
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules["balancer"] = module
+    return sys.modules["balancer"]
 
 
 def rendered(template: str, **given: Any) -> str:
@@ -125,8 +138,13 @@ class Balancer:
             str(self.config),
         ]
         command += ["--drained", str(self.drained), *arguments]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         return json.loads(answer) if answer else None
+
+    def inside(self) -> Any:
+        """The program's own object for this HAProxy, in this process."""
+        options = {"run": str(self.directory), "configuration": str(self.config), "drained": str(self.drained)}
+        return program().Balancer(argparse.Namespace(**options))
 
     def start(self) -> Balancer:
         program, environment = executable()
@@ -146,12 +164,15 @@ class Balancer:
     def reload(self) -> None:
         """As the unit does it."""
         assert self.check().returncode == 0
-        self.helper("state")
-        assert self._process
         before = self.workers()
-        self._process.send_signal(signal.SIGUSR2)
-        self._await(lambda: set(self.workers()) - set(before), "no new process")
+        self.helper("reload", str(self.master))
+        assert set(self.workers()) - set(before)
         self._await(self._answers, "no answer after the reload")
+
+    @property
+    def master(self) -> int:
+        assert self._process
+        return self._process.pid
 
     def workers(self) -> list[int]:
         text = b""

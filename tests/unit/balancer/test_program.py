@@ -14,20 +14,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.onprem.llm.plugins.module_utils import _balancing
-from haproxy import FILTERS, PROGRAM, rendered
+from haproxy import FILTERS, program, rendered
 from role_templates import evaluated, role_variables
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
-
-
-def program() -> Any:
-    spec = importlib.util.spec_from_file_location("balancer", PROGRAM)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["balancer"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 balancer = program()
