@@ -26,7 +26,7 @@ from typing import Any
 import node as nodes
 from ansible_collections.onprem.llm.plugins.filter.balanced_models import balanced_models
 from ansible_collections.onprem.llm.plugins.filter.derived_models import derived_models
-from ansible_collections.onprem.llm.plugins.filter.planned_slots import planned_slots
+from ansible_collections.onprem.llm.plugins.filter.gateway_node_models import gateway_node_models
 from role_templates import evaluated, role_variables, trusted
 
 from tests import packages
@@ -37,7 +37,7 @@ UNPACKED = ROOT / "build/packages"
 ENDPOINT = "endpoint.onprem-llm.internal"
 PATIENCE = 20.0
 FILTERS = {
-    f"onprem.llm.{function.__name__}": function for function in (balanced_models, derived_models, planned_slots)
+    f"onprem.llm.{function.__name__}": function for function in (balanced_models, derived_models, gateway_node_models)
 }  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def program() -> Any:
 def rendered(template: str, **given: Any) -> str:
     """A template of the role, with its defaults and variables and these."""
     variables = {
-        **role_variables("balancer"), "gateway_read_timeout_seconds": 900, "inventory_hostname": "gw1", "hostvars": {},
+        **role_variables("gateway"), **role_variables("balancer"), "inventory_hostname": "gw1", "hostvars": {},
         "groups": {"gateways": ["gw1"]}, "ansible_managed": "made by a test", **given,
     }  # fmt: skip
     source = (ROOT / "roles/balancer/templates" / template).read_text(encoding="utf-8")
@@ -106,12 +106,15 @@ class Balancer:
         """Write the configuration, with other variables where they are given."""
         self._given = {**self._given, **given}
         upstreams = [{"name": n.name, "address": "127.0.0.1", "port": n.port} for n in self.fleet.values()]
-        kept = {"schema": 1, "nodes": self._models}
+        served = {
+            name: [{"name": model, "shares": model, "slots": slots} for model, slots in models.items()]
+            for name, models in self._models.items()
+        }
         authority = next(iter(self.fleet.values())).authority
         text = rendered(
             "haproxy.cfg.j2",
             gateway_upstreams=upstreams,
-            __balancer_look={"stdout_lines": [f"plans {json.dumps(kept)}"]},
+            __gateway_node_models=served,
             __balancer_run=str(self.directory),
             __balancer_certificate=authority.issue("gateway-client")[0],
             **{"balancer_check_interval_seconds": 1, "balancer_slow_start_seconds": 1, **self._given},

@@ -354,7 +354,7 @@ def test_a_reload_cuts_no_stream_and_forgets_no_health(balancer: Balancer, fleet
     fleet[0].states[MODEL] = "warming"
     balancer.await_up(BACKEND, {"n2"})
     running: list[Answer] = []
-    thread = threading.Thread(target=lambda: running.append(ask(balancer, "long", tokens=150)), daemon=True)
+    thread = threading.Thread(target=lambda: running.append(ask(balancer, "long", tokens=400)), daemon=True)
     thread.start()
     time.sleep(0.3)
     first = balancer.workers()
@@ -366,7 +366,7 @@ def test_a_reload_cuts_no_stream_and_forgets_no_health(balancer: Balancer, fleet
         assert [stream["process"] for stream in streams if stream["process"] in first]
         thread.join(30)
     assert {(answer.status, answer.text[:2], answer.error) for answer in users.answers} == {(200, "n2", "")}
-    assert (running[0].status, len(running[0].text.splitlines()), running[0].error) == (200, 150, "")
+    assert (running[0].status, len(running[0].text.splitlines()), running[0].error) == (200, 400, "")
     assert fleet[0].seen == []
 
 
