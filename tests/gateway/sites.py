@@ -8,6 +8,7 @@ one directory.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ TEMPLATES = {
     "gateway.conf.j2": "etc/nginx/conf.d/onprem-llm-gateway.conf",
     "gateway.json.j2": "etc/nginx/onprem-llm-gateway.json",
 }
-PROGRAM = "etc/nginx/onprem-llm-gateway.lua"
+PROGRAM = "etc/nginx/onprem-llm-gateway"
 MAIN = """
 {modules}
 daemon off;
@@ -114,7 +115,7 @@ class Site:
         """The role's files, as its tasks write them."""
         for template, path in TEMPLATES.items():
             self.render_template("gateway", template, values, path)
-        (self.directory / PROGRAM).write_bytes((ROLES / "gateway/files/gateway.lua").read_bytes())
+        shutil.copytree(ROLES / "gateway/files/lua", self.directory / PROGRAM, dirs_exist_ok=True)
 
     def render_template(
         self, role: str, template: str, values: Mapping[str, Any], path: str = "etc/nginx/conf.d/site.conf"

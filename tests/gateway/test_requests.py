@@ -13,9 +13,15 @@ from typing import Any
 import pytest
 
 from tests.gateway.conftest import KEYS, PASSWORD, Gateway, plan_of, users
+from tests.unit.role_templates import ROLES, role_variables
 
 CHAT = {"model": "gemma3:270m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = json.dumps(CHAT)
+
+
+def test_the_preflight_report_knows_each_part_of_the_program() -> None:
+    foretold = {entry.get("source") for entry in role_variables("gateway")["__gateway_files"]} - {None}
+    assert foretold == {f"lua/{path.name}" for path in (ROLES / "gateway/files/lua").iterdir()}
 
 
 @pytest.mark.parametrize(

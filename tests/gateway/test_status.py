@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.gateway.conftest import SLOTS, Answer, Gateway, users
+from tests.gateway.client import Client, prompt
+from tests.gateway.conftest import KEYS, SLOTS, Answer, Gateway, users
 from tests.gateway.packages import ROOT
 from tests.gateway.sites import free_port, variables
 from tests.gateway.test_limits import slow
@@ -132,18 +133,20 @@ def drain(gateway: Gateway, directory: Path, seconds: int, *more: str) -> subpro
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the play gives files to root")
 def test_drain_waits_for_the_only_nodes_streams(start: Any, tmp_path: Path) -> None:
-    gateway = start()
-    with busy(gateway, 1, 12) as answers:
-        assert soon(gateway, of(1, 0, 1)) == of(1, 0, 1)
-        too_short = drain(gateway, tmp_path, 1)
-        assert too_short.returncode == 2, too_short.stdout + too_short.stderr
-        assert "engine0 gets no new request, but 1 still run after 1 seconds" in too_short.stdout
-        assert (tmp_path / "drained/engine0").is_file()
-        assert not answers[0].done()
-        enough = drain(gateway, tmp_path, 60)
-        assert enough.returncode == 0, enough.stdout + enough.stderr
-        assert answers[0].done()
-    assert answers[0].result().status == 200
+    gateway: Gateway = start()
+    stream = Client(gateway.port, gateway.ca, KEYS["app"])
+    stream.socket.sendall(stream.request(prompt(10, 30000, 10)))
+    assert soon(gateway, of(1, 0, 1)) == of(1, 0, 1)
+    too_short = drain(gateway, tmp_path, 1)
+    assert too_short.returncode == 2, too_short.stdout + too_short.stderr
+    assert "engine0 gets no new request, but 1 still run after 1 seconds" in too_short.stdout
+    assert (tmp_path / "drained/engine0").is_file()
+    with ThreadPoolExecutor(1) as pool:
+        enough = pool.submit(drain, gateway, tmp_path, 60)
+        time.sleep(4)
+        assert not enough.done()
+        stream.close()
+        assert enough.result().returncode == 0, enough.result().stdout + enough.result().stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the play gives files to root")
