@@ -151,7 +151,8 @@ class Gateway:
 
 @pytest.fixture(scope="session")
 def nginx() -> Nginx:
-    return packages.unpack()
+    """This machine's own, or that of the release that NGINX_OF_RELEASE names."""
+    return packages.unpack(os.environ.get("NGINX_OF_RELEASE", ""))
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,7 @@ class Site:
             )
         )  # fmt: skip
         self._process = subprocess.Popen(
-            [self.nginx.binary, "-c", main, "-p", self.directory, "-e", self.directory / "var/log/nginx/error.log"],
+            [*self.nginx.command, "-c", main, "-p", self.directory, "-e", self.directory / "var/log/nginx/error.log"],
             env=self.nginx.environment,
         )
         for _ in range(100):
