@@ -16,14 +16,11 @@ description:
     may fill.
 options:
   _input:
-    description: Nodes with C(name), C(address), C(port) and C(models), a mapping of models to slots.
+    description:
+      - Nodes with C(name), C(address), C(port) and C(models), as P(onprem.llm.gateway_node_models#filter) gives them.
     type: list
     elements: dict
     required: true
-  aliases:
-    description: Names of derived models by the model that they are derived from.
-    type: dict
-    default: {}
   gateways:
     description: How many gateways serve users at a time.
     type: int
@@ -43,7 +40,8 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "{{ nodes | onprem.llm.balanced_models }}"
   vars:
-    nodes: [{name: gpu1, address: 192.0.2.11, port: 8443, models: {"qwen3:8b": 4}}]
+    served: "{{ models_selection.plan | onprem.llm.gateway_node_models }}"
+    nodes: [{name: gpu1, address: 192.0.2.11, port: 8443, models: "{{ served }}"}]
 """
 
 RETURN = r"""
@@ -60,13 +58,12 @@ from ansible_collections.onprem.llm.plugins.module_utils import _balancing
 
 def balanced_models(
     nodes: t.Sequence[t.Mapping[str, t.Any]],
-    aliases: t.Mapping[str, t.Iterable[str]] | None = None,
     gateways: int = 1,
     rank: int = 0,
     queue_per_slot: int = 1,
 ) -> list[dict[str, t.Any]]:
     try:
-        return _balancing.balanced_models(nodes, aliases or {}, int(gateways), int(rank), int(queue_per_slot))
+        return _balancing.balanced_models(nodes, int(gateways), int(rank), int(queue_per_slot))
     except _balancing.BalancingError as error:
         raise AnsibleFilterError(f"balanced_models: {error}") from error
 

@@ -19,7 +19,7 @@ options:
     type: dict
     required: true
   derived:
-    description: Derived models with C(name) and C(from), as in C(models_derived).
+    description: Derived models with C(name) and C(from), as P(onprem.llm.derived_models#filter) gives them.
     type: list
     elements: dict
     default: []
@@ -33,18 +33,24 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: Models with C(name), C(slots), C(context_length) and what lists of models tell.
+  description:
+    - Models with C(name), C(slots), C(context_length) and what lists of models tell. A derived one has the slots of the
+      model that C(shares) names.
   type: list
   elements: dict
 """
 
+from ansible.errors import AnsibleFilterError
 from ansible_collections.onprem.llm.plugins.module_utils import _gateway
 
 
 def gateway_node_models(
     plan: t.Mapping[str, t.Any], derived: t.Iterable[t.Mapping[str, t.Any]] = ()
 ) -> list[dict[str, t.Any]]:
-    return _gateway.node_models(plan, derived)
+    try:
+        return _gateway.node_models(plan, derived)
+    except ValueError as error:
+        raise AnsibleFilterError(f"gateway_node_models: {error}") from error
 
 
 class FilterModule:

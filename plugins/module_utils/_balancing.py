@@ -27,22 +27,6 @@ def spellings(name: str) -> list[str]:
     return [whole, whole[: -len(":latest")]] if whole.endswith(":latest") else [whole]
 
 
-def planned_slots(plan: t.Mapping[str, t.Any]) -> dict[str, int]:
-    """Slots by model, of a plan.json of schema 1. A model of two workloads is loaded once, with the greater number.
-
-    Raises BalancingError where it is no such plan.
-    """
-    slots: dict[str, int] = {}
-    try:
-        for instance in plan["instances"]:
-            for model in instance["models"]:
-                name = canonical_name(str(model["name"]))
-                slots[name] = max(slots.get(name, 0), int(model["slots"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise BalancingError(f"it is no plan: {type(error).__name__}: {error}") from error
-    return slots
-
-
 def share(slots: int, gateways: int, place: int) -> int:
     """How many of a node's slots one of several gateways may fill.
 
@@ -67,31 +51,30 @@ def warm_pattern(model: str) -> str:
 
 
 def balanced_models(
-    nodes: t.Sequence[t.Mapping[str, t.Any]],
-    aliases: t.Mapping[str, t.Iterable[str]],
-    gateways: int,
-    rank: int,
-    queue_per_slot: int,
+    nodes: t.Sequence[t.Mapping[str, t.Any]], gateways: int, rank: int, queue_per_slot: int
 ) -> list[dict[str, t.Any]]:
-    """One entry a model that any node serves, by name.
+    """One entry a model that any node serves, by name. One that is derived is another name of its own model: they are
+    loaded as one, and share its slots.
 
-    :param nodes: name, address, port, and models (slots by name) of each.
-    :param aliases: the names of models that are derived from one; they are loaded as one, and share its slots.
+    :param nodes: name, address, port, and models of each, as :func:`_gateway.node_models` gives them.
     :param gateways: how many gateways serve users at a time; `rank` is this one's number among them, from 0.
     :param queue_per_slot: how many requests may wait for each slot.
     Raises BalancingError for a name that no model has.
     """
     models: dict[str, dict[str, t.Any]] = {}
     for number, node in enumerate(nodes):
-        for name, slots in sorted(node["models"].items()):
-            if not MODEL_NAME.match(name) or "::" in name:
-                raise BalancingError(f"{node['name']} has the model {name!r}, which no balancer can name")
-            model = models.setdefault(name, {"name": name, "servers": []})
-            server = {key: node[key] for key in ("name", "address", "port")}
-            model["servers"].append({**server, "slots": share(int(slots), gateways, rank + number)})
+        for row in sorted(node["models"], key=lambda row: (row["shares"], row["name"])):
+            name = row["shares"]
+            if not MODEL_NAME.match(row["name"]) or "::" in row["name"]:
+                raise BalancingError(f"{node['name']} has the model {row['name']!r}, which no balancer can name")
+            model = models.setdefault(name, {"name": name, "others": set(), "servers": []})
+            if row["name"] != name:
+                model["others"].add(row["name"])
+            else:
+                server = {key: node[key] for key in ("name", "address", "port")}
+                model["servers"].append({**server, "slots": share(int(row["slots"]), gateways, rank + number)})
     for name, model in models.items():
-        others = sorted(other for key in spellings(name) for other in aliases.get(key, ()))
-        names = [spelling for one in (name, *others) for spelling in spellings(one)]
+        names = [spelling for one in (name, *sorted(model.pop("others"))) for spelling in spellings(one)]
         slots = sum(server["slots"] for server in model["servers"])
         model.update(
             backend=backend_name(name),

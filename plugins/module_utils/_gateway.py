@@ -15,6 +15,7 @@ import re
 import typing as t
 
 from ansible_collections.onprem.llm.plugins.module_utils import _model_name
+from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
 
 User = t.Mapping[str, t.Any]
 
@@ -114,28 +115,42 @@ def stored(users: t.Iterable[User], defaults: t.Mapping[str, t.Any]) -> list[dic
 
 
 def node_models(plan: t.Mapping[str, t.Any], derived: t.Iterable[t.Mapping[str, t.Any]] = ()) -> list[dict[str, t.Any]]:
-    """What a node serves by its plan (docs/architecture.md): ``name``, ``slots``, number of ``gpus``,
+    """What a node serves by its plan (docs/architecture.md): ``name`` as the engine lists it, ``slots``, number of ``gpus``,
     ``context_length``, and what lists of models tell.
 
-    A derived model is another name of the model that it is made ``from``, and has that one's slots (``shares``).
+    A model of two workloads is loaded once, with the greater number of slots. A derived model is another name of the
+    model that it is made ``from``, and has that one's slots (``shares``).
+
+    :raises ValueError: it is no such plan.
     """
     rows: dict[str, dict[str, t.Any]] = {}
-    for instance in plan.get("instances") or []:
-        for model in instance["models"]:
-            source = model.get("source") or {}
-            row = {
-                "name": model["name"],
-                "shares": model["name"],
-                "slots": int(model["slots"]),
-                "gpus": len(model.get("gpus") or []),
-                "context_length": int(model["context_length"]),
-                "digest": str(source.get("sha256") or source.get("digest") or "").replace("sha256:", ""),
-                "size": int((model.get("account") or {}).get("weights_bytes") or 0),
-                "quantization": model.get("quantization") or "",
-            }
-            for name in [model["name"], *(one["name"] for one in derived if one.get("from") == model["name"])]:
-                rows.setdefault(name, {**row, "name": name})
+    try:
+        for instance in plan["instances"]:
+            for model in instance["models"]:
+                row = _row(model)
+                known = rows.setdefault(row["name"], row)
+                known["slots"] = max(known["slots"], row["slots"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"it is no plan: {type(error).__name__}: {error}") from error
+    for one in derived:
+        base, name = rows.get(local_name(one["from"])), local_name(one["name"])
+        if base:
+            rows.setdefault(name, {**base, "name": name})
     return list(rows.values())
+
+
+def _row(model: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    source, name = model.get("source") or {}, local_name(str(model["name"]))
+    return {
+        "name": name,
+        "shares": name,
+        "slots": int(model["slots"]),
+        "gpus": len(model.get("gpus") or []),
+        "context_length": int(model["context_length"]),
+        "digest": str(source.get("sha256") or source.get("digest") or "").replace("sha256:", ""),
+        "size": int((model.get("account") or {}).get("weights_bytes") or 0),
+        "quantization": model.get("quantization") or "",
+    }
 
 
 def served(nodes: t.Mapping[str, t.Sequence[t.Mapping[str, t.Any]]]) -> list[dict[str, t.Any]]:

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from tests.attack import wire
 from tests.attack.access import Access, Machine, User
@@ -61,6 +61,15 @@ def run_here(command: list[str], given: str) -> str:
         raise RuntimeError(f"{command[:5]}: {done.stderr.decode(errors='replace')[-500:]}")
     # What is not UTF-8 stays to be seen.
     return done.stdout.decode(errors="surrogateescape")
+
+
+class Said(TypedDict, total=False):
+    """What a request says, where it is not what the user would say to the gateway: a key or host that is None is left
+    out."""
+
+    body: bytes | dict | None
+    key: str | None
+    host: str | None
 
 
 @dataclass(frozen=True)
@@ -161,16 +170,9 @@ class Position:
         written = f"[{address}]" if ":" in address else address
         return written if port == 443 else f"{written}:{port}"
 
-    def bytes(
-        self,
-        method: str,
-        target: str,
-        *extra: tuple[str, str],
-        body: bytes | dict | None = None,
-        key: str | None = "",
-        host: str | None = "",
-    ) -> bytes:
-        """A request by the user, whole; ``extra`` headers come last. A key or host that is None is left out."""
+    def bytes(self, method: str, target: str, *extra: tuple[str, str], **said: Unpack[Said]) -> bytes:
+        """A request, whole; ``extra`` headers come last."""
+        body, key, host = said.get("body"), said.get("key", ""), said.get("host", "")
         data = json.dumps(body).encode() if isinstance(body, dict) else body
         headers = [("Host", host or self.host)] if host is not None else []
         if key is not None:
@@ -187,17 +189,10 @@ class Position:
             return wire.exchange(connection, data, answers, patience or self.bounds.patience, self.bounds.quiet)
 
     def ask(
-        self,
-        method: str,
-        target: str,
-        *extra: tuple[str, str],
-        body: bytes | dict | None = None,
-        key: str | None = "",
-        host: str | None = "",
-        patient: bool = True,
+        self, method: str, target: str, *extra: tuple[str, str], patient: bool = True, **said: Unpack[Said]
     ) -> Answer:
         """One answer. A 429 is waited out, as it says nothing about what was asked, unless ``patient`` is false."""
-        data = self.bytes(method, target, *extra, body=body, key=key, host=host)
+        data = self.bytes(method, target, *extra, **said)
         return self.paced(data).first if patient else self.send(data).first
 
     def paced(self, data: bytes, answers: int = 1, patience: float | None = None) -> Exchange:

@@ -31,9 +31,7 @@ from typing import Any
 
 from tests.gateway import packages
 from tests.gateway.client import Client, prompt
-from tests.gateway.sites import Site, free_port, variables
-from tests.unit.certificates import Authority
-from tests.unit.role_templates import role_variables
+from tests.gateway.sites import Site, endpoint, free_port, variables
 
 RESULT = packages.ROOT / "build/bench/gateway.json"
 STREAMS, PACE = 64, 100
@@ -136,26 +134,7 @@ class Bench:
 
     def node(self) -> int:
         """An endpoint as the role of that name has it, with mutual TLS; return its port."""
-        site = Site(self.nginx, self.directory / "node")
-        authority = Authority(self.directory / "node")
-        pki = site.directory / "etc/onprem-llm/pki"
-        for name, common, names in (
-            ("endpoint", "node", ("endpoint.onprem-llm.internal",)),
-            ("gateway-client", "localhost", ()),
-        ):
-            for suffix, path in zip(("crt", "key"), authority.issue(common, *names)):
-                os.replace(path, pki / f"{name}.{suffix}")
-        (pki / "ca.crt").write_bytes(Path(authority.ca).read_bytes())
-        port = free_port()
-        site.render_template("endpoint", "endpoint.conf.j2", role_variables("endpoint") | {
-            "ansible_managed": "", "inventory_hostname": "node", "endpoint_address": "127.0.0.1", "endpoint_port": port,
-            "endpoint_client_names": ["localhost"], "endpoint_engine_address": "127.0.0.1",
-            "endpoint_engine_port": self.upstream,
-            "endpoint_read_timeout_seconds": 900, "endpoint_admin_api": False,
-            "__gateway_routes": role_variables("gateway")["__gateway_routes"],
-        })  # fmt: skip
-        site.start(port)
-        self.sites["node"] = site
+        self.sites["node"], port = endpoint(self.nginx, self.directory / "node", self.upstream)
         return port
 
     def counters(self) -> dict[str, int]:

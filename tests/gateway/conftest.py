@@ -151,17 +151,19 @@ class Gateway:
 
 @pytest.fixture(scope="session")
 def nginx() -> Nginx:
-    return packages.unpack()
+    """This machine's own, or that of the release that NGINX_OF_RELEASE names."""
+    return packages.unpack(os.environ.get("NGINX_OF_RELEASE", ""))
 
 
 @pytest.fixture(scope="session")
 def start(nginx: Nginx, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Starts gateways with an upstream each; ``workers`` processes."""
+    """Starts gateways with an upstream each; ``workers`` processes with so many ``connections``
+    each."""
     running: list[tuple[Site, subprocess.Popen[bytes]]] = []
 
-    def one(workers: int = 1, balanced: bool = False, **given: Any) -> Gateway:
+    def one(workers: int = 1, balanced: bool = False, connections: int = 2048, **given: Any) -> Gateway:
         upstream, port = free_port(), free_port()
-        site = Site(nginx, Path(tmp_path_factory.mktemp("gateway")), workers)
+        site = Site(nginx, Path(tmp_path_factory.mktemp("gateway")), workers, connections)
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.gateway.upstream", str(upstream), str(site.directory / "run/balancer.sock")],
             cwd=packages.ROOT,

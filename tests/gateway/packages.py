@@ -24,6 +24,10 @@ PACKAGES = (
 )  # fmt: skip
 
 
+# What these need in turn where they are another release's, and this machine's libraries are older.
+LIBRARIES = ("libc6", "libcrypt1", "libgcc-s1", "libssl3t64", "libzstd1", "zlib1g")
+
+
 @dataclass(frozen=True)
 class Nginx:
     """An unpacked nginx: the directory that stands for ``/``."""
@@ -31,8 +35,12 @@ class Nginx:
     root: Path
 
     @property
-    def binary(self) -> Path:
-        return self.root / "usr/sbin/nginx"
+    def command(self) -> list[str | Path]:
+        """The program; by its own release's loader where there is one."""
+        binary = self.root / "usr/sbin/nginx"
+        for loader in sorted(self.root.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*")):
+            return [loader, "--library-path", loader.parent, binary]
+        return [binary]
 
     @property
     def modules(self) -> list[Path]:
@@ -43,11 +51,14 @@ class Nginx:
 
     @property
     def environment(self) -> dict[str, str]:
+        if len(self.command) > 1:
+            # This machine's own programs must not find them.
+            return dict(os.environ)
         return os.environ | {"LD_LIBRARY_PATH": ":".join(str(path) for path in self.root.glob("**/lib/*-linux-gnu"))}
 
     @property
     def version(self) -> str:
-        said = subprocess.run([self.binary, "-v"], env=self.environment, capture_output=True, text=True, check=True)
+        said = subprocess.run([*self.command, "-v"], env=self.environment, capture_output=True, text=True, check=True)
         return said.stderr.strip().rpartition("/")[2]
 
     @property
@@ -57,16 +68,20 @@ class Nginx:
         return f"{self.root}/usr/share/lua/5.1/?.lua;;", f"{library}/lua/5.1/?.so;;"
 
 
-def unpack() -> Nginx:
-    """This machine's own release, by apt; again only where it is not there yet."""
-    root = BUILD / "root"
+def unpack(release: str = "") -> Nginx:
+    """Of this machine's own release, or of another by its name, by apt; again only where it is not there yet."""
+    build = BUILD.with_name(f"nginx-{release}") if release else BUILD
+    root = build / "root"
     if not (root / "complete").exists():
-        shutil.rmtree(BUILD, ignore_errors=True)
-        packages.know()
-        known = subprocess.run(["apt-cache", "pkgnames"], capture_output=True, text=True, check=True).stdout.split()
-        names = [name for name in PACKAGES if name in set(known)]
+        shutil.rmtree(build, ignore_errors=True)
+        options = packages.of_release(release) if release else []
+        if not release:
+            packages.know()
+        listed = subprocess.run(["apt-cache", *options, "pkgnames"], capture_output=True, text=True, check=True).stdout
+        known = set(listed.split())
+        names = [name for name in PACKAGES + (LIBRARIES if release else ()) if name in known]
         if "libnginx-mod-http-lua" not in names:
             sys.exit("apt knows no libnginx-mod-http-lua here, also after apt-get update")
-        packages.unpack(names, root)
+        packages.unpack(names, root, options)
         (root / "complete").touch()
     return Nginx(root)

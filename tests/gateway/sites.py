@@ -8,6 +8,7 @@ one directory.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +28,7 @@ TEMPLATES = {
     "gateway.conf.j2": "etc/nginx/conf.d/onprem-llm-gateway.conf",
     "gateway.json.j2": "etc/nginx/onprem-llm-gateway.json",
 }
-PROGRAM = "etc/nginx/onprem-llm-gateway.lua"
+PROGRAM = "etc/nginx/onprem-llm-gateway"
 MAIN = """
 {modules}
 daemon off;
@@ -36,7 +37,7 @@ pid {directory}/run/nginx.pid;
 error_log {directory}/var/log/nginx/error.log warn;
 worker_processes {workers};
 worker_rlimit_nofile 8192;
-events {{ worker_connections 2048; }}
+events {{ worker_connections {connections}; }}
 http {{
     lua_package_path "{lua}";
     lua_package_cpath "{lua_c}";
@@ -90,15 +91,16 @@ def variables(
 class Site:
     """One nginx with files of its own below ``directory``."""
 
-    def __init__(self, nginx: Nginx, directory: Path, workers: int | str = 1) -> None:
-        self.nginx, self.directory, self.workers = nginx, directory, workers
+    def __init__(self, nginx: Nginx, directory: Path, workers: int | str = 1, connections: int = 2048) -> None:
+        """:param connections: how many each worker may have."""
+        self.nginx, self.directory, self.workers, self.connections = nginx, directory, workers, connections
         for name in ("run/onprem-llm-gateway", "etc/nginx/conf.d", "etc/onprem-llm/pki", "var/log/nginx"):
             (directory / name).mkdir(parents=True, exist_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
 
     def moved(self, text: str) -> str:
         """A configuration with its paths below the directory."""
-        for path in ("/etc/nginx/", "/etc/onprem-llm/", "/var/log/nginx/", "/run/onprem-llm-gateway"):
+        for path in ("/etc/nginx/", "/etc/onprem-llm/", "/var/log/nginx/", "/run/onprem-llm-"):
             text = text.replace(path, f"{self.directory}{path}")
         return text
 
@@ -113,7 +115,7 @@ class Site:
         """The role's files, as its tasks write them."""
         for template, path in TEMPLATES.items():
             self.render_template("gateway", template, values, path)
-        (self.directory / PROGRAM).write_bytes((ROLES / "gateway/files/gateway.lua").read_bytes())
+        shutil.copytree(ROLES / "gateway/files/lua", self.directory / PROGRAM, dirs_exist_ok=True)
 
     def render_template(
         self, role: str, template: str, values: Mapping[str, Any], path: str = "etc/nginx/conf.d/site.conf"
@@ -136,12 +138,13 @@ class Site:
         root = os.geteuid() == 0
         main.write_text(
             MAIN.format(
-                directory=self.directory, workers=self.workers, lua=lua, lua_c=lua_c, user="user root;" if root else "",
+                directory=self.directory, workers=self.workers, connections=self.connections, lua=lua, lua_c=lua_c,
+                user="user root;" if root else "",
                 modules="\n".join(f"load_module {module};" for module in self.nginx.modules),
             )
         )  # fmt: skip
         self._process = subprocess.Popen(
-            [self.nginx.binary, "-c", main, "-p", self.directory, "-e", self.directory / "var/log/nginx/error.log"],
+            [*self.nginx.command, "-c", main, "-p", self.directory, "-e", self.directory / "var/log/nginx/error.log"],
             env=self.nginx.environment,
         )
         for _ in range(100):
@@ -178,3 +181,29 @@ class Site:
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+
+def endpoint(nginx: Nginx, directory: Path, engine: int) -> tuple[Site, int]:
+    """A node's endpoint as the role of that name has it, before an engine on a port of 127.0.0.1; it runs, and its
+    port. A gateway's certificate, key and authority lie in its directory, as ``gateway-client.*`` and ``ca.crt``.
+    """
+    site = Site(nginx, directory)
+    authority = Authority(directory)
+    pki = site.directory / "etc/onprem-llm/pki"
+    for name, common, names in (
+        ("endpoint", "node", ("endpoint.onprem-llm.internal",)),
+        ("gateway-client", "localhost", ()),
+    ):
+        for suffix, path in zip(("crt", "key"), authority.issue(common, *names)):
+            os.replace(path, pki / f"{name}.{suffix}")
+    (pki / "ca.crt").write_bytes(Path(authority.ca).read_bytes())
+    port = free_port()
+    site.render_template("endpoint", "endpoint.conf.j2", role_variables("endpoint") | {
+        "ansible_managed": "", "inventory_hostname": "node", "endpoint_address": "127.0.0.1", "endpoint_port": port,
+        "endpoint_client_names": ["localhost"], "endpoint_engine_address": "127.0.0.1",
+        "endpoint_engine_port": engine,
+        "endpoint_read_timeout_seconds": 900, "endpoint_admin_api": False,
+        "__gateway_routes": role_variables("gateway")["__gateway_routes"],
+    })  # fmt: skip
+    site.start(port)
+    return site, port

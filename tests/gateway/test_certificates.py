@@ -64,10 +64,10 @@ def ends(path: str) -> str:
     return said.stdout.strip().partition("=")[2]
 
 
-def looked(own: str = "", client: str = "") -> dict[str, Any]:
+def looked(own: str = "", client: str = "", **more: Any) -> dict[str, Any]:
     """The role's variables for these files, with what its script says of them."""
     given = {
-        "gateway_tls_certificate": own, "gateway_client_ca": client,
+        "gateway_tls_certificate": own, "gateway_client_ca": client, **more,
         "gateway_tls_private_key": own.replace(".crt", ".key"),
         "gateway_users": [{"name": "app", "api_keys": [{"sha256": "5e" * 32}]}],
     }  # fmt: skip
@@ -76,7 +76,7 @@ def looked(own: str = "", client: str = "") -> dict[str, Any]:
     argv = evaluated(trusted(GATHER["ansible.builtin.command"]["argv"]), values)
     said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
     # What nginx this machine has is not the matter.
-    files = [line for line in said if line.startswith(("fault ", "certificate "))]
+    files = [line for line in said if line.startswith(("fault ", "certificate ", "nginx has "))]
     return values | {"__gateway_state": {"stdout_lines": ["installed nginx=1.22.1-9", *files]}}
 
 

@@ -12,10 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.conftest import KEYS, PASSWORD, Gateway
+from tests.gateway.conftest import KEYS, PASSWORD, Gateway, plan_of, users
+from tests.unit.role_templates import ROLES, role_variables
 
 CHAT = {"model": "gemma3:270m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT = json.dumps(CHAT)
+
+
+def test_the_preflight_report_knows_each_part_of_the_program() -> None:
+    foretold = {entry.get("source") for entry in role_variables("gateway")["__gateway_files"]} - {None}
+    assert foretold == {f"lua/{path.name}" for path in (ROLES / "gateway/files/lua").iterdir()}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +163,9 @@ def test_engine_sees_the_body_and_no_header_of_the_client_s(gateway: Gateway) ->
         "GEMMA3:270M",
         "library/gemma3:270m",
         "registry.ollama.ai/library/gemma3:270m",
+        "Registry.Ollama.AI/Library/Gemma3:270m",
         "hf.co/acme/thing:q4",
+        "hf.co/Acme/thing:Q4",
     ],
 )
 def test_model_by_any_name_of_its(gateway: Gateway, name: str) -> None:
@@ -168,7 +176,11 @@ def test_model_by_any_name_of_its(gateway: Gateway, name: str) -> None:
     "name",
     [
         "gemma3", "gemma3:latest", "gemma3:270m ", " gemma3:270m", "gemma3:270m@sha256:00", "other/gemma3:270m",
-        "gemma3:270m-cloud",
+        "gemma3:270m-cloud", "library/library/gemma3:270m", "registry.ollama.ai/gemma3:270m",
+        "registry.ollama.ai/library/library/gemma3:270m", "library/acme/thing:q4", "library/hf.co/acme/thing:q4",
+        "registry.ollama.ai/hf.co/acme/thing:q4", "hf.co/thing:q4", "acme/thing:q4", "hf.co:443/acme/thing:q4",
+        "/gemma3:270m", "library//gemma3:270m", "//gemma3:270m", "registry.ollama.ai//gemma3:270m", "gemma3/270m",
+        "gemma3:", ":270m", "gemma3::270m", "hf.co/acme/thing:q4/", "-gemma3:270m", "gemma3:270m\x00",
         "gemma3:270m:local", "http://registry.ollama.ai/library/gemma3:270m", "../gemma3:270m", "",
         "gemma3:270\u217f", "x" * 900,
     ],
@@ -289,6 +301,8 @@ def test_what_is_the_plan_s_passes(gateway: Gateway, more: dict[str, Any]) -> No
 
 RIGHTS = {
     "raw": {"raw": True},
+    "context": {"context": [1, 2, 3]},
+    "no context": {"context": []},
     "template": {"template": "{{ .System }}"},
     "template shown": {"_debug_render_only": True},
     "system": {"system": "x"},
@@ -305,7 +319,24 @@ def test_what_needs_a_right(gateway: Gateway, case: str) -> None:
     answer = gateway.ask("POST", "/api/chat", body, user="narrow")
     assert (answer.status, answer.code) == (403, "right_missing")
     assert gateway.ask("POST", "/api/chat", body, user="free").status == 200
-    assert (gateway.ask("POST", "/api/chat", body).status == 200) == ("raw" not in case and "template" not in case)
+    by_default = not any(word in case for word in ("raw", "context", "template"))
+    assert (gateway.ask("POST", "/api/chat", body).status == 200) == by_default
+
+
+def test_a_user_s_models_are_by_their_exact_names(start: Any) -> None:
+    """One whose namespace is the name of the engine's own, and one without a plan."""
+    given = [user for user in users() if user["name"] == "app"]
+    given[0]["models"] = ["acme/thing:q4", "library/thing:q4"]
+    planned: Gateway = start(gateway_users=given, __gateway_node_models=plan_of("acme/thing:q4", "thing:q4"))
+    open_to_all: Gateway = start(gateway_users=given, __gateway_node_models={})
+    for gateway in (planned, open_to_all):
+        for name, status in {
+            "acme/thing:q4": 200, "registry.ollama.ai/acme/thing:q4": 200, "thing:q4": 200, "library/thing:q4": 200,
+            "registry.ollama.ai/library/thing:q4": 200,
+            "library/acme/thing:q4": 404, "library/library/thing:q4": 404, "registry.ollama.ai/thing:q4": 404,
+            "registry.ollama.ai/acme/acme/thing:q4": 404, "hf.co/acme/thing:q4": 404, "acme/thing:q4-cloud": 404,
+        }.items():  # fmt: skip
+            assert gateway.ask("POST", "/api/chat", CHAT | {"model": name}).status == status, name
 
 
 def test_engine_s_own_web_tools_are_refused(gateway: Gateway) -> None:
@@ -321,7 +352,7 @@ def test_encoded_body_is_refused(gateway: Gateway) -> None:
         assert (answer.status, answer.code) == (415, "unsupported_encoding")
 
 
-def test_large_body_stays_off_the_disk_and_over_the_limit_is_refused(gateway: Gateway) -> None:
+def test_large_body_passes_and_over_the_limit_is_refused(gateway: Gateway) -> None:
     gateway.upstream_says("seen")
     image = "A" * (3 << 20)
     assert gateway.ask("POST", "/api/chat", CHAT | {"images": [image]}).status == 200

@@ -21,11 +21,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.gateway.conftest import SLOTS, Answer, Gateway, users
+from tests.gateway.client import Client, prompt
+from tests.gateway.conftest import KEYS, SLOTS, Answer, Gateway, users
 from tests.gateway.packages import ROOT
 from tests.gateway.sites import free_port, variables
 from tests.gateway.test_limits import slow
-from tests.unit.role_templates import evaluated
+from tests.unit.role_templates import ROLES, evaluated, role_variables
 
 MODEL = "gemma3:270m"
 
@@ -132,18 +133,20 @@ def drain(gateway: Gateway, directory: Path, seconds: int, *more: str) -> subpro
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the play gives files to root")
 def test_drain_waits_for_the_only_nodes_streams(start: Any, tmp_path: Path) -> None:
-    gateway = start()
-    with busy(gateway, 1, 12) as answers:
-        assert soon(gateway, of(1, 0, 1)) == of(1, 0, 1)
-        too_short = drain(gateway, tmp_path, 1)
-        assert too_short.returncode == 2, too_short.stdout + too_short.stderr
-        assert "engine0 gets no new request, but 1 still run after 1 seconds" in too_short.stdout
-        assert (tmp_path / "drained/engine0").is_file()
-        assert not answers[0].done()
-        enough = drain(gateway, tmp_path, 60)
-        assert enough.returncode == 0, enough.stdout + enough.stderr
-        assert answers[0].done()
-    assert answers[0].result().status == 200
+    gateway: Gateway = start()
+    stream = Client(gateway.port, gateway.ca, KEYS["app"])
+    stream.socket.sendall(stream.request(prompt(10, 30000, 10)))
+    assert soon(gateway, of(1, 0, 1)) == of(1, 0, 1)
+    too_short = drain(gateway, tmp_path, 1)
+    assert too_short.returncode == 2, too_short.stdout + too_short.stderr
+    assert "engine0 gets no new request, but 1 still run after 1 seconds" in too_short.stdout
+    assert (tmp_path / "drained/engine0").is_file()
+    with ThreadPoolExecutor(1) as pool:
+        enough = pool.submit(drain, gateway, tmp_path, 60)
+        time.sleep(4)
+        assert not enough.done()
+        stream.close()
+        assert enough.result().returncode == 0, enough.result().stdout + enough.result().stderr
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the play gives files to root")
@@ -174,3 +177,27 @@ def test_the_port_must_be_free(listens: str, said: str) -> None:
     found = str(evaluated(values["__gateway_faults"], values) or "").strip()
     assert found.startswith(said)
     assert bool(found) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("role", "groups", "given", "said"),
+    [
+        ("gateway", ["gateways"], {"gateway_status_port": 8443}, "gateway_port, gateway_status_port: each is 8443"),
+        ("gateway", ["gateways"], {"monitoring_exporter_port": 8443}, "gateway_port, monitoring_exporter_port: each"),
+        ("gateway", ["gateways", "llm_nodes"], {"endpoint_port": 9145}, "gateway_status_port, endpoint_port: each is"),
+        ("gateway", ["gateways", "llm_nodes"], {"groups": {"gateways": ["localhost"], "llm_nodes": ["localhost"]}}, ""),
+        ("model_mirror", ["model_mirrors", "gateways"], {"gateway_status_port": 8444}, "_port, gateway_status_port"),
+        ("model_mirror", ["model_mirrors"], {"gateway_port": 8444}, ""),
+        ("model_mirror", ["model_mirrors", "llm_nodes"], {"endpoint_port": 8444}, "_port, endpoint_port: each"),
+    ],
+)  # fmt: skip
+def test_each_part_has_a_port_of_its_own(role: str, groups: list[str], given: dict[str, Any], said: str) -> None:
+    values = role_variables("model_mirror") | variables([("127.0.0.1", 1)], 8443, {
+        "gateway_users": users()[:1], "__gateway_node_models": {}, "gateway_status_port": 9145, "group_names": groups,
+        "groups": {"gateways": ["localhost"], "llm_nodes": ["localhost", "another"]}, "hostvars": {"localhost": {}},
+        "model_mirror_address": "192.0.2.1", "model_mirror_client_names": ["another"],
+        "role_path": str(ROLES / role), "ansible_search_path": [str(ROLES / role)], **given,
+    })  # fmt: skip
+    found = " ".join(str(evaluated(values[f"__{role}_faults"], values) or "").split())
+    assert ("each needs a port of its own" in found) == bool(said), found
+    assert said in found

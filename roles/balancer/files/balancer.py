@@ -6,12 +6,15 @@ the health that the running process knows; one that it does not know, as all are
 have passed, so that no node is sent anything before it was seen warm. Nodes named by a file in the directory of drained
 nodes are drained.
 
-``apply`` brings the running process in line with that directory, at once and without a reload.
+``reload`` has HAProxy read its configuration anew: the state before, the signal, and, once the new process is there,
+``apply``: what has changed in the directory while it started is not lost. Fails where no new process comes.
+
+``apply`` brings the running processes in line with that directory, at once and without a reload.
 
 ``streams`` tells what still runs on a node, in every process: one that has been replaced serves its last streams to
 their end. ``cut`` ends these streams.
 
-``status`` tells each backend's servers. All but ``state`` print one JSON document.
+``status`` tells each backend's servers. All but ``state`` and ``reload`` print one JSON document.
 
 Needs Python 3.9 and nothing beside it.
 """
@@ -22,6 +25,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -30,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 5.0  # seconds that HAProxy has to answer
+START = 30.0  # seconds that a new process has to come
 # Bits of a server's administrative state, include/haproxy/server-t.h, SRV_ADMF_*.
 FORCED_MAINTENANCE, FORCED_DRAIN = 0x01, 0x08
 # Columns of `show servers state`, version 1 (management guide). What follows is empty for servers with fixed addresses.
@@ -157,9 +162,30 @@ class Balancer:
     def _ask(self, command: str) -> str:
         return ask(f"{self._run}/admin.sock", command)
 
+    def _tell(self, pid: int, command: str) -> str:
+        """One worker's answer."""
+        return ask(f"{self._run}/master.sock", f"@!{pid} {command}")
+
     def _ask_all(self, command: str) -> list[tuple[int, str]]:
-        master = f"{self._run}/master.sock"
-        return [(pid, ask(master, f"@!{pid} {command}")) for pid in processes(ask(master, "show proc"))]
+        return [(pid, self._tell(pid, command)) for pid in self._workers()]
+
+    def _workers(self) -> list[int]:
+        """All worker processes. A master that reads its configuration anew refuses connections for a moment.
+
+        Raises Unreachable.
+        """
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                found = processes(ask(f"{self._run}/master.sock", "show proc"))
+                fault = Unreachable("it has no worker")
+            except Unreachable as error:
+                found, fault = [], error
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                raise fault
+            time.sleep(0.05)
 
     def _health(self) -> str:
         """What the running process knows of its servers; nothing where none runs. Raises Unreachable.
@@ -189,12 +215,36 @@ class Balancer:
         os.chmod(file.name, 0o644)
         os.replace(file.name, f"{self._run}/servers.state")
 
+    def reload(self, master: int) -> None:
+        before = set(self._workers())
+        self.state()
+        os.kill(master, signal.SIGUSR2)
+        deadline = time.monotonic() + START
+        while not set(self._workers()) - before:
+            if time.monotonic() > deadline:
+                raise Unreachable("no new process has come; the old one serves on")
+            time.sleep(0.05)
+        self.apply()
+
     def apply(self) -> dict[str, Any]:
-        told = commands(self._ask("show servers state"), self.drained())
-        for command in told:
-            answer = self._ask(command).strip()
-            if answer:
-                raise Unreachable(f"{command}: {answer}")
+        """To each worker by its number: while one takes over from another, either may answer at the common socket.
+
+        A worker that starts later than this looks is told by :meth:`reload`, which looks at the directory again.
+        """
+        told = []
+        for pid in self._workers():
+            try:
+                wanted = commands(self._tell(pid, "show servers state"), self.drained())
+                for command in wanted:
+                    answer = self._tell(pid, command).strip()
+                    if answer:
+                        raise Unreachable(f"{command}: {answer}")
+                told += wanted
+            except Unreachable:
+                # One that was replaced may have served its last stream meanwhile.
+                if pid in self._workers():
+                    raise
+        told = sorted(set(told), key=told.index)
         return {"changed": bool(told), "commands": told}
 
     def streams(self, node: str) -> dict[str, Any]:
@@ -206,7 +256,7 @@ class Balancer:
     def cut(self, node: str) -> dict[str, Any]:
         running = self.streams(node)["streams"]
         for stream in running:
-            ask(f"{self._run}/master.sock", f"@!{stream['process']} shutdown session {stream['id']}")
+            self._tell(stream["process"], f"shutdown session {stream['id']}")
         return {"changed": bool(running), "streams": running}
 
     def status(self) -> dict[str, Any]:
@@ -235,6 +285,7 @@ def main(arguments: list[str]) -> int:
     orders = parser.add_subparsers(dest="order", required=True)
     for order in ("state", "apply", "status"):
         orders.add_parser(order)
+    orders.add_parser("reload").add_argument("master", type=int, help="HAProxy's first process")
     for order in ("streams", "cut"):
         orders.add_parser(order).add_argument("node")
     options = parser.parse_args(arguments)
@@ -242,6 +293,8 @@ def main(arguments: list[str]) -> int:
     try:
         if options.order == "state":
             balancer.state()
+        elif options.order == "reload":
+            balancer.reload(options.master)
         else:
             method = getattr(balancer, options.order)
             print(json.dumps(method(options.node) if "node" in options else method()))

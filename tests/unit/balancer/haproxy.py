@@ -8,12 +8,13 @@ HAProxy need not be installed: its packages are fetched by apt and unpacked belo
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from typing import Any
 import node as nodes
 from ansible_collections.onprem.llm.plugins.filter.balanced_models import balanced_models
 from ansible_collections.onprem.llm.plugins.filter.derived_models import derived_models
-from ansible_collections.onprem.llm.plugins.filter.planned_slots import planned_slots
+from ansible_collections.onprem.llm.plugins.filter.gateway_node_models import gateway_node_models
 from role_templates import evaluated, role_variables, trusted
 
 from tests import packages
@@ -36,7 +37,7 @@ UNPACKED = ROOT / "build/packages"
 ENDPOINT = "endpoint.onprem-llm.internal"
 PATIENCE = 20.0
 FILTERS = {
-    f"onprem.llm.{function.__name__}": function for function in (balanced_models, derived_models, planned_slots)
+    f"onprem.llm.{function.__name__}": function for function in (balanced_models, derived_models, gateway_node_models)
 }  # fmt: skip
 
 
@@ -64,10 +65,22 @@ def executable(name: str = "haproxy") -> tuple[str, dict[str, str]]:
     return str(program), {**os.environ, "LD_LIBRARY_PATH": libraries}
 
 
+def program() -> Any:
+    """The role's program, as a module."""
+    if "balancer" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("balancer", PROGRAM)
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules["balancer"] = module
+    return sys.modules["balancer"]
+
+
 def rendered(template: str, **given: Any) -> str:
     """A template of the role, with its defaults and variables and these."""
     variables = {
-        **role_variables("balancer"), "gateway_read_timeout_seconds": 900, "inventory_hostname": "gw1", "hostvars": {},
+        **role_variables("gateway"), **role_variables("balancer"), "inventory_hostname": "gw1", "hostvars": {},
         "groups": {"gateways": ["gw1"]}, "ansible_managed": "made by a test", **given,
     }  # fmt: skip
     source = (ROOT / "roles/balancer/templates" / template).read_text(encoding="utf-8")
@@ -93,12 +106,15 @@ class Balancer:
         """Write the configuration, with other variables where they are given."""
         self._given = {**self._given, **given}
         upstreams = [{"name": n.name, "address": "127.0.0.1", "port": n.port} for n in self.fleet.values()]
-        kept = {"schema": 1, "nodes": self._models}
+        served = {
+            name: [{"name": model, "shares": model, "slots": slots} for model, slots in models.items()]
+            for name, models in self._models.items()
+        }
         authority = next(iter(self.fleet.values())).authority
         text = rendered(
             "haproxy.cfg.j2",
             gateway_upstreams=upstreams,
-            __balancer_look={"stdout_lines": [f"plans {json.dumps(kept)}"]},
+            __gateway_node_models=served,
             __balancer_run=str(self.directory),
             __balancer_certificate=authority.issue("gateway-client")[0],
             **{"balancer_check_interval_seconds": 1, "balancer_slow_start_seconds": 1, **self._given},
@@ -125,8 +141,13 @@ class Balancer:
             str(self.config),
         ]
         command += ["--drained", str(self.drained), *arguments]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         return json.loads(answer) if answer else None
+
+    def inside(self) -> Any:
+        """The program's own object for this HAProxy, in this process."""
+        options = {"run": str(self.directory), "configuration": str(self.config), "drained": str(self.drained)}
+        return program().Balancer(argparse.Namespace(**options))
 
     def start(self) -> Balancer:
         program, environment = executable()
@@ -146,12 +167,15 @@ class Balancer:
     def reload(self) -> None:
         """As the unit does it."""
         assert self.check().returncode == 0
-        self.helper("state")
-        assert self._process
         before = self.workers()
-        self._process.send_signal(signal.SIGUSR2)
-        self._await(lambda: set(self.workers()) - set(before), "no new process")
+        self.helper("reload", str(self.master))
+        assert set(self.workers()) - set(before)
         self._await(self._answers, "no answer after the reload")
+
+    @property
+    def master(self) -> int:
+        assert self._process
+        return self._process.pid
 
     def workers(self) -> list[int]:
         text = b""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 from certificates import Authority
-from haproxy import ENDPOINT, Balancer
+from haproxy import ENDPOINT, Balancer, program
 from node import MODEL, Node
 
 BACKEND = f"model:{MODEL}"
@@ -292,11 +293,68 @@ def test_drain_under_load_loses_nothing_and_outlives_reload_and_start(balancer: 
     balancer.await_up(BACKEND, {"n1", "n2"})
 
 
+def drained(balancer: Balancer) -> set[str]:
+    """Nodes that the process which takes new requests sends none to, for any model."""
+    found = [{s["node"] for s in balancer.status() if s["status"].startswith("DRAIN")} for _number in range(3)]
+    assert found[0] == found[1] == found[2]
+    return found[0]
+
+
+@pytest.mark.parametrize("moment", ["after the state is written", "when the new process is there"])
+def test_who_is_drained_while_a_new_process_starts_stays_so(
+    balancer: Balancer, fleet: list[Node], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    helper = balancer.inside()
+    state, apply = helper.state, helper.apply
+
+    def drain() -> None:
+        """As drain.yml: the file, then the processes that there are."""
+        (balancer.drained / "n1").touch()
+        apply()
+
+    def between() -> None:
+        state()
+        drain()
+
+    if moment == "after the state is written":
+        monkeypatch.setattr(helper, "state", between)
+    else:
+        monkeypatch.setattr(helper, "apply", lambda: (apply(), drain()))
+    helper.reload(balancer.master)
+    assert drained(balancer) == {"n1"}
+    assert {ask(balancer).text[:2] for _number in range(4)} == {"n2"}
+    (balancer.drained / "n1").unlink()
+    assert balancer.helper("apply")["changed"]
+    balancer.await_up(BACKEND, {"n1", "n2"})
+
+
+def test_who_is_drained_at_any_moment_of_reloads_stays_so(balancer: Balancer, fleet: list[Node]) -> None:
+    for number in range(4):
+        reloading = threading.Thread(target=balancer.reload, daemon=True)
+        reloading.start()
+        time.sleep(0.07 * number)
+        (balancer.drained / "n1").touch()
+        balancer.helper("apply")
+        reloading.join(60)
+        assert drained(balancer) == {"n1"}, number
+        (balancer.drained / "n1").unlink()
+        balancer.helper("apply")
+        assert drained(balancer) == set()
+
+
+def test_a_reload_that_brings_no_new_process_is_told(balancer: Balancer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program(), "START", 0.5)
+    before = balancer.workers()
+    with subprocess.Popen(["sleep", "60"]) as other, pytest.raises(Exception, match="no new process has come"):
+        balancer.inside().reload(other.pid)
+    assert balancer.workers() == before
+
+
 def test_a_reload_cuts_no_stream_and_forgets_no_health(balancer: Balancer, fleet: list[Node]) -> None:
     fleet[0].states[MODEL] = "warming"
     balancer.await_up(BACKEND, {"n2"})
     running: list[Answer] = []
-    thread = threading.Thread(target=lambda: running.append(ask(balancer, "long", tokens=150)), daemon=True)
+    thread = threading.Thread(target=lambda: running.append(ask(balancer, "long", tokens=400)), daemon=True)
     thread.start()
     time.sleep(0.3)
     first = balancer.workers()
@@ -308,7 +366,7 @@ def test_a_reload_cuts_no_stream_and_forgets_no_health(balancer: Balancer, fleet
         assert [stream["process"] for stream in streams if stream["process"] in first]
         thread.join(30)
     assert {(answer.status, answer.text[:2], answer.error) for answer in users.answers} == {(200, "n2", "")}
-    assert (running[0].status, len(running[0].text.splitlines()), running[0].error) == (200, 150, "")
+    assert (running[0].status, len(running[0].text.splitlines()), running[0].error) == (200, 400, "")
     assert fleet[0].seen == []
 
 

@@ -14,20 +14,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.onprem.llm.plugins.module_utils import _balancing
-from haproxy import FILTERS, PROGRAM, rendered
+from haproxy import FILTERS, program, rendered
 from role_templates import evaluated, role_variables
 
 ROLES = Path(__file__).resolve().parents[3] / "roles"
-
-
-def program() -> Any:
-    spec = importlib.util.spec_from_file_location("balancer", PROGRAM)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["balancer"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 balancer = program()
@@ -120,12 +110,12 @@ def test_the_check_reads_what_the_warmer_writes(tmp_path: Path) -> None:
 
 
 UPSTREAMS = [{"name": "n1", "address": "192.0.2.1", "port": 8443}, {"name": "n2", "address": "192.0.2.2", "port": 8443}]
-PLAN = {"instances": [{"models": [{"name": "a:1", "slots": 4}]}]}
+PLAN = {"instances": [{"models": [{"name": "a:1", "slots": 4, "context_length": 8192}]}]}
 
 
 def variables(**given: Any) -> dict[str, Any]:
     return {
-        **role_variables("balancer"), "gateway_upstreams": UPSTREAMS, "gateway_read_timeout_seconds": 900,
+        **role_variables("gateway"), **role_variables("balancer"), "gateway_upstreams": UPSTREAMS,
         "inventory_hostname": "gw1", "groups": {"gateways": ["gw1"]}, "__host_state": {"packages": {}},
         "hostvars": {"n1": {"models_selection": {"plan": PLAN}}}, **given,
     }  # fmt: skip
@@ -136,26 +126,47 @@ def value(name: str, **given: Any) -> Any:
     return evaluated(known[name], known, FILTERS)
 
 
+def kept(**slots: int) -> dict[str, Any]:
+    """What gather.yml of the gateway reads of what it knew last: slots of the model a:1, by node."""
+    nodes = {node: [{"name": "a:1", "shares": "a:1", "slots": number}] for node, number in slots.items()}
+    return {"stdout_lines": [f"nodes {json.dumps(nodes)}"]}
+
+
+def slots(**given: Any) -> list[dict[str, int]]:
+    """Slots by model, of each node."""
+    nodes = value("__balancer_nodes", **given)
+    return [{row["name"]: row["slots"] for row in node["models"]} for node in nodes]
+
+
 def test_this_runs_plan_counts_before_what_was_kept_and_that_before_older_facts() -> None:
-    kept = {"stdout_lines": ['plans { "schema": 1, "nodes": { "n1": {"a:1": 1}, "n2": {"a:1": 2}}}']}
     recorded = {"ansible_facts": {"ansible_local": {"onprem_llm": {"plan": PLAN}}}}
     hosts = {"n1": {"models_selection": {"plan": PLAN}}, "n2": recorded}
-    found = value("__balancer_nodes", __balancer_look=kept, hostvars=hosts)
-    assert [one["models"] for one in found] == [{"a:1": 4}, {"a:1": 2}]
-    found = value("__balancer_nodes", hostvars=hosts)
-    assert [one["models"] for one in found] == [{"a:1": 4}, {"a:1": 4}]
+    assert slots(__gateway_state=kept(n1=1, n2=2), hostvars=hosts) == [{"a:1": 4}, {"a:1": 2}]
+    assert slots(hostvars=hosts) == [{"a:1": 4}, {"a:1": 4}]
     assert value("__balancer_unknown") == ["n2"]
 
 
+def test_gateway_and_balancer_know_the_same() -> None:
+    known = {"__gateway_state": kept(n2=2), "hostvars": {"n1": {"models_selection": {"plan": PLAN}}}}
+    nodes = value("__gateway_node_models", **known)
+    assert [node["models"] for node in value("__balancer_nodes", **known)] == [nodes["n1"], nodes["n2"]]
+    # And what it knows now is what it reads the next time.
+    again = {"stdout_lines": ["nodes " + json.dumps(nodes)]}
+    assert value("__gateway_node_models", __gateway_state=again, hostvars={}) == nodes
+
+
 def test_a_plan_that_failed_leaves_the_last_one() -> None:
-    kept = {"stdout_lines": ['plans {"nodes": {"n1": {"a:1": 1}}}']}
-    found = value("__balancer_nodes", __balancer_look=kept, hostvars={"n1": {"models_selection": {"failed": True}}})
-    assert [one["models"] for one in found] == [{"a:1": 1}, {}]
+    found = slots(__gateway_state=kept(n1=1), hostvars={"n1": {"models_selection": {"failed": True}}})
+    assert found == [{"a:1": 1}, {}]
 
 
-def test_derived_models_share_the_slots_of_theirs() -> None:
-    hosts = {"n1": {"models_selection": {"plan": PLAN}, "models_derived": [{"name": "clerk", "from": "a:1"}]}}
+@pytest.mark.parametrize("form", [{"from": "a:1"}, {"modelfile": "FROM a:1\nSYSTEM You are a clerk."}])
+def test_derived_models_share_the_slots_of_theirs(form: dict[str, str]) -> None:
+    hosts = {"n1": {"models_selection": {"plan": PLAN}, "models_derived": [{"name": "clerk", **form}]}}
     [model] = value("__balancer_models", hostvars=hosts)
+    assert (model["names"], model["slots"]) == (["a:1", "clerk:latest", "clerk"], 4)
+    again = {"stdout_lines": ["nodes " + json.dumps(value("__gateway_node_models", hostvars=hosts))]}
+    [model] = value("__balancer_models", __gateway_state=again, hostvars={})
     assert model["names"] == ["a:1", "clerk:latest", "clerk"]
 
 
@@ -189,10 +200,3 @@ def test_no_affinity_buffers_no_body() -> None:
     assert "wait-for-body" not in text
     assert "balance leastconn" in text
     assert not re.search(r"bind (?!unix@)", text)
-
-
-def test_the_plans_that_are_kept_can_be_read_back() -> None:
-    text = rendered("plans.json.j2", gateway_upstreams=UPSTREAMS, hostvars=variables()["hostvars"])
-    assert json.loads(json.dumps(text) if not isinstance(text, str) else text if text.strip() else "{}") is not None
-    kept = text if isinstance(text, dict) else json.loads(text)
-    assert kept == {"schema": 1, "nodes": {"n1": {"a:1": 4}}}

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-def node(name: str, **models: int) -> dict[str, Any]:
-    return {"name": name, "address": "192.0.2.1", "port": 8443, "models": models}
+def node(name: str, *derived: tuple[str, str], **models: int) -> dict[str, Any]:
+    rows = [{"name": model, "shares": model, "slots": slots} for model, slots in models.items()]
+    rows += [{"name": new, "shares": base, "slots": models[base]} for new, base in derived]
+    return {"name": name, "address": "192.0.2.1", "port": 8443, "models": rows}
 
 
 @given(slots=st.integers(1, 64), gateways=st.integers(1, 6), number=st.integers(0, 20))
@@ -28,20 +30,9 @@ def test_what_does_not_divide_goes_to_another_gateway_on_another_node() -> None:
     assert [_balancing.share(3, 2, 0 + number) for number in range(4)] == [2, 1, 2, 1]
 
 
-def test_a_plan_gives_each_model_its_slots_once() -> None:
-    models = [{"name": "a:1", "slots": 2}, {"name": "b", "slots": 1}, {"name": "a:1", "slots": 4}]
-    assert _balancing.planned_slots({"instances": [{"models": models}]}) == {"a:1": 4, "b:latest": 1}
-
-
-@pytest.mark.parametrize("plan", [{}, {"instances": [{}]}, {"instances": [{"models": [{"name": "a"}]}]}, []])
-def test_what_is_no_plan_is_refused(plan: Any) -> None:
-    with pytest.raises(_balancing.BalancingError, match="it is no plan"):
-        _balancing.planned_slots(plan)
-
-
 def test_models_know_their_nodes_their_names_and_how_many_may_wait() -> None:
-    nodes = [node("n1", **{"a:1b": 4, "hf.co/x/b:latest": 1}), node("n2", **{"a:1b": 3})]
-    first, second = _balancing.balanced_models(nodes, {"a:1b": ["clerk"]}, 2, 1, 2)
+    nodes = [node("n1", ("clerk:latest", "a:1b"), **{"a:1b": 4, "hf.co/x/b:latest": 1}), node("n2", **{"a:1b": 3})]
+    first, second = _balancing.balanced_models(nodes, 2, 1, 2)
     assert (first["name"], first["backend"], first["names"]) == (
         "a:1b",
         "model:a:1b",
@@ -55,7 +46,7 @@ def test_models_know_their_nodes_their_names_and_how_many_may_wait() -> None:
 @pytest.mark.parametrize("name", ["a b", "a::b", 'a"b', "", "ü", "a" * 201])
 def test_a_name_that_no_model_has_is_refused(name: str) -> None:
     with pytest.raises(_balancing.BalancingError, match="which no balancer can name"):
-        _balancing.balanced_models([node("n1", **{name: 1})], {}, 1, 0, 1)
+        _balancing.balanced_models([node("n1", **{name: 1})], 1, 0, 1)
 
 
 def test_a_model_is_warm_where_it_has_answered_and_under_its_own_name() -> None:

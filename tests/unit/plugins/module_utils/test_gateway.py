@@ -141,6 +141,25 @@ def test_a_fleet_has_the_slots_of_all_its_nodes() -> None:
     assert _gateway.served(nodes)[0]["options"] == {}
 
 
+def test_a_plan_gives_each_model_its_slots_once_and_by_the_name_that_the_engine_lists() -> None:
+    models = [
+        {"name": name, "slots": slots, "context_length": 1024}
+        for name, slots in (("a:1", 2), ("b", 1), ("a:1", 4), ("http://models.test:5000/x/c:1", 3))
+    ]
+    derived = [{"name": "clerk", "from": "b:latest"}, {"name": "nobody", "from": "c"}]
+    rows = _gateway.node_models({"instances": [{"models": models}]}, derived)
+    assert [(row["name"], row["shares"], row["slots"]) for row in rows] == [
+        ("a:1", "a:1", 4), ("b:latest", "b:latest", 1), ("models.test:5000/x/c:1", "models.test:5000/x/c:1", 3),
+        ("clerk:latest", "b:latest", 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", [{}, {"instances": [{}]}, {"instances": [{"models": [{"name": "a"}]}]}, []])
+def test_what_is_no_plan_is_refused(plan: Any) -> None:
+    with pytest.raises(ValueError, match="it is no plan"):
+        _gateway.node_models(plan)
+
+
 def test_rotation_overlaps_and_is_made_once() -> None:
     numbers = iter("12345")
     keys, made = _gateway_keys.add({}, ["app"], "first", NOW, datetime.timedelta(0), lambda: f"key{next(numbers)}")
