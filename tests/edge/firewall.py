@@ -44,8 +44,9 @@ def killed(site: Site, what: str, reboot: bool = False, **variables: object) -> 
 
 def bare(site: Site) -> None:
     """A host whose UFW is off, as its package comes."""
-    # The package itself is none of the trial's matters.
+    # The package is none of the trial's matters, nor are the empty chains that UFW leaves once it was on.
     site.inside(HOST, "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq --yes install ufw")
+    site.inside(HOST, "mkdir -p /etc/onprem-llm && ufw --force enable && ufw --force disable")
     refused(site, "UFW off, wrong port")
     site.inside(HOST, f"sed -i 's/^COMMIT$/{DROP}\\nCOMMIT/' /etc/ufw/before.rules")
     killed(site, "UFW off, others drop SSH, killed")

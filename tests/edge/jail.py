@@ -14,7 +14,7 @@ SETTINGS = {
     "gateway_fail2ban_findtime_seconds": 60,
     "gateway_fail2ban_bantime_seconds": BAN_SECONDS,
 }
-OTHER = "10.78.7.101"
+OTHER = "10.78.9.101"
 # Run on the neighbour: one connection with a right key, then wrong keys on others until one is refused, then the first
 # connection again. Its input: gateway, key, most attempts.
 FAIL = """

@@ -74,7 +74,8 @@ class Site:
     def same(self, what: str, host: str, before: dict[str, object]) -> None:
         now = self.state(host)
         differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        self.check(what, differing or f"{len(now)} files, rules and units", not differing)
+        told = [f"{key}: {before.get(key)} → {now.get(key)}"[:300] for key in differing[:5]]
+        self.check(what, told or f"{len(now)} files, rules and units", not differing)
 
     def reaches(self, address: str, port: int, source: str = "") -> bool:
         """Whether the neighbour gets a connection, from an address of its own."""
