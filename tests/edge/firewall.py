@@ -10,6 +10,8 @@ SSH, WRONG = 22, 2222
 SECONDS = 15
 MOST = SECONDS + 5 * 6 + 20
 CONFIRM = "Confirm the change over a new SSH connection"
+# Units that a boot runs, and that stay as they ended.
+BOOTED = ("unit ldconfig.service", "unit ufw.service")
 # A rule of others, which the role neither knows nor touches.
 DROP = f"-A ufw-before-input -p tcp --dport {SSH} -j DROP"
 ROLE = ("--limit", HOST, "--tags", "firewall", "site.yml")
@@ -39,7 +41,7 @@ def killed(site: Site, what: str, reboot: bool = False, **variables: object) -> 
     site.check(f"{what}: SSH is open again after", f"{seconds} s", seconds is not None)
     # The former rules are back, and then the clock takes itself away.
     site.within(10, lambda: not site.inside(HOST, "systemctl list-unit-files | grep firewall-trial"))
-    site.same(f"{what}: the host is as it was", HOST, before)
+    site.same(f"{what}: the host is as it was", HOST, before, BOOTED if reboot else ())
 
 
 def bare(site: Site) -> None:

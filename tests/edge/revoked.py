@@ -72,7 +72,7 @@ class Streaming:
 
     def run(self) -> None:
         body = {
-            "model": self.access.model, "stream": True, "options": {"num_predict": 400},
+            "model": self.access.model, "stream": True, "options": {"num_predict": 100},
             "messages": [{"role": "user", "content": "Count as far as you can: one, two,"}],
         }  # fmt: skip
         while not self.ended.is_set():

@@ -71,9 +71,11 @@ class Site:
         """Files, rules and units of a host; its packages and accounts, too."""
         return json.loads(self.run(host, "python3", "-", given=SNAPSHOT.read_text(encoding="utf-8")).stdout)
 
-    def same(self, what: str, host: str, before: dict[str, object]) -> None:
+    def same(self, what: str, host: str, before: dict[str, object], but: tuple[str, ...] = ()) -> None:
+        """That a host is as it was, but for what may differ."""
         now = self.state(host)
-        differing = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        keys = (before.keys() | now.keys()) - set(but)
+        differing = sorted(key for key in keys if before.get(key) != now.get(key))
         told = [f"{key}: {before.get(key)} → {now.get(key)}"[:300] for key in differing[:5]]
         self.check(what, told or f"{len(now)} files, rules and units", not differing)
 

@@ -24,7 +24,8 @@ def rotate(directory: Path, *more: str, ok: bool = True) -> str:
         yaml.safe_dump(
             {
                 "all": {
-                    "hosts": {"localhost": {}},
+                    # As inventories have it: no localhost, and of all hosts what needs the inventory's own place.
+                    "vars": {"ansible_ssh_private_key_file": "{{ inventory_dir }}/ssh/id_ed25519"},
                     "children": {"gateways": {"hosts": {"gw": {"gateway_users": [{"name": "app"}, {"name": "ops"}]}}}},
                 }
             }
