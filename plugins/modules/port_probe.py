@@ -99,7 +99,8 @@ unexpected:
   elements: str
   sample: []
 promised:
-  description: Those of O(ports) that a rule opens to this host. Where there is none, that no port is open proves nothing.
+  description: Those of O(ports) that a rule opens to this host. Where there is none, that nothing is open proves
+    nothing.
   returned: success
   type: list
   elements: int
