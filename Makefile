@@ -43,12 +43,13 @@ lint unit gateway sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## site.yml killed at every tenth task, and run again; ten minutes at the gateway's limit; a fleet with two mirrors; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long
+test-long: venv docker ## site.yml killed at every tenth task, and run again; ten minutes at the gateway's limit; a fleet with two mirrors; the firewall's trials, the jail, two gateways with one address; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
 	@$(MAKE) bench-memory-drawn
 	@$(PYTHON) -m pytest -q -m long tests/unit
 	@$(PYTHON) -m tests.mirror
+	@$(PYTHON) -m tests.edge
 	@$(PYTHON) -m tests.long
 
 # The benches import the collection by its name.

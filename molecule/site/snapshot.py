@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -32,6 +33,8 @@ PASSING = re.compile(r"(user@|user-runtime-dir@|systemd-|apt-daily|dpkg-db-backu
 
 
 def output(*command):
+    if not shutil.which(command[0]):
+        return ""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout if result.returncode == 0 else ""
 

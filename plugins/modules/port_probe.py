@@ -98,6 +98,13 @@ unexpected:
   type: list
   elements: str
   sample: []
+promised:
+  description: Those of O(ports) that a rule opens to this host. Where there is none, that nothing is open proves
+    nothing.
+  returned: success
+  type: list
+  elements: int
+  sample: [22]
 tried:
   description: Number of connections that were tried.
   returned: success
@@ -162,7 +169,9 @@ def main() -> None:
         targets = [(address, port) for address in reached for port in module.params["ports"]]
         source = probe.source_address((addresses or [via])[0]) if addresses or via else None
         found = probe.open_ports(targets, module.params["timeout"])
-        unexpected = [target for target in found if not probe.explained(target[1], source, module.params["rules"])]
+        rules = module.params["rules"]
+        promised = [port for port in module.params["ports"] if probe.explained(port, source, rules)]
+        unexpected = [target for target in found if target[1] not in promised]
     except ValueError as error:
         module.fail_json(msg=str(error))
     finally:
@@ -176,6 +185,7 @@ def main() -> None:
         changed=False,
         open=names(found),
         unexpected=names(unexpected),
+        promised=promised,
         tried=len(targets),
         not_tried=not_tried,
         source=source,

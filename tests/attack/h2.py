@@ -86,11 +86,15 @@ class Seen:
 
 
 def talk(connection: socket.socket, data: bytes, streams: int = 1, patience: float = 5) -> Seen:
-    """Send the preface, settings and ``data``; read until ``streams`` have ended, the connection does, or
-    ``patience`` seconds have passed."""
-    seen, received, done = Seen(), b"", set()
+    """Send the preface, settings and ``data``, and read as ``read`` does."""
     with contextlib.suppress(OSError):
         connection.sendall(PREFACE + frame(SETTINGS, 0, 0) + data)
+    return read(connection, streams, patience)
+
+
+def read(connection: socket.socket, streams: int = 1, patience: float = 5) -> Seen:
+    """Read until ``streams`` have ended, the connection does, or ``patience`` seconds have passed."""
+    seen, received, done = Seen(), b"", set()
     deadline = time.monotonic() + patience
     while len(done) < streams and not seen.ended and (left := deadline - time.monotonic()) > 0:
         connection.settimeout(left)

@@ -52,11 +52,18 @@ def open_ports(targets: Iterable[tuple[str, int]], patience: float = PATIENCE) -
     return sorted(found)
 
 
+def endpoint(address: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """What a socket takes. Of a link-local address with its interface (fe80::1%eth0) it wants the interface's number,
+    and refuses the name."""
+    plain, _percent, interface = address.partition("%")
+    return (plain, port, 0, socket.if_nametoindex(interface)) if interface else (address, port)
+
+
 def begin(target: tuple[str, int]) -> socket.socket | bool:
     """A connection under way; True if it is made already, False if it cannot be."""
     connection = socket.socket(socket.AF_INET6 if ":" in target[0] else socket.AF_INET)
     connection.setblocking(False)
-    code = connection.connect_ex(target)
+    code = connection.connect_ex(endpoint(*target))
     if code == errno.EINPROGRESS:
         return connection
     connection.close()

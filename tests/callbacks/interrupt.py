@@ -17,7 +17,8 @@ type: aggregate
 short_description: Kill the run at a chosen task
 description:
   - Sends SIGKILL to the run's whole process group when the task starts whose number the environment variable
-    INTERRUPT_AT_TASK says, counted from 1. Without that variable the run goes to its end.
+    INTERRUPT_AT_TASK says, counted from 1, or the first whose name ends as INTERRUPT_AT_NAME says. Without these
+    variables the run goes to its end.
   - Before that, or at the end, writes a JSON file named by the environment variable INTERRUPT_FILE with the number and
     name of the task, the names of the tasks before it, hosts and names of what changed, the handlers that were notified
     and never ran, and those that ran.
@@ -33,6 +34,7 @@ class CallbackModule(CallbackBase):
     def __init__(self):
         super().__init__()
         self.last = int(os.environ.get("INTERRUPT_AT_TASK", "0"))
+        self.ending = os.environ.get("INTERRUPT_AT_NAME", "")
         self.number = 0
         self.started = []
         self.changed = []
@@ -55,7 +57,7 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_task_start(self, task, is_conditional):
         self.number += 1
         self.started.append(task.get_name())
-        if self.number == self.last:
+        if self.number == self.last or (self.ending and task.get_name().endswith(self.ending)):
             self._write()
             os.killpg(os.getpgid(0), signal.SIGKILL)
 

@@ -63,7 +63,7 @@ def describe(fleet: Fleet, hosts: Mapping[str, Mapping[str, dict]], models: list
         for name, user in secrets["users"].items()
     }
     if "demo_guest_models" in settings:
-        users[GUEST]["models"] = settings["demo_guest_models"]
+        users[GUEST] |= {"models": settings["demo_guest_models"], "rights": []}
     else:
         del users[GUEST]
     return {

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -18,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.attack import h2
 from tests.gateway.client import Client, prompt
 from tests.gateway.conftest import KEYS, SLOTS, Answer, Gateway, sha256, users
 from tests.gateway.sites import free_port
@@ -268,6 +271,40 @@ def test_revoked_within_one_reload_and_no_stream_is_cut(start: Any) -> None:
         data = stream.socket.recv(65536)
         assert data
         tail = (tail + data)[-8:]
+
+
+@pytest.mark.contract(7)
+def test_a_revoked_key_gets_nothing_new_on_a_connection_whose_stream_runs_on(start: Any) -> None:
+    """A worker that a reload has left behind serves its connections' streams to their end; by HTTP/2, new requests
+    could come beside them."""
+    gateway: Gateway = start()
+    context = ssl.create_default_context(cafile=gateway.ca)
+    context.set_alpn_protocols(["h2"])
+    plain = socket.create_connection(("127.0.0.1", gateway.port), timeout=10)
+    with context.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+
+        def headers(stream: int, method: str, path: str, flags: int, key: str) -> bytes:
+            host = f"127.0.0.1:{gateway.port}"
+            told = [(":method", method), (":scheme", "https"), (":authority", host), (":path", path)]
+            return h2.frame(h2.HEADERS, flags, stream, h2.block([*told, ("authorization", f"Bearer {KEYS[key]}")]))
+
+        data = headers(1, "POST", "/api/chat", h2.END_HEADERS, "spare")
+        connection.sendall(h2.PREFACE + h2.frame(h2.SETTINGS, 0, 0) + data)
+        connection.sendall(h2.frame(h2.DATA, h2.END_STREAM, 1, prompt(10, 120, 30)))
+        time.sleep(0.5)
+        left = [dict(user) for user in users()]
+        left[0]["api_keys"] = [{"sha256": sha256(KEYS["app"])}]
+        gateway.site.render(gateway.values | {"gateway_users": left})
+        gateway.site.reload()
+        while gateway.ask("GET", "/api/version", user="spare").status == 200:
+            time.sleep(0.05)
+        # nginx has old and new workers serve beside each other for a tenth of a second.
+        time.sleep(0.5)
+        connection.sendall(headers(3, "GET", "/api/version", h2.END_HEADERS | h2.END_STREAM, "spare"))
+        seen = h2.read(connection, patience=10)
+    assert seen.statuses[1] == 200
+    assert b'"done":true' in seen.bodies[1], "the stream goes on to its end"
+    assert (set(seen.statuses), seen.goaway) == ({1}, 0)
 
 
 def test_every_token_is_a_read_of_its_own(gateway: Gateway) -> None:

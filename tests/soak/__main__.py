@@ -23,7 +23,9 @@ STREAMS = 20
 EVERY_SECONDS = 2.0
 # nginx closes an idle client's connection after 75 s unless told otherwise.
 DRAIN_SECONDS = 90
-# Run on the gateway: its processes' memory (PSS), descriptors, and established connections of clients and to engines.
+# Run on the gateway: its processes' memory, descriptors, and established connections of clients and to engines, with
+# those between nginx and HAProxy, of which each has its end. Memory is the PSS without shared zones: these have a fixed
+# size, and that of TLS sessions fills for a day.
 LOOK = """
 import glob, json, os, subprocess, sys
 port = sys.argv[1]
@@ -32,7 +34,8 @@ pids = [p for p in filter(str.isdigit, os.listdir("/proc")) if os.path.exists("/
 memory = descriptors = 0
 for pid in pids:
     try:
-        shares = [line.split()[1] for line in open("/proc/%s/smaps_rollup" % pid) if line.startswith("Pss:")]
+        lines = open("/proc/%s/smaps_rollup" % pid)
+        shares = [line.split()[1] for line in lines if line.startswith(("Pss_Anon:", "Pss_File:"))]
         memory += 1024 * sum(map(int, shares))
         descriptors += len(os.listdir("/proc/%s/fd" % pid))
     except OSError:
@@ -40,7 +43,9 @@ for pid in pids:
 lines = subprocess.run(["ss", "-Htnp", "state", "established"], stdout=subprocess.PIPE, text=True).stdout.splitlines()
 lines = [line.split() for line in lines if "nginx" in line or "haproxy" in line]
 clients = sum(line[2].rpartition(":")[2] == port for line in lines)
-print(json.dumps([memory, descriptors, clients, len(lines) - clients]))
+local = subprocess.run(["ss", "-Hxnp", "state", "established"], stdout=subprocess.PIPE, text=True).stdout.splitlines()
+local = sum(line.count("pid=") for line in local if "nginx" in line or "haproxy" in line)
+print(json.dumps([memory, descriptors, clients, len(lines) - clients + local]))
 """
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from collections.abc import Iterator
@@ -58,6 +59,16 @@ def test_open_port_is_found_among_all(listener: int) -> None:
 def test_silent_address_ends_with_patience() -> None:
     # TEST-NET-1 of RFC 5737, which nobody answers for.
     assert scan.open_ports([("192.0.2.1", port) for port in range(1, 200)], patience=0.2) == []
+
+
+def test_a_link_local_address_is_tried_on_its_interface() -> None:
+    number = socket.if_nametoindex("lo")
+    assert scan.endpoint("fe80::1%lo", 22) == ("fe80::1", 22, 0, number)
+    assert scan.endpoint("2001:db8::1", 22) == ("2001:db8::1", 22)
+    with socket.socket(socket.AF_INET6) as connection:
+        connection.setblocking(False)
+        # By the interface's name it is no address at all, and every port looks closed.
+        assert connection.connect_ex(scan.endpoint("fe80::1%lo", 22)) != errno.EINVAL
 
 
 def test_open_engine_is_found(listener: int) -> None:

@@ -351,3 +351,80 @@ def test_a_trial_lasts_longer_where_more_changes_and_where_hosts_wait_for_each_o
     assert one == seconds(5, ["any"]) == 60 + 5
     assert seconds(1, ["192.0.2.0/24", "198.51.100.0/24"]) == one + 5
     assert seconds(11, ["any"]) == 3 * one
+
+
+# --- From outside
+
+CONTAINERS = [
+    {"NetworkSettings": {"Networks": {
+        "engine": {"IPAddress": "172.30.250.2", "GlobalIPv6Address": ""},
+        "six": {"IPAddress": "172.18.0.2", "GlobalIPv6Address": "fd55::2"},
+    }}},
+]  # fmt: skip
+ADDRESSES = FACTS | {
+    "default_ipv4": {"address": "192.0.2.11"},
+    "default_ipv6": {"address": "2001:db8::11"},
+    "all_ipv4_addresses": ["172.17.0.1", "192.0.2.11", "198.51.100.11"],
+    "all_ipv6_addresses": ["fe80::1", "fd55::1", "2001:db8::11", "2001:db8:1::11"],
+    "docker0": {"ipv4": {"address": "172.17.0.1"}, "ipv6": [{"address": "fe80::2", "scope": "link"}]},
+    "br_0123456789ab": {"ipv6": [{"address": "fd55::1", "scope": "global"}, {"address": "fe80::1", "scope": "link"}]},
+}
+
+
+def probed(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    known = variables(ansible_facts=facts, __firewall_containers={"json": CONTAINERS})
+    families: list[dict[str, Any]] = evaluated("__firewall_probed_families", known)
+    return {family["name"]: family for family in families}
+
+
+def test_a_host_is_asked_by_each_family_of_which_it_has_an_address() -> None:
+    assert probed(ADDRESSES) == {
+        "IPv4": {
+            "name": "IPv4",
+            "own": "192.0.2.11",
+            "addresses": ["192.0.2.11", "198.51.100.11"],
+            "routed": ["172.17.0.1", "172.30.250.2", "172.18.0.2"],
+        },
+        "IPv6": {
+            "name": "IPv6",
+            "own": "2001:db8::11",
+            "addresses": ["2001:db8::11", "2001:db8:1::11"],
+            "routed": ["fd55::1", "fd55::2"],
+        },
+    }
+
+
+def test_a_host_of_ipv4_alone_is_asked_by_that() -> None:
+    facts = ADDRESSES | {"all_ipv6_addresses": ["fe80::1"], "default_ipv6": {}}
+    assert list(probed(facts)) == ["IPv4"]
+
+
+def outside(**probe: Any) -> tuple[bool, bool, str]:
+    """What is told of one probe by IPv6: whether it is right, whether it was asked, what was found."""
+    told = {"source": "2001:db8::100", "tried": 9, "not_tried": [], "unexpected": [], "promised": [22]} | probe
+    family = {"name": "IPv6", "own": "2001:db8::11", "addresses": ["2001:db8::11"], "routed": []}
+    results = [{"item": ["desk", family], **{key: value for key, value in told.items() if value != "left out"}}]
+    result = evaluated("__firewall_outside_results", variables(__firewall_probes={"results": results}))[0]
+    assert result["check"] == "From desk, nothing is open by IPv6 but what the rules say"
+    return bool(result["ok"]), bool(result["asked"]), result["found"]
+
+
+SSH, ENGINE = "[2001:db8::11]:22", "[2001:db8::11]:11434"
+
+
+@pytest.mark.parametrize(
+    ("probe", "verdict", "part"),
+    [
+        ({"open": [SSH]}, (True, True), f"open: {SSH}"),
+        ({"open": [SSH, ENGINE], "unexpected": [ENGINE]}, (False, True), f"{ENGINE} open, and no rule says so"),
+        ({"open": []}, (False, True), "not even SSH"),
+        ({"open": [], "promised": []}, (True, False), "no rule opens one to it"),
+        ({"open": [ENGINE], "unexpected": [ENGINE], "promised": []}, (False, True), f"{ENGINE} open, and no rule"),
+        ({"open": [], "source": None}, (True, False), "no way to 2001:db8::11"),
+        ({"open": "left out", "source": "left out", "msg": "no route to host"}, (False, True), "no route to host"),
+    ],
+)
+def test_what_a_vantage_point_found_is_judged(probe: dict[str, Any], verdict: tuple[bool, bool], part: str) -> None:
+    *judged, found = outside(**probe)
+    assert tuple(judged) == verdict, found
+    assert part in found

@@ -61,6 +61,16 @@ def test_a_rule_explains_what_is_open(run: Run, listening: int) -> None:
     rules = [{"port": str(listening), "from": "127.0.0.0/8"}]
     result = run("port_probe", addresses=["127.0.0.1"], ports=[listening], rules=rules)
     assert (result["open"], result["unexpected"]) == ([f"127.0.0.1:{listening}"], [])
+    assert result["promised"] == [listening]
+
+
+def test_an_address_of_ipv6_is_asked_from_one_of_ipv6(run: Run, closed: int) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        port = server.getsockname()[1]
+        rules = [{"port": str(port), "from": "::1"}, {"port": str(closed), "from": "127.0.0.0/8"}]
+        result = run("port_probe", addresses=["::1"], ports=[port, closed], rules=rules)
+    assert (result["open"], result["unexpected"], result["source"]) == ([f"[::1]:{port}"], [], "::1")
+    assert result["promised"] == [port], "what is opened to IPv4 is not promised to it"
 
 
 @pytest.mark.parametrize(
