@@ -309,15 +309,16 @@ STEPS = {step.__name__: step for step in (once, again, fallback, broken_off, wav
 def prepare(client: docker.DockerClient, fleet: Fleet, upstream: Upstream) -> None:
     """Upstream has an image and two models."""
     engine = json.loads((fleet.state / "supplies.json").read_text(encoding="utf-8"))["engine"]
-    embedding = json.loads((fleet.state / "supplies.json").read_text(encoding="utf-8"))["models"]["embedding"]["path"]
     chat = models.write_generative(fleet.state / "chat.gguf", "medium")
+    # Of other weights than the fleet's tiny-embedding: two names of the same share a runner, listed under one of them.
+    search = models.write_embedding(fleet.state / "search.gguf", seed=1)
     told = {
         "address": upstream.address,
         "ca": str(upstream.directory / "ca.crt"),
         "image": upstream.push_image(client, Path(engine["archive"]), engine["image_id"], engine["version"]),
         "models": {
             BIG: upstream.push_model(BIG, chat, "llama"),
-            "small-search:1": upstream.push_model("small-search:1", Path(embedding), "bert"),
+            "small-search:1": upstream.push_model("small-search:1", search, "bert"),
         },
         "version": engine["version"],
     }
