@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 def converge(**wish: object) -> subprocess.CompletedProcess[str]:
-    return run(ROOT / "molecule/nvidia/converge.yml", inventory=INVENTORY, variables=wish, timeout=300)
+    return run(ROOT / "molecule/nvidia/converge.yml", inventory=INVENTORY, variables=wish, timeout=900)
 
 
 def test_the_branch_is_installed_held_and_built() -> None:
