@@ -10,6 +10,9 @@ the wish is the role's variables.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 import re
 import typing as t
 
@@ -177,10 +180,6 @@ def fingerprint_of_key(armored: str) -> str:
 
     :raises ValueError: there is none.
     """
-    import base64  # pylint: disable=import-outside-toplevel
-    import binascii  # pylint: disable=import-outside-toplevel
-    import hashlib  # pylint: disable=import-outside-toplevel
-
     block = re.search(r"-----BEGIN PGP PUBLIC KEY BLOCK-----(.*?)-----END PGP", armored, re.DOTALL)
     # Headers end with an empty line; the checksum begins with an equals sign, as no line of base64 does.
     body = re.split(r"\r?\n[ \t]*\r?\n", block.group(1), maxsplit=1)[-1] if block else ""

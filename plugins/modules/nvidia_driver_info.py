@@ -53,7 +53,6 @@ options:
       - The ASCII-armored key of the repository. Empty has it fetched from there, and believed by its fingerprint.
     type: str
     default: ""
-    no_log: false
 seealso:
   - module: onprem.llm.gpu_info
     description: The GPUs alone.

@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 def converge(**wish: object) -> subprocess.CompletedProcess[str]:
-    return run(ROOT / "molecule/nvidia/converge.yml", inventory=INVENTORY, variables=wish, timeout=300)
+    return run(ROOT / "molecule/nvidia/converge.yml", inventory=INVENTORY, variables=wish, timeout=900)
 
 
 def test_the_branch_is_installed_held_and_built() -> None:
@@ -54,6 +54,7 @@ def test_whole_set_moves_up_and_down() -> None:
     assert result.returncode == 0, result.stdout
     assert versions() == dict.fromkeys(before, "580.82.07-1")
     assert on_host("modinfo -F version nvidia").strip() == "580.82.07"
+    on_host("apt-get purge -y -qq libnvidia-encode1")
 
 
 def test_held_package_in_the_way_is_refused() -> None:
