@@ -460,11 +460,17 @@ def gpus(out: Exposition, root: str) -> None:
     with contextlib.suppress(CollectorError):
         for row in query("gpu", ["uuid", "ecc.errors.uncorrected.volatile.total"]):
             out.add("gpu_ecc_errors_total", number(row["ecc.errors.uncorrected.volatile.total"]), gpu=row["uuid"])
-    with contextlib.suppress(CollectorError):
-        for row in query("remapped-rows", ["gpu_uuid", "remapped_rows.pending", "remapped_rows.failure"]):
+    # Newer versions tell it beside everything else, older ones by a query of its own.
+    for kind, key in (("gpu", "uuid"), ("remapped-rows", "gpu_uuid")):
+        rows = []
+        with contextlib.suppress(CollectorError):
+            rows = query(kind, [key, "remapped_rows.pending", "remapped_rows.failure"])
+        for row in rows:
             flags = {"Yes": 1, "1": 1, "No": 0, "0": 0}
-            out.add("gpu_row_remap_pending", flags.get(row["remapped_rows.pending"]), gpu=row["gpu_uuid"])
-            out.add("gpu_row_remap_failed", flags.get(row["remapped_rows.failure"]), gpu=row["gpu_uuid"])
+            out.add("gpu_row_remap_pending", flags.get(row["remapped_rows.pending"]), gpu=row[key])
+            out.add("gpu_row_remap_failed", flags.get(row["remapped_rows.failure"]), gpu=row[key])
+        if rows:
+            break
 
 
 def driver(out: Exposition, root: str) -> None:
