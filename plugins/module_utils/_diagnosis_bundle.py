@@ -3,9 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a support bundle has of a host, and what is taken out of it.
 
-Files are on a list; none of them is a key, a certificate's key, or what a gateway knows of users. All of it goes through
-:func:`redacted`, since logs and settings hold what somebody put there: passwords in addresses of proxies, headers,
-prompts.
+Files are on a list; none of them is a key, a certificate's key, or what a gateway knows of users. All of it goes
+through :func:`redacted`: logs and settings hold what somebody put there, passwords of proxies, headers, prompts.
 """
 
 from __future__ import annotations

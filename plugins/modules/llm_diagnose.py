@@ -259,8 +259,11 @@ def main() -> None:
         mirrors=tuple((mirror["name"], mirror["place"]) for mirror in given["mirrors"]),
         **{name: given[name] for name in TAKEN},
     )
-    found = diagnose(Host(given["root"], given["timeout"]), wanted, given["functions"])
-    module.exit_json(changed=False, findings=ladder.as_data(found), causes=[item.rung for item in ladder.faults(found)])
+    host = Host(given["root"], given["timeout"])
+    found = diagnose(host, wanted, given["functions"])
+    causes = [item.rung for item in ladder.faults(found)]
+    more = {"collected": collect(host, wanted)} if given["collect"] else {}
+    module.exit_json(changed=False, findings=ladder.as_data(found), causes=causes, **more)
 
 
 if __name__ == "__main__":
