@@ -39,23 +39,20 @@ import json, os, shutil, sys
 root, wanted = sys.argv[1], json.load(sys.stdin)
 shutil.rmtree(root, ignore_errors=True)
 def opened(place):
-    # A directory of the tree's own, with a link to each thing that the host has there.
-    own = root + place
-    if os.path.islink(own):
-        os.unlink(own)
-    if not os.path.isdir(own):
-        if place:
-            opened(os.path.dirname(place) if place.count("/") > 1 else "")
-        if os.path.islink(own):
+    # Directories of the tree's own on the way there, each with a link to what the host has in it.
+    parts = [part for part in place.split("/") if part]
+    for depth in range(len(parts) + 1):
+        theirs = "/" + "/".join(parts[:depth])
+        own = root + theirs.rstrip("/")
+        if os.path.isdir(own) and not os.path.islink(own):
+            continue
+        if os.path.lexists(own):
             os.unlink(own)
-        os.makedirs(own, exist_ok=True)
-        if os.path.isdir(place or "/"):
-            for name in os.listdir(place or "/"):
-                if not os.path.lexists(own + "/" + name):
-                    os.symlink(place + "/" + name, own + "/" + name)
-opened("")
+        os.mkdir(own)
+        for name in os.listdir(theirs) if os.path.isdir(theirs) else ():
+            os.symlink(os.path.join(theirs, name), os.path.join(own, name))
 for path, what in sorted(wanted.items()):
-    opened(os.path.dirname(path) if path.count("/") > 1 else "")
+    opened(os.path.dirname(path))
     own = root + path
     if os.path.islink(own) or os.path.isfile(own):
         os.unlink(own)
