@@ -278,7 +278,7 @@ def _unreadable(host: Host, wanted: Wanted, place: str, blobs: t.Iterable[str], 
         shift = 6 if about.st_uid == user else 3 if about.st_gid == group else 0
         if user != 0 and (about.st_mode >> shift) & needed != needed:
             mode = stat.S_IMODE(about.st_mode)
-            found.append(f"{path[len(host.root.rstrip('/')) :]} is {about.st_uid}:{about.st_gid} {mode:04o}")
+            found.append(f"{os.path.relpath(path, place)} is {about.st_uid}:{about.st_gid} {mode:04o}")
     return found
 
 

@@ -13,17 +13,25 @@ import typing as t
 from ansible_collections.onprem.llm.plugins.module_utils._diagnosis import Finding, broken, not_asked, ok, remark
 from ansible_collections.onprem.llm.plugins.module_utils._diagnosis_host import Wanted
 from ansible_collections.onprem.llm.plugins.module_utils._diagnosis_reader import Host
+from ansible_collections.onprem.llm.plugins.module_utils._gpu_problems import KNOWN
 
 Info = t.Mapping[str, t.Any]
 _GPU_CLASSES = ("0x0300", "0x0302")
-# What nvidia-smi's own words are about, and no other rung has.
+# Problems of gpu_info by the rung that tells of them: what the driver answers, what a GPU says of itself, and of the
+# latter what is worth knowing and no fault yet.
 _SMI_CODES = {
     "blocked", "device_lost", "driver_not_loaded", "driver_too_old", "gpu_missing", "hangs", "library_missing",
     "no_devices", "no_permission", "nvidia_smi_failed", "nvidia_smi_missing", "nvml_failed", "reset_required",
     "version_mismatch",
 }  # fmt: skip
-# Clocks are lowered by heat or by the power supply; sw_power_cap alone is a card at work.
-_SLOWED = ("hw_thermal_slowdown", "sw_thermal_slowdown", "hw_power_brake_slowdown", "hw_slowdown")
+_HEALTH_CODES = {
+    "compute_mode", "fabricmanager_inactive", "fabricmanager_missing", "fabricmanager_version", "mig_no_instance",
+    "power_brake", "recovery_due", "row_remap_failure", "thermal_slowdown",
+}  # fmt: skip
+_WORTH_KNOWING = {
+    "ecc_mode_pending", "ecc_uncorrected", "mig_mode_pending", "mig_unknown", "mig_unreadable", "retired_pages_pending",
+    "row_remap_pending",
+}  # fmt: skip
 # CVE-2025-23266 and CVE-2025-23267 are fixed in the first, CVE-2026-24260 in the second.
 TOOLKIT_FLOOR, TOOLKIT_PREFERRED = (1, 17, 8), (1, 20, 0)
 KIND = "nvidia.com/gpu"
@@ -108,7 +116,7 @@ def module(info: Info, wanted: Wanted) -> Finding:
     if not loaded:
         if _hidden(info):
             return not_asked("module", "no module is shown here, and nvidia-smi answers: a container, or simulated")
-        failed = kernel.get("dkms_failed") or []
+        failed = kernel["dkms_failed"]
         if failed:
             item = failed[0]
             last = (str(item.get("log") or "").strip().splitlines() or ["no log"])[-1]
@@ -148,13 +156,13 @@ def xid(info: Info, wanted: Wanted) -> Finding:
     critical = [item for item in info["xid"] if item["critical"]]
     if critical:
         last = critical[-1]
-        codes = ", ".join(sorted({str(item["code"]) for item in critical}, key=int))
+        codes = ", ".join(map(str, sorted({item["code"] for item in critical})))
+        when = f" at {last['time']}" if last["time"] else ""
         return broken(
             "xid",
-            f"XID {codes} since boot; the last of {last['pci_bus_id']} ({last['time'] or 'no time'}): {last['text']}",
+            f"XID {codes} since boot; the last of {last['pci_bus_id']}{when}: {last['text']}",
             "The driver reported faults of the GPU or its link itself, not of a program.",
-            "drain the node (playbooks/drain.yml); nvidia-smi -q; restart it; where the same comes back, have the card "
-            "checked (NVIDIA's catalog of XID errors: docs.nvidia.com/deploy/xid-errors)",
+            f"drain the node (playbooks/drain.yml); {last['action']}",
         )
     others = sorted({item["code"] for item in info["xid"]})
     if others:
@@ -223,40 +231,20 @@ def nvidia_smi(info: Info, plan: t.Mapping[str, t.Any] | None, wanted: Wanted) -
 
 
 def gpu_health(info: Info, wanted: Wanted) -> Finding:
-    wrong, worth = [], []
-    for gpu in info["gpus"]:
-        name = f"GPU {gpu['index']}"
-        remap = gpu.get("row_remap") or {}
-        if remap.get("failure"):
-            wrong.append(f"{name}: a faulty row of its memory could not be remapped (row remapping failure)")
-        elif remap.get("pending") or gpu.get("retired_pages_pending"):
-            worth.append(f"{name}: faulty memory is replaced at its next reset")
-        if gpu.get("ecc_errors_uncorrected"):
-            worth.append(f"{name}: {gpu['ecc_errors_uncorrected']} uncorrected memory errors")
-        slowed = [reason for reason in gpu.get("clocks_event_reasons") or [] if reason in _SLOWED]
-        if slowed:
-            heat = gpu.get("temperature_celsius")
-            wrong.append(f"{name}: clocks lowered ({', '.join(slowed)})" + (f" at {heat} °C" if heat else ""))
-    wrong += [item["message"] for item in info["problems"] if item["code"] == "mig_no_instance"]
-    fabric = info.get("fabric") or {}
-    if fabric.get("nvswitches"):
-        version, loaded = fabric.get("fabricmanager_version"), info["driver"]["loaded_version"]
-        if fabric.get("fabricmanager_active") is not True:
-            wrong.append("NVSwitches without a running nvidia-fabricmanager")
-        elif version and loaded and version != loaded:
-            wrong.append(f"Fabric Manager {version} beside driver {loaded}; it must be the same")
+    wrong = [item for item in info["problems"] if item["code"] in _HEALTH_CODES]
+    worth = [item for item in info["problems"] if item["code"] in _WORTH_KNOWING]
     if wrong:
         return broken(
             "gpu_health",
-            "; ".join(wrong),
+            "; ".join(item["message"] for item in wrong),
             "The GPU computes slowly, wrongly or not at all.",
-            "row remapping failure: drain the node (playbooks/drain.yml), exchange the card; heat: fans, filters, "
-            "nvidia-smi -q -d TEMPERATURE,POWER,PERFORMANCE; MIG: nvidia-smi mig -lgip, nvidia_driver_mig; "
-            "Fabric Manager: " + wanted.mend(DRIVER),
+            "; ".join(dict.fromkeys(KNOWN[item["code"]].remedy for item in wrong))
+            + "; what needs a restart: drain the node first (playbooks/drain.yml)",
         )
     if worth:
-        return remark("gpu_health", "; ".join(worth), "Restart the node when it suits.", "playbooks/drain.yml, restart")
-    heats = [gpu["temperature_celsius"] for gpu in info["gpus"] if gpu.get("temperature_celsius") is not None]
+        text = "; ".join(item["message"] for item in worth)
+        return remark("gpu_health", text, "Restart the node when it suits.", "playbooks/drain.yml, restart")
+    heats = [gpu["temperature_celsius"] for gpu in info["gpus"] if gpu["temperature_celsius"] is not None]
     return ok("gpu_health", f"no fault told{f', at most {max(heats)} °C' if heats else ''}")
 
 

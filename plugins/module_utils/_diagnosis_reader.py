@@ -19,7 +19,8 @@ import time
 import typing as t
 import urllib.parse
 
-from ansible_collections.onprem.llm.plugins.module_utils import _nvidia_smi
+from ansible_collections.onprem.llm.plugins.module_utils import _rooted
+from ansible_collections.onprem.llm.plugins.module_utils._bounded import NotAnswering, run_bounded
 from ansible_collections.onprem.llm.plugins.module_utils._diagnosis import Unreadable
 
 MAX_BYTES = 16 * 2**20
@@ -53,7 +54,8 @@ class Host:
         self._kept: dict[t.Any, t.Any] = {}
 
     def path(self, path: str) -> str:
-        return os.path.join(self.root, path.lstrip("/"))
+        """Where a path of the host lies, links resolved below the root."""
+        return _rooted.below(self.root, path)
 
     def read(self, path: str) -> str | None:
         """A text file, at most its first 16 MiB; None where it cannot be read."""
@@ -80,9 +82,12 @@ class Host:
         return os.path.lexists(self.path(path))
 
     def glob(self, pattern: str) -> list[str]:
-        """Paths as the host names them."""
-        cut = len(self.root.rstrip("/"))
-        return sorted(path[cut:] for path in glob.glob(self.path(pattern)))
+        """Paths as the host names them; the pattern is in the last part."""
+        directory, name = os.path.split(pattern)
+        place = self.path(directory)
+        return sorted(
+            os.path.join(directory, os.path.basename(found)) for found in glob.glob(os.path.join(place, name))
+        )
 
     @property
     def now(self) -> float:
@@ -101,8 +106,8 @@ class Host:
             try:
                 # A login by SSH may lack the directories of administrators.
                 os.environ["PATH"] = environment + ":/usr/local/sbin:/usr/sbin:/sbin"
-                self._kept[key] = Answer(*_nvidia_smi.run_bounded(argv, timeout or self.timeout))
-            except _nvidia_smi.NotAnswering as error:
+                self._kept[key] = Answer(*run_bounded(argv, timeout or self.timeout))
+            except NotAnswering as error:
                 self._kept[key] = Answer(TIMED_OUT, "", f"{argv[0]}: {error}")
             except OSError as error:
                 self._kept[key] = Answer(NO_COMMAND, "", f"{argv[0]}: {error.strerror or error}")

@@ -13,7 +13,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import _diagnosis_engin
 from ansible_collections.onprem.llm.plugins.module_utils import _diagnosis_gateway as gateway
 from ansible_collections.onprem.llm.plugins.module_utils import _diagnosis_gpu as gpu
 from ansible_collections.onprem.llm.plugins.module_utils import _diagnosis_host as every
-from ansible_collections.onprem.llm.plugins.module_utils import _nvidia_smi
+from ansible_collections.onprem.llm.plugins.module_utils import _gpu_host
 from ansible_collections.onprem.llm.plugins.module_utils._diagnosis import Unreadable
 from ansible_collections.onprem.llm.plugins.module_utils._diagnosis_reader import Host
 
@@ -25,7 +25,7 @@ def diagnose(host: Host, wanted: every.Wanted, functions: t.Collection[str]) -> 
     def info() -> t.Mapping[str, t.Any]:
         return t.cast(
             "t.Mapping[str, t.Any]",
-            host.once("gpu_info", lambda: _nvidia_smi.collect("nvidia-smi", host.timeout, root=host.root)),
+            host.once("gpu_info", lambda: _gpu_host.collect("nvidia-smi", host.timeout, root=host.root)),
         )
 
     # One that cannot be read is the models' rung to tell of.

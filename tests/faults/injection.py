@@ -33,39 +33,58 @@ MANIFEST = f"{STORE}/manifests/registry.ollama.ai/library/gemma3/270m"
 SETTLE_SECONDS = 120
 DRIVER = "595.80"
 
-# Run on the host: builds the tree from a JSON object on standard input, path → what lies there.
+# Run on the host: builds the tree from a JSON object on standard input, path → what lies there. A system below a root
+# has no links out of it, so what the host has is mounted there, and the tree is a file system of its own: unmounting it
+# takes all of it away.
 BUILD = """
-import json, os, shutil, sys
+import ctypes, json, os, shutil, sys
 root, wanted = sys.argv[1], json.load(sys.stdin)
-shutil.rmtree(root, ignore_errors=True)
-def opened(place):
-    # Directories of the tree's own on the way there, each with a link to what the host has in it.
-    parts = [part for part in place.split("/") if part]
-    for depth in range(len(parts) + 1):
-        theirs = "/" + "/".join(parts[:depth])
-        own = root + theirs.rstrip("/")
-        if os.path.isdir(own) and not os.path.islink(own):
+libc = ctypes.CDLL(None, use_errno=True)
+BIND, RECURSIVE, PRIVATE = 4096, 16384, 1 << 18
+FRESH = ("/dev", "/sys/bus", "/sys/module", "/sys/firmware", "/var/log/kern.log")
+PROC = ("cmdline", "meminfo", "modules", "self/mounts", "stat", "sys/kernel/osrelease", "uptime", "version")
+def mount(source, target, kind, flags):
+    if libc.mount(source.encode(), target.encode(), kind, flags, None):
+        raise OSError(ctypes.get_errno(), "mount", target)
+kept = {name: open("/proc/" + name).read() for name in PROC}
+os.makedirs(root, exist_ok=True)
+mount("tmpfs", root, b"tmpfs", 0)
+mount("none", root, None, PRIVATE)
+own = {"/"} | {parent for path in [*wanted, "/proc/x", "/sys/x", "/run/x"] for parent in
+               ["/".join(path.split("/")[:depth]) for depth in range(2, path.count("/") + 1)]}
+def lay(place):
+    os.makedirs(root + place, exist_ok=True)
+    if place.startswith("/proc") or place in FRESH or place.startswith(FRESH) or not os.path.isdir(place):
+        return
+    for name in os.listdir(place):
+        source = os.path.join(place, name)
+        if source in wanted or source in own or source in FRESH or source == root:
             continue
-        if os.path.lexists(own):
-            os.unlink(own)
-        os.mkdir(own)
-        for name in os.listdir(theirs) if os.path.isdir(theirs) else ():
-            os.symlink(os.path.join(theirs, name), os.path.join(own, name))
+        if os.path.islink(source):
+            os.symlink(os.readlink(source), root + source)
+        elif os.path.isdir(source):
+            os.makedirs(root + source)
+            mount(source, root + source, None, BIND | RECURSIVE)
+        elif os.path.isfile(source) and os.path.getsize(source) < 1 << 24 and not place.startswith("/sys"):
+            shutil.copy2(source, root + source)
+for place in sorted(own):
+    lay(place)
+for name, text in kept.items():
+    os.makedirs(os.path.dirname(root + "/proc/" + name), exist_ok=True)
+    with open(root + "/proc/" + name, "w") as file:
+        file.write(text)
 for path, what in sorted(wanted.items()):
-    opened(os.path.dirname(path))
-    own = root + path
-    if os.path.islink(own) or os.path.isfile(own):
-        os.unlink(own)
-    elif os.path.isdir(own):
-        shutil.rmtree(own)
     if what is None:
+        if os.path.lexists(root + path):
+            os.unlink(root + path)
         continue
+    os.makedirs(os.path.dirname(root + path), exist_ok=True)
     if "link" in what:
-        os.symlink(what["link"], own)
+        os.symlink(what["link"], root + path)
         continue
-    with open(own, "w") as file:
+    with open(root + path, "w") as file:
         file.write(what["content"])
-    os.chmod(own, what.get("mode", 0o644))
+    os.chmod(root + path, what.get("mode", 0o644))
 """
 ASK = """
 import json, sys, urllib.request
@@ -203,11 +222,10 @@ class Fleet:
             if "smi" in spec or "smi_hangs" in spec:
                 said = f"cat <<'END'\n{spec.get('smi', '')}\nEND\nexit 9" if "smi" in spec else "exec sleep 600"
                 self._replace(host, "/usr/bin/nvidia-smi", f"#!/bin/sh\n{said}\n")
-            if "modinfo" in spec:
-                said = f"echo {spec['modinfo']}" if spec["modinfo"] else "exit 1"
+            if spec.get("gpu_tree"):
+                version = spec.get("modinfo", DRIVER)
+                said = f"echo 'version:        {version}'; echo 'license:        Dual MIT/GPL'" if version else "exit 1"
                 self._replace(host, "/usr/local/sbin/modinfo", f"#!/bin/sh\n{said}\n")
-            elif spec.get("gpu_tree"):
-                self._replace(host, "/usr/local/sbin/modinfo", f"#!/bin/sh\necho {DRIVER}\n")
             if "capture" in spec:
                 self._capture(host, spec["capture"])
             if "put" in spec:
@@ -220,7 +238,7 @@ class Fleet:
                 kept = "/run/faults-kept" + path.replace("/", "_")
                 self.shell(host, f"if [ -e {kept}.none ]; then rm -f {path} {kept}.none; fi; "
                                  f"if [ -e {kept} ]; then cp -p {kept} {path}; rm {kept}; fi")  # fmt: skip
-            self.shell(host, f"rm -rf {TREE}")
+            self.shell(host, f"if mountpoint -q {TREE}; then umount --recursive --lazy {TREE}; rmdir {TREE}; fi")
             if "put" in spec:
                 self.settle(host)
 
@@ -262,7 +280,6 @@ class Fleet:
                     del tree[below]
             tree[path] = what
         ready = {path: {"content": what} if isinstance(what, str) else what for path, what in tree.items()}
-        self.shell(host, f"mkdir -p {TREE}")
         self._given(host, f"python3 -I -c {shlex.quote(BUILD)} {TREE}", json.dumps(ready))
 
     def settle(self, host: str) -> None:

@@ -9,7 +9,9 @@ from ansible_collections.onprem.llm.plugins.module_utils import _diagnosis_repor
 SOUND = {rung.name: (lambda name=rung.name: ladder.ok(name, "as it should be")) for rung in ladder.RUNGS}
 
 
-def climb(functions: str = "gpu_node node endpoint gateway balancer mirror mirrored", **checks) -> dict[str, ladder.Finding]:
+def climb(
+    functions: str = "gpu_node node endpoint gateway balancer mirror mirrored", **checks
+) -> dict[str, ladder.Finding]:
     found = ladder.Climb(frozenset(functions.split())).ask({**SOUND, **checks})
     return {item.rung: item for item in found}
 
