@@ -46,7 +46,7 @@ PROC = ("cmdline", "meminfo", "modules", "self/mounts", "stat", "sys/kernel/osre
 def mount(source, target, kind, flags):
     if libc.mount(source.encode(), target.encode(), kind, flags, None):
         raise OSError(ctypes.get_errno(), "mount", target)
-kept = {name: open("/proc/" + name).read() for name in PROC}
+kept = {name: open("/proc/" + name).read() for name in PROC if os.path.exists("/proc/" + name)}
 os.makedirs(root, exist_ok=True)
 mount("tmpfs", root, b"tmpfs", 0)
 mount("none", root, None, PRIVATE)
