@@ -43,12 +43,13 @@ lint unit gateway sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## site.yml killed at every tenth task, and run again; ten minutes at the gateway's limit; a fleet with two mirrors; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long
+test-long: venv docker ## site.yml killed at every tenth task, and run again; ten minutes at the gateway's limit; a fleet with two mirrors; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long; every fault that diagnose.yml is to name
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
 	@$(MAKE) bench-memory-drawn
 	@$(PYTHON) -m pytest -q -m long tests/unit
 	@$(PYTHON) -m tests.mirror
+	@$(PYTHON) -m tests.faults
 	@$(PYTHON) -m tests.long
 
 # The benches import the collection by its name.
@@ -95,8 +96,9 @@ clients: venv ## The examples of docs/clients.md on a running fleet; ACCESS=.dem
 	@$(PYTHON) -m tests.clients $(or $(ACCESS),.demo/access.json)
 
 .PHONY: docs
-docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
+docs: venv ## Write what is made: the roles' README files, the tables of docs/preflight.md and docs/diagnosis.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
 	@$(PYTHON) tools/role_readme.py
 	@$(PYTHON) tools/preflight_page.py
+	@$(PYTHON) tools/diagnosis_page.py
 	@$(PYTHON) tools/contracts.py
 	@$(PYTHON) tools/planning_page.py
