@@ -478,7 +478,12 @@ def _answers(host: Host, plan: Plan | None, wanted: Wanted) -> dict[str, t.Any]:
             else:
                 # How a model is loaded does not depend on this option.
                 path = "/api/generate"
-                more = {"prompt": "1 2 3 4 5", "stream": False, "options": {"num_predict": TOKENS}}
+                options = {"num_predict": TOKENS}
+                context = loaded(host, wanted)[name].get("context_length")
+                if context and context != model["context_length"]:
+                    # Left out, it would have the model loaded anew as planned.
+                    options["num_ctx"] = context
+                more = {"prompt": "1 2 3 4 5", "stream": False, "options": options}
             answer = host.ask(wanted.engine_url + path, body={**body, **more}, timeout=ANSWER_SECONDS)
             try:
                 told = json.loads(answer.out)

@@ -84,7 +84,7 @@ for path, what in sorted(wanted.items()):
         continue
     with open(root + path, "w") as file:
         file.write(what["content"])
-    os.chmod(root + path, what.get("mode", 0o644))
+    os.chmod(root + path, int(what.get("mode", "0644"), 8))
 """
 ASK = """
 import json, sys, urllib.request
@@ -103,11 +103,10 @@ GPU_TREE: dict[str, Any] = {
     ),
     "/sys/module/nvidia/version": f"{DRIVER}\n",
     "/sys/module/nvidia/refcnt": "45\n",
-    "/dev/nvidia0": {"content": "", "mode": 0o666},
-    "/dev/nvidia1": {"content": "", "mode": 0o666},
-    "/dev/nvidiactl": {"content": "", "mode": 0o666},
-    "/dev/nvidia-uvm": {"content": "", "mode": 0o666},
-    "/var/log/kern.log": "",
+    "/dev/nvidia0": {"content": "", "mode": "0666"},
+    "/dev/nvidia1": {"content": "", "mode": "0666"},
+    "/dev/nvidiactl": {"content": "", "mode": "0666"},
+    "/dev/nvidia-uvm": {"content": "", "mode": "0666"},
 }
 for _address in ("0000:01:00.0", "0000:41:00.0"):
     GPU_TREE |= {
@@ -214,7 +213,7 @@ class Fleet:
     def fault(self, fault: Fault) -> Iterator[dict[str, object]]:
         """The host with the fault; gives the variables that the diagnosis takes."""
         host, spec = self.hosts[fault.spec["host"]], fault.spec
-        variables: dict[str, object] = {}
+        variables: dict[str, object] = dict(spec.get("variables", {}))
         try:
             if fault.at_the_reader:
                 self._build(host, fault)
@@ -259,7 +258,7 @@ class Fleet:
 
     def _build(self, host: str, fault: Fault) -> None:
         spec = fault.spec
-        tree: dict[str, Any] = dict(GPU_TREE) if spec.get("gpu_tree") else {}
+        tree: dict[str, Any] = {"/var/log/kern.log": "", **(GPU_TREE if spec.get("gpu_tree") else {})}
         if "kernel_log" in spec:
             now = self.shell(host, "date --utc +%Y-%m-%dT%H:%M:%S").strip()
             tree["/var/log/kern.log"] = f"{now}.000000+00:00 {host} kernel: [12345.678901] {spec['kernel_log']}\n"
@@ -268,7 +267,8 @@ class Fleet:
             tree["/proc/stat"] = re.sub(r"(?m)^btime (\d+)", lambda m: f"btime {int(m[1]) + spec['clock']}", text)
         if "reader_plan" in spec:
             plan = json.loads(self.shell(host, "cat /etc/onprem-llm/plan.json"))
-            plan["instances"][0]["models"][0]["account"].update(spec["reader_plan"]["account"])
+            for part, values in spec["reader_plan"].items():
+                plan["instances"][0]["models"][0][part].update(values)
             tree["/etc/onprem-llm/plan.json"] = json.dumps(plan)
         if "reader_release" in spec:
             release = json.loads(self.shell(host, "cat /etc/onprem-llm/release.json"))
