@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
             argument_spec={
                 "hosts": {"type": "list", "elements": "str", "required": True},
                 "registered": {"type": "str", "required": True},
-                "directory": {"type": "str", "default": ""},
+                "directory": {"type": "path", "default": ""},
                 "bundle": {"type": "bool", "default": False},
             }
         )

@@ -350,7 +350,8 @@ def warm(host: Host, plan: Plan | None, wanted: Wanted) -> Finding:
     asleep = [full_name(model["name"]) for model in planned(plan) if full_name(model["name"]) not in there]
     state = host.unit("onprem-llm-warm.service").get("ActiveState", "unknown")
     told = host.json(WARM) if state in ("active", "activating") else None
-    reasons = [f"{item['name']}: {item['reason']}" for item in (told or {}).get("models") or [] if item.get("reason")]
+    states = (told or {}).get("models") or []
+    reasons = [f"{item['name']}: {item['reason']}" for item in states if item.get("reason")]
     if state not in ("active", "activating"):
         return broken(
             "warm",
@@ -361,6 +362,10 @@ def warm(host: Host, plan: Plan | None, wanted: Wanted) -> Finding:
     if (told or {}).get("held_until"):
         held = f"held until {(told or {})['held_until']}"
         return remark("warm", held, "Somebody unloads models on purpose.", "rm /run/onprem-llm-warm.hold ends that")
+    coming = {item["name"] for item in states if item.get("state") in ("waiting", "warming") and not item["failures"]}
+    if asleep and coming >= set(asleep):
+        text = f"being loaded: {', '.join(asleep)}"
+        return remark("warm", text, "Wait, and ask again.", "systemctl status onprem-llm-warm.service")
     if asleep:
         return broken(
             "warm",
@@ -469,8 +474,8 @@ def _answers(host: Host, plan: Plan | None, wanted: Wanted) -> dict[str, t.Any]:
         found: dict[str, t.Any] = {}
         for model in planned(plan):
             name = full_name(model["name"])
+            # One that is not in memory is the rung before's to tell of: asked, it would be loaded.
             if name not in loaded(host, wanted):
-                found[name] = "is not loaded, and was not asked"
                 continue
             body: dict[str, t.Any] = {"model": name, "keep_alive": -1}
             if model.get("use") == "embedding":
@@ -513,7 +518,7 @@ def answers(host: Host, plan: Plan | None, wanted: Wanted) -> Finding:
             + wanted.mend(MODELS),
         )
     if not found:
-        return not_asked("answers", "nothing is planned")
+        return not_asked("answers", "no planned model is in memory")
     return ok("answers", ", ".join(found))
 
 
@@ -541,4 +546,8 @@ def speed(host: Host, plan: Plan | None, wanted: Wanted) -> Finding:
             "The GPU is lowered in its clocks or used by others, the CPU is busy, or part of the model is on the CPU.",
             "nvidia-smi -q -d PERFORMANCE,POWER,TEMPERATURE; top; docker stats --no-stream",
         )
-    return ok("speed", "; ".join(seen)) if seen else not_asked("speed", "no model of the plan generates text")
+    return (
+        ok("speed", "; ".join(seen))
+        if seen
+        else not_asked("speed", "no planned model that generates text is in memory")
+    )

@@ -28,10 +28,10 @@ from ansible_collections.onprem.llm.plugins.module_utils._text import human_byte
 
 SITE = "ansible-playbook site.yml --limit {host}"
 PKI = "/etc/onprem-llm/pki"
-# As docs/monitoring rules have it for the models' disk; below the second, services fail to write.
-DISK_REMARK, DISK_BROKEN = 0.85, 0.97
+# A file system this full is worth a look. It is full where so much is used and less is left than a log, a layer of an
+# image and a renewed certificate may take: of a large one, a small share is still much.
+DISK_REMARK, DISK_BROKEN, DISK_LEAST_BYTES = 0.85, 0.97, 2 * 2**30
 INODES_BROKEN = 0.99
-DISK_LEAST_BYTES = 256 * 2**20
 CERTIFICATE_REMARK_DAYS = 14
 # A kill that is older than a day is history: what it hit was started again, or is another rung's matter.
 KILL_SECONDS = 86400
@@ -115,7 +115,7 @@ def disk(host: Host, wanted: Wanted) -> Finding:
             full.append(f"{place} is mounted read-only")
         elif inodes >= INODES_BROKEN and kind != "btrfs":
             full.append(f"{place}: {inodes:.0%} of its inodes used")
-        elif share >= DISK_BROKEN and (free < DISK_LEAST_BYTES or share >= 0.99):
+        elif share >= DISK_BROKEN and free < DISK_LEAST_BYTES:
             full.append(text)
         elif share >= DISK_REMARK and kind != "tmpfs":
             near.append(text)

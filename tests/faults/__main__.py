@@ -34,10 +34,18 @@ def shown(report: dict) -> str:
     return text.partition("PLAY [Tell what was found]")[2].partition("\n")[2].partition("\nTASK [")[0].strip("\n")
 
 
+def keep(known: dict[str, dict]) -> None:
+    """What was seen of the faults that there are, in their order."""
+    names = [HEALTHY, *(fault.name for fault in load())]
+    text = json.dumps({name: known[name] for name in names if name in known}, indent=1, ensure_ascii=False)
+    RESULTS.write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--only", default="", help="a part of a fault's name")
     parser.add_argument("--keep", action="store_true", help="leave the fleet up, and take one that is up")
+    parser.add_argument("--missing", action="store_true", help="only those that results.json has no hit of")
     parser.add_argument("--write", action="store_true", help="keep the results for the page")
     arguments = parser.parse_args()
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -56,6 +64,8 @@ def main() -> int:
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     missed = []
     faults = [fault for fault in load() if arguments.only.lower() in fault.name.lower()]
+    if arguments.missing:
+        faults = [fault for fault in faults if not known.get(fault.name, {}).get("hit")]
     for fault in faults:
         started = time.monotonic()
         try:
@@ -76,6 +86,8 @@ def main() -> int:
         }
         if fault.spec.get("shown"):
             known[fault.name]["report"] = shown(report)
+        if arguments.write:
+            keep(known)
     healthy = fleet.diagnose()
     sound = healthy["status"] == 0 and healthy["healthy"]
     print(f"{'ok    ' if sound else 'FAILED'} The fleet is healthy afterwards ({healthy['seconds']:.0f} s)")
@@ -83,9 +95,7 @@ def main() -> int:
         print(healthy["output"][-6000:])
     if arguments.write:
         known[HEALTHY] = {"report": shown(fleet.diagnose(HOSTS["gpu"]))}
-        names = [HEALTHY, *(fault.name for fault in load())]
-        text = json.dumps({name: known[name] for name in names if name in known}, indent=1, ensure_ascii=False)
-        RESULTS.write_text(text + "\n", encoding="utf-8")
+        keep(known)
     if not arguments.keep:
         described.down(client)
     print(f"\n{len(faults) - len(missed)} of {len(faults)} faults named as the first cause")
