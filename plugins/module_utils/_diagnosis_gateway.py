@@ -41,9 +41,10 @@ def _nginx(host: Host, rung: str, conf: str, wanted: Wanted) -> Finding | None:
         return broken(rung, f"{conf} is not there", "It was never set up, or not to its end.", wanted.mend())
     tested = host.run("nginx", "-t", "-q")
     if tested.status != 0:
+        said = re.search(r"(?m)\[emerg\] (?:\d+#\d+: )?(.*)$", tested.err)
         return broken(
             rung,
-            f"nginx refuses its configuration: {tested.line}",
+            f"nginx refuses its configuration: {said[1] if said else tested.line}",
             "It still runs with the one before, and neither reloads nor starts with this one.",
             "nginx -t; " + wanted.mend(),
         )
