@@ -1,6 +1,6 @@
 """``python -m tests.faults``: the faults of faults.yml on a fleet of three hosts, each to be named as the first cause.
 
-``--only TEXT`` tries those whose name has the text; ``--keep`` leaves the fleet up for the next call. ``--write`` keeps
+``--only PATTERN`` tries those with such a name; ``--keep`` leaves the fleet up for the next call. ``--write`` keeps
 what was seen in results.json, from which tools/diagnosis_page.py makes the table of docs/diagnosis.md.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -43,7 +44,7 @@ def keep(known: dict[str, dict]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--only", default="", help="a part of a fault's name")
+    parser.add_argument("--only", default="", help="a pattern of the faults' names")
     parser.add_argument("--keep", action="store_true", help="leave the fleet up, and take one that is up")
     parser.add_argument("--missing", action="store_true", help="only those that results.json has no hit of")
     parser.add_argument("--write", action="store_true", help="keep the results for the page")
@@ -63,7 +64,7 @@ def main() -> int:
     fleet = Fleet(client, INVENTORY, described.state, HOSTS)
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     missed = []
-    faults = [fault for fault in load() if arguments.only.lower() in fault.name.lower()]
+    faults = [fault for fault in load() if re.search(arguments.only, fault.name, re.IGNORECASE)]
     if arguments.missing:
         faults = [fault for fault in faults if not known.get(fault.name, {}).get("hit")]
     for fault in faults:
