@@ -304,7 +304,7 @@ class Fleet:
                 variables={**given, "diagnose_report_dir": directory, **variables},
                 timeout=600,
             )
-            path = Path(directory) / "diagnosis.json"
+            path = Path(str(variables.get("diagnose_report_dir", directory))) / "diagnosis.json"
             if not path.exists():
                 raise RuntimeError(run.stdout[-4000:])
             report = json.loads(path.read_text(encoding="utf-8"))
