@@ -59,10 +59,10 @@ def marked(fleet: Fleet) -> Iterator[None]:
         echo '{{"event":"x","api_key":"{key}","prompt":"{prompt}"}}' >> {HEALTH}
         cp -p {DAEMON} /run/faults-daemon
         sed -i '0,/^{{/s|^{{|{proxies}|' {DAEMON}
-        logger --tag onprem-llm-warm 'Authorization: Bearer {key}'
-        systemd-cat --identifier=nginx echo 'password={password} messages=[{{"role":"user","content":"{prompt}"}}]'
         systemd-run --quiet --wait --unit=onprem-llm-marked \
-          sh -c 'echo "X-Api-Key: {key}"; echo "prompt=\\"{prompt}\\""; echo "http://a:{password}@proxy"'
+          sh -c 'echo "X-Api-Key: {key}"; echo "prompt=\\"{prompt}\\""; echo "http://a:{password}@proxy";
+                echo "password={password}"; echo "Authorization: Bearer {key}";
+                echo "messages=[{{\\"role\\":\\"user\\",\\"content\\":\\"{prompt}\\"}}]"'
         """,
     )
     yield
@@ -89,8 +89,11 @@ def test_the_bundle_has_what_helps_and_no_secret(fleet: Fleet, marked: None, tmp
     assert "docker_logs" in names
     assert "etc_onprem-llm_plan.json" in names
     # The marks were where they are looked for.
-    log = next(text for name, text in texts.items() if name.endswith("health_check.log"))
+    own = {name: text for name, text in texts.items() if f"/{BOX}/" in name}
+    log = next(text for name, text in own.items() if name.endswith("health_check.log"))
     assert '"event":"x"' in log
+    for part in ("health_check.log", "daemon.json", "unit_onprem-llm"):
+        assert [name for name, text in own.items() if part in name and "[taken out]" in text], part
     assert report["healthy"]
 
 
