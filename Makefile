@@ -43,13 +43,14 @@ lint unit gateway sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## site.yml killed at every tenth task, and run again; ten minutes at the gateway's limit; a fleet with two mirrors; the firewall's trials, the jail, two gateways with one address; the GGUF reader fuzzed; models drawn by chance; the faults of transfers that take long
+test-long: venv docker ## What takes long: kills at every tenth task, the gateway's limit, mirrors, the firewall's trials, two gateways, every fault that diagnose.yml is to name, fuzzing, drawn models, slow transfers
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
 	@$(MAKE) bench-memory-drawn
 	@$(PYTHON) -m pytest -q -m long tests/unit
 	@$(PYTHON) -m tests.mirror
 	@$(PYTHON) -m tests.edge
+	@$(PYTHON) -m tests.faults
 	@$(PYTHON) -m tests.long
 
 # The benches import the collection by its name.
@@ -100,9 +101,10 @@ clients: venv ## The examples of docs/clients.md on a running fleet; ACCESS=.dem
 	@$(PYTHON) -m tests.clients $(or $(ACCESS),.demo/access.json)
 
 .PHONY: docs
-docs: venv ## Write what is made: the roles' README files, the tables of docs/preflight.md, docs/metrics.md and docs/gpu.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
+docs: venv ## Write what is made: the roles' README files, docs/contracts.md, the tables and answers of docs/{preflight,diagnosis,metrics,gpu,planning,memory}.md
 	@$(PYTHON) tools/role_readme.py
 	@$(PYTHON) tools/preflight_page.py
+	@$(PYTHON) tools/diagnosis_page.py
 	@$(PYTHON) tools/contracts.py
 	@$(PYTHON) tools/metrics_page.py
 	@$(PYTHON) tools/planning_page.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -52,6 +53,18 @@ def test_the_page_of_refusals_is_up_to_date() -> None:
     made = tool("preflight_page")
     text = made.PAGE.read_text(encoding="utf-8")
     assert made.page(text) == text
+
+
+def test_the_page_of_faults_is_up_to_date_and_has_no_miss() -> None:
+    """When this fails, run `python -m tests.faults --write`, then `make docs`."""
+    made = tool("diagnosis_page")
+    text = made.PAGE.read_text(encoding="utf-8")
+    assert made.page(text) == text
+    results = json.loads(made.RESULTS.read_text(encoding="utf-8"))
+    faults = load(made.FAULTS)
+    assert len(faults) >= 25
+    assert [fault["fault"] for fault in faults if not results.get(fault["fault"], {}).get("hit")] == []
+    assert [fault["fault"] for fault in faults if results[fault["fault"]]["first"] != fault["first"]] == []
 
 
 @pytest.mark.contract(3)
