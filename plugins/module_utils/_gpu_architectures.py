@@ -10,6 +10,11 @@ import typing as t
 # In the order in which they came. What is `older` than Maxwell is driven by no branch that NVIDIA still keeps.
 ARCHITECTURES = ("older", "maxwell", "pascal", "volta", "turing", "ampere", "ada", "hopper", "blackwell", "rubin")
 
+# NVIDIA's open kernel modules start with Turing; the proprietary ones drive nothing from Blackwell on. Source: README
+# of the open kernel modules 595.45.04, and NVIDIA's driver installation guide.
+PROPRIETARY_ONLY = ("maxwell", "pascal", "volta")
+OPEN_ONLY = ("blackwell", "rubin")
+
 # First and last PCI device of each range. Source: the PCI ID repository (pci.ids of 2026-08-22, by the chips' names
 # GM, GP, GV, TU, GA, AD, GH, GB, GR), rounded to the blocks in which NVIDIA gives numbers; from Turing on compared with
 # the table of devices in the README of the open kernel modules 595.45.04.

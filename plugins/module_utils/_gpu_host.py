@@ -164,6 +164,28 @@ def _gpu_problems(gpus: t.Iterable[dict[str, t.Any]], cards: t.Sequence[dict[str
     return found
 
 
+def _flavor_problems(cards: t.Iterable[dict[str, t.Any]], driver: t.Mapping[str, t.Any]) -> list[Problem]:
+    """GPUs that the kernel modules of the installed kind, or of any, cannot drive together."""
+
+    def named(wanted: t.Container[str | None]) -> str:
+        return ", ".join(f"{one['address']} ({one['architecture']})" for one in cards if one["architecture"] in wanted)
+
+    cards = list(cards)
+    closed, opened = named(_gpu_architectures.PROPRIETARY_ONLY), named(_gpu_architectures.OPEN_ONLY)
+    if closed and opened:
+        return [
+            problem(
+                "gpus_mixed",
+                f"{closed} needs the proprietary kernel modules, and {opened} the open ones; no driver runs both",
+            )
+        ]
+    flavor = driver["installed_flavor"] or driver["loaded_flavor"]
+    wrong, wanted = (closed, "proprietary ones of branch 580") if flavor == "open" else (opened, "open ones")
+    if not flavor or not wrong:
+        return []
+    return [problem("module_flavor", f"the {flavor} kernel modules do not drive {wrong}: install the {wanted}")]
+
+
 def _driver_problems(driver: t.Mapping[str, t.Any], kernel: t.Mapping[str, t.Any]) -> list[Problem]:
     """What is wrong with what is installed: what the next start would meet."""
     found = []
@@ -298,6 +320,7 @@ def collect(
         problems = []
     else:
         problems += _gpu_problems(gpus, cards)
+        problems += _flavor_problems(cards, driver)
         problems += _driver_problems(driver, kernel)
         problems += _nvidia_fabric.problems(fabric, driver, gpus)
         problems += _xid_problems(events or []) if events is not None else [problem("kernel_log_unreadable")]

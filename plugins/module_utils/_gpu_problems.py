@@ -150,6 +150,14 @@ KNOWN: dict[str, Known] = {
     "gpu_unknown": Known(
         "the PCI device of a GPU is not in the table of architectures", "a newer release of the collection may know it"
     ),
+    "module_flavor": Known(
+        "the kernel modules of this kind, open or proprietary, do not drive one of the GPUs",
+        "install the other kind: open from Turing on, proprietary (branch 580 at most) for Maxwell, Pascal and Volta",
+    ),
+    "gpus_mixed": Known(
+        "the host has GPUs that need the proprietary kernel modules and others that need the open ones",
+        "take one kind of them out: no driver runs both",
+    ),
     "gpu_too_old": Known("the GPU is older than Maxwell", "no driver branch that is still kept runs it; take it out"),
     "pci_unreadable": Known("the PCI bus cannot be read", "run as root, and see that /sys is mounted"),
     # NVSwitch.

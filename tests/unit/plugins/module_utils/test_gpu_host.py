@@ -446,3 +446,31 @@ def test_a_kernel_log_that_cannot_be_read_is_told(healthy: Path, monkeypatch: py
     found = _gpu_host.collect("nvidia-smi", 5, answer(L40S, modinfo="595.80"), str(healthy))
     assert ([item["code"] for item in found["problems"]], found["xid"]) == (["kernel_log_unreadable"], [])
     assert found["state"] == "ready"
+
+
+@pytest.mark.parametrize(
+    ("devices", "flavor", "code"),
+    [
+        (["0x1db4", "0x2b85"], "open", "gpus_mixed"),
+        (["0x1db4", "0x2b85"], None, "gpus_mixed"),
+        (["0x1db4", "0x26b9"], "open", "module_flavor"),
+        (["0x1db4", "0x26b9"], "proprietary", None),
+        (["0x1db4"], None, None),
+        (["0x2b85"], "proprietary", "module_flavor"),
+        (["0x2b85", "0x26b9"], "open", None),
+        (["0x26b9"], "proprietary", None),
+        (["0x4abc"], "open", None),
+    ],
+)
+def test_modules_of_the_wrong_kind_and_gpus_that_no_driver_runs_together(
+    root: Path, card: Callable[..., None], devices: list[str], flavor: str | None, code: str | None
+) -> None:
+    for number, device in enumerate(devices):
+        card(f"0000:0{number}:00.0")
+        put(root, f"sys/bus/pci/devices/0000:0{number}:00.0/device", device + "\n")
+    found = _gpu_host._flavor_problems(
+        _gpu_host.pci_devices(str(root)), {"installed_flavor": flavor, "loaded_flavor": None}
+    )
+    assert [item["code"] for item in found] == ([code] if code else [])
+    if code:
+        assert "0000:00:00.0 (" in found[0]["message"]
