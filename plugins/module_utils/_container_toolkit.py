@@ -374,16 +374,16 @@ def _rival_faults(
     ]
     if rivals:
         faults.append(
-            f"An older toolkit is installed: {', '.join(rivals)}. nvidia-docker2 has a daemon.json of its own, and the "
+            f"An older toolkit is installed: {', '.join(rivals)}. nvidia-docker2 has its own daemon.json, and the "
             "others stand in the way of nvidia-container-toolkit. Keep what you need of /etc/docker/daemon.json, "
-            f"remove them (apt-get remove {' '.join(item.split(' ')[0] for item in rivals)}), and run this again; or set "
-            "nvidia_container_toolkit_source: none."
+            f"remove them (apt-get remove {' '.join(item.split(' ')[0] for item in rivals)}), and run this again; or "
+            "set nvidia_container_toolkit_source: none."
         )
     if toolkit.get("programs"):
         faults.append(
             f"A second toolkit is on the host: {', '.join(toolkit['programs'])}, of no package, so nobody would "
-            f"move it with {PROGRAM}, and a shell finds it first. Remove it, or set nvidia_container_toolkit_source: none to "
-            "keep to it."
+            f"move it with {PROGRAM}, and a shell finds it first. Remove it, or set "
+            "nvidia_container_toolkit_source: none to keep to it."
         )
     theirs = [item["path"] for item in toolkit.get("sources") or [] if item["path"] != SOURCES_FILE]
     ours = [item["url"] for item in toolkit.get("sources") or [] if item["path"] == SOURCES_FILE]

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[3] / "roles/monitoring/files/health_check.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "roles/monitoring/files/lib/health_check.py"
 CHAT = {
     "name": "chat-model:q4",
     "use": "chat",
