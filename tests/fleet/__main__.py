@@ -29,7 +29,8 @@ def main() -> int:
                 print(f"{host}: {', '.join(paths[:20])}")
             return int(bool(changed))
         else:
-            supply(client, fleet.state)
+            if fleet.supplies:
+                supply(client, fleet.state)
             fleet.up(client)
     except (FleetError, RuntimeError) as error:
         print(f"fleet: {error}", file=sys.stderr)

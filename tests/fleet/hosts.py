@@ -77,6 +77,8 @@ class Fleet:
     second_subnet: str | None = None
     # Whether its networks lead nowhere but to each other.
     internal: bool = False
+    # Whether its inventory needs engine, models and users.
+    supplies: bool = True
 
     @classmethod
     def load(cls, name: str) -> Fleet:
@@ -112,6 +114,7 @@ class Fleet:
             subnet6=data.get("subnet6"),
             second_subnet=data.get("second_subnet"),
             internal=data.get("internal", False),
+            supplies=data.get("supplies", True),
         )
 
     @property
