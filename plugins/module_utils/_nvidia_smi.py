@@ -1,28 +1,29 @@
 # Copyright (c) 2026 onprem.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a host has to compute on: its NVIDIA GPUs as the driver tells, the PCI bus beneath, and its memory.
+"""What nvidia-smi says of the GPUs.
 
-nvidia-smi is asked once, and where a GPU has MIG enabled twice more, for its instances. Its answer is text for people
-as much as for programs: a value may be replaced by words in brackets, a lost GPU by a sentence, and a driver in trouble
-may never answer at all. Each of those becomes a problem with a code and a sentence, never an exception.
+It is asked once; twice more where it does not know a field, and twice more where a GPU has MIG enabled. Its answer is
+text for people as much as for programs: a value may be replaced by words in brackets, a lost GPU by a sentence, and a
+driver in trouble may never answer at all. Each of those becomes a problem with a code and a sentence.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 import typing as t
 
-from ansible_collections.onprem.llm.plugins.module_utils import _mig, _topology
+from ansible_collections.onprem.llm.plugins.module_utils import _gpu_architectures, _mig
+from ansible_collections.onprem.llm.plugins.module_utils._bounded import NotAnswering, Run, run_bounded
+from ansible_collections.onprem.llm.plugins.module_utils._gpu_problems import KNOWN, Problem, problem
+
+__all__ = ["FIELDS", "NotAnswering", "Run", "parse_failure", "parse_query", "query", "run_bounded"]
 
 MIB = 2**20
 
-# `name` is the one value that may hold a comma; what stands after it is counted from the end.
-FIELDS = (
+# What every driver that the engine takes knows. `name` is the one value that may hold a comma; what stands after it is
+# counted from the end.
+BASE_FIELDS = (
     "index",
     "uuid",
     "name",
@@ -39,6 +40,47 @@ FIELDS = (
     "persistence_mode",
     "driver_version",
 )
+# Some of these came late (temperature.gpu.tlimit, gpu_recovery_action, fabric.state), and a later driver may drop some.
+FIELDS = (
+    *BASE_FIELDS,
+    "pci.device_id",
+    "compute_mode",
+    "temperature.gpu",
+    "temperature.gpu.tlimit",
+    "power.draw",
+    "power.limit",
+    "power.min_limit",
+    "power.max_limit",
+    "power.default_limit",
+    "clocks_event_reasons.active",
+    "ecc.errors.uncorrected.volatile.total",
+    "remapped_rows.correctable",
+    "remapped_rows.uncorrectable",
+    "remapped_rows.pending",
+    "remapped_rows.failure",
+    "retired_pages.pending",
+    "gpu_recovery_action",
+    "fabric.state",
+)
+# The same field under another driver's name for it.
+_OTHER_NAMES = {
+    "clocks_event_reasons.active": "clocks_throttle_reasons.active",
+    # Deprecated in 595 in favour of the other.
+    "driver_version": "kmd_version",
+}
+
+# Bits of clocks_event_reasons.active. Source: nvml.h, nvmlClocksEventReason*.
+EVENT_REASONS = {
+    0x001: "gpu_idle",
+    0x002: "applications_clocks_setting",
+    0x004: "sw_power_cap",
+    0x008: "hw_slowdown",
+    0x010: "sync_boost",
+    0x020: "sw_thermal_slowdown",
+    0x040: "hw_thermal_slowdown",
+    0x080: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+}
 
 _NOTHING = re.compile(
     r"^(|n/?a|err!?|\[?(n/?a|not supported|unknown error|not found|no data|gpu requires reset|gpu is lost"
@@ -46,42 +88,20 @@ _NOTHING = re.compile(
     re.I,
 )
 
+_UNKNOWN_FIELD = r"not a valid field to query"
+
 # What nvidia-smi says when it fails (NVML's nvmlErrorString and its own sentences), most telling first.
-_FAILURES: tuple[tuple[str, str, str], ...] = (
-    (
-        r"driver/library version mismatch",
-        "version_mismatch",
-        "the kernel module and the driver library differ in version: an update, and no restart of the host since",
-    ),
-    (
-        r"unable to determine the device handle|gpu is lost|gpu has fallen off",
-        "device_lost",
-        "a GPU does not answer any more: see the kernel log for XID messages and restart the host",
-    ),
-    (r"requires? (a )?reset", "reset_required", "a GPU must be reset before it computes again"),
-    (
-        r"insufficient permissions|no permission|permission denied",
-        "no_permission",
-        "the user lacks the right to ask the driver",
-    ),
-    (r"access blocked by the operating system", "blocked", "the operating system blocks the access to the GPU"),
-    (
-        r"couldn'?t find libnvidia-ml|libnvidia-ml\.so.*(not found|no such file)",
-        "library_missing",
-        "the driver's library libnvidia-ml is not installed",
-    ),
-    (
-        r"couldn'?t communicate with the nvidia driver|driver not loaded|driver is not loaded",
-        "driver_not_loaded",
-        "the NVIDIA kernel module is not loaded",
-    ),
-    (
-        r"not a valid field to query",
-        "driver_too_old",
-        "nvidia-smi does not know a field that is asked for: the driver is too old",
-    ),
-    (r"no devices were found", "no_devices", "the driver runs and finds no GPU"),
-    (r"failed to initialize nvml", "nvml_failed", "the driver's management library does not start"),
+_FAILURES: tuple[tuple[str, str], ...] = (
+    (r"driver/library version mismatch", "version_mismatch"),
+    (r"unable to determine the device handle|gpu is lost|gpu has fallen off", "device_lost"),
+    (r"requires? (a )?reset", "reset_required"),
+    (r"insufficient permissions|no permission|permission denied", "no_permission"),
+    (r"access blocked by the operating system", "blocked"),
+    (r"couldn'?t find libnvidia-ml|libnvidia-ml\.so.*(not found|no such file)", "library_missing"),
+    (r"couldn'?t communicate with the nvidia driver|driver not loaded|driver is not loaded", "driver_not_loaded"),
+    (_UNKNOWN_FIELD, "driver_too_old"),
+    (r"no devices were found", "no_devices"),
+    (r"failed to initialize nvml", "nvml_failed"),
 )
 
 # In these words the query's own cells report a GPU in trouble.
@@ -91,88 +111,16 @@ _CELLS = {
     "insufficient permissions": "no_permission",
     "unknown error": "unknown_value",
 }
-_SENTENCES = {code: sentence for _pattern, code, sentence in _FAILURES}
-_SENTENCES["unknown_value"] = "the driver answers 'Unknown Error' for a value of a GPU"
-
-# What leaves a GPU out of a plan, or is to be told, and does not keep the others from work.
-_HARMLESS = {
-    "ecc_mode_pending",
-    "memory_unknown",
-    "mig_mode_pending",
-    "mig_no_instance",
-    "mig_unknown",
-    "mig_unreadable",
-    "nouveau_loaded",
-    "restart_due",
-    "unknown_value",
-}
-
-_PENDING = {
-    "mig_mode": (
-        "GPU {index}: MIG is {now}, and {then} from the next reset on, so nothing is planned on it: reset it "
-        "(nvidia-smi --gpu-reset -i {index}) or restart the host, or take the change back (nvidia-smi -i {index} "
-        "-mig {flag})"
-    ),
-    "ecc_mode": (
-        "GPU {index}: error correction is {now}, and {then} from the next restart on, with which the memory of some "
-        "GPUs changes: restart the host before the plan is made, or take the change back (nvidia-smi -i {index} "
-        "-e {flag})"
-    ),
-}
-
-# PCI classes of graphics cards (VGA, 3D) and of NVSwitch bridges, vendor NVIDIA.
-_VENDOR, _GPU_CLASSES = "0x10de", ("0x0300", "0x0302")
-
-Run = t.Callable[[t.Sequence[str], float], "tuple[int, str, str]"]
-Problem = dict[str, str]
-
-
-class NotAnswering(Exception):
-    """The command did not end in time."""
-
-
-def run_bounded(argv: t.Sequence[str], timeout: float) -> tuple[int, str, str]:
-    """Run ``argv``; give its exit status, stdout and stderr.
-
-    A process stuck in the driver cannot be killed, so after the time is up nothing waits for it any more.
-
-    :raises NotAnswering: it did not end within ``timeout`` seconds.
-    :raises OSError: it cannot be started.
-    """
-    # AnsibleModule.run_command has no time limit, and waits for a process that cannot be killed.
-    process = subprocess.Popen(  # pylint: disable=ansible-bad-function
-        list(argv),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env=dict(os.environ, LC_ALL="C", LANGUAGE="C"),
-    )
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=1)
-        except (OSError, subprocess.TimeoutExpired):
-            pass
-        raise NotAnswering(f"no answer within {timeout:g} seconds") from None
-    return process.returncode, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
-
-
-def problem(code: str, message: str) -> Problem:
-    return {"code": code, "message": message}
 
 
 def parse_failure(text: str) -> list[Problem]:
-    """The problems that nvidia-smi's words tell of, with its first line as evidence; at least one."""
+    """The problem that nvidia-smi's words tell of, with its first line as evidence."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "no output")
-    found = [
-        problem(code, f"{sentence} (nvidia-smi: {line})")
-        for pattern, code, sentence in _FAILURES
-        if re.search(pattern, text, re.I)
-    ]
-    return found[:1] or [problem("nvidia_smi_failed", f"nvidia-smi failed: {line}")]
+    for pattern, code in _FAILURES:
+        if re.search(pattern, text, re.I):
+            known = KNOWN[code]
+            return [problem(code, f"{known.meaning} (nvidia-smi: {line}); {known.remedy}")]
+    return [problem("nvidia_smi_failed", f"nvidia-smi failed: {line}")]
 
 
 def _text(cell: str) -> str | None:
@@ -184,51 +132,115 @@ def _mode(cell: str) -> str | None:
     return cell if cell in ("Enabled", "Disabled") else None
 
 
+def _number(cell: str, unit: str = "") -> float | None:
+    found = re.match(r"^(-?[0-9]{1,15}(?:\.[0-9]{1,6})?)(?: " + unit + ")?$", cell)
+    return float(found.group(1)) if found else None
+
+
+def _whole(cell: str, unit: str = "") -> int | None:
+    number = _number(cell, unit)
+    return int(number) if number is not None and number == int(number) else None
+
+
 def _mebibytes(cell: str) -> int | None:
-    found = re.match(r"^(\d+)( MiB)?$", cell)
-    return int(found.group(1)) * MIB if found else None
+    number = _whole(cell, "MiB")
+    return number * MIB if number is not None and number >= 0 else None
 
 
-def parse_query(text: str) -> tuple[list[dict[str, t.Any]], str | None, list[Problem]]:
-    """GPUs, driver version and problems from the CSV answer to :data:`FIELDS`, with or without header line and units.
+def _flag(cell: str) -> bool | None:
+    return {"yes": True, "1": True, "no": False, "0": False}.get(cell.lower())
 
-    Memory is in bytes. What the driver does not tell (``[N/A]`` and the like) is None.
+
+def event_reasons(mask: int) -> list[str]:
+    """Why the clocks are lower than they could be, by nvml.h's bits; a bit that is not known here is a number."""
+    known = [name for bit, name in EVENT_REASONS.items() if mask & bit]
+    unknown = mask & ~sum(EVENT_REASONS)
+    return known + ([f"0x{unknown:x}"] if unknown else [])
+
+
+def _reasons(cell: str) -> list[str] | None:
+    return event_reasons(int(cell, 16)) if re.match(r"^0x[0-9a-fA-F]{1,16}$", cell) else None
+
+
+def _gpu(value: t.Mapping[str, str]) -> dict[str, t.Any]:
+    """A GPU by the cells of its line. A field that was not asked for is as one that the driver does not tell."""
+
+    def cell(field: str) -> str:
+        return value.get(field, "[N/A]")
+
+    temperature, margin = _whole(cell("temperature.gpu"), "C"), _whole(cell("temperature.gpu.tlimit"), "C")
+    remapped: dict[str, t.Any] = {
+        "correctable": _whole(cell("remapped_rows.correctable")),
+        "uncorrectable": _whole(cell("remapped_rows.uncorrectable")),
+        "pending": _flag(cell("remapped_rows.pending")),
+        "failure": _flag(cell("remapped_rows.failure")),
+    }
+    gpu: dict[str, t.Any] = {
+        "index": int(value["index"]),
+        "uuid": _text(cell("uuid")),
+        "name": _text(cell("name")),
+        "memory_total_bytes": _mebibytes(cell("memory.total")),
+        "memory_free_bytes": _mebibytes(cell("memory.free")),
+        "memory_used_bytes": _mebibytes(cell("memory.used")),
+        "compute_capability": _text(cell("compute_cap")),
+        "pci_bus_id": _text(cell("pci.bus_id")),
+        "pci_device_id": _text(cell("pci.device_id")),
+        "mig_mode": _mode(cell("mig.mode.current")),
+        "mig_mode_pending": _mode(cell("mig.mode.pending")),
+        "mig_devices": [],
+        "ecc_mode": _mode(cell("ecc.mode.current")),
+        "ecc_mode_pending": _mode(cell("ecc.mode.pending")),
+        "display_active": _mode(cell("display_active")),
+        "persistence_mode": _mode(cell("persistence_mode")),
+        "compute_mode": _text(cell("compute_mode")),
+        "temperature_celsius": temperature,
+        # The margin is to the temperature from which on the driver slows the GPU down.
+        "temperature_slowdown_celsius": None if temperature is None or margin is None else temperature + margin,
+        "power_draw_watts": _number(cell("power.draw"), "W"),
+        "power_limit_watts": _number(cell("power.limit"), "W"),
+        "power_limit_min_watts": _number(cell("power.min_limit"), "W"),
+        "power_limit_max_watts": _number(cell("power.max_limit"), "W"),
+        "power_limit_default_watts": _number(cell("power.default_limit"), "W"),
+        "clocks_event_reasons": _reasons(cell("clocks_event_reasons.active")),
+        "ecc_errors_uncorrected": _whole(cell("ecc.errors.uncorrected.volatile.total")),
+        "row_remap": None if all(part is None for part in remapped.values()) else remapped,
+        "retired_pages_pending": _flag(cell("retired_pages.pending")),
+        "recovery_action": _text(cell("gpu_recovery_action")),
+        "fabric_state": _text(cell("fabric.state")),
+        "processes": None,
+        "nvlink_active": None,
+    }
+    gpu["architecture"] = _gpu_architectures.of_gpu(gpu)
+    return gpu
+
+
+def parse_query(
+    text: str, fields: t.Sequence[str] = FIELDS
+) -> tuple[list[dict[str, t.Any]], str | None, list[Problem]]:
+    """GPUs, driver version and problems from the CSV answer to ``fields``, with or without header line and units.
+
+    Memory is in bytes, power in watts, temperature in degrees Celsius. What the driver does not tell (``[N/A]`` and the
+    like) is None.
     """
     gpus: list[dict[str, t.Any]] = []
     problems: list[Problem] = []
     version: str | None = None
-    after = len(FIELDS) - 3
+    after = len(fields) - 3
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) < len(FIELDS) or not cells[0].isdigit():
+        if len(cells) < len(fields) or not re.match(r"^[0-9]{1,4}$", cells[0]):
             if line.strip() and cells[0] != "index":
                 problems.extend(parse_failure(line))
             continue
         cells = [cells[0], cells[1], ", ".join(cells[2 : len(cells) - after]), *cells[-after:]]
-        value = dict(zip(FIELDS, cells))
+        value = dict(zip(fields, cells))
         for cell in cells:
             code = _CELLS.get(cell.strip("[]").lower())
             if code:
-                problems.append(problem(code, f"GPU {cells[0]}: {_SENTENCES[code]}"))
+                problems.append(problem(code, f"GPU {cells[0]}: {KNOWN[code].meaning}; {KNOWN[code].remedy}"))
                 break
-        version = version or _text(value["driver_version"])
-        gpu: dict[str, t.Any] = {
-            "index": int(value["index"]),
-            "uuid": _text(value["uuid"]),
-            "name": _text(value["name"]),
-            "memory_total_bytes": _mebibytes(value["memory.total"]),
-            "memory_free_bytes": _mebibytes(value["memory.free"]),
-            "memory_used_bytes": _mebibytes(value["memory.used"]),
-            "compute_capability": _text(value["compute_cap"]),
-            "pci_bus_id": _text(value["pci.bus_id"]),
-            "mig_mode": _mode(value["mig.mode.current"]),
-            "mig_mode_pending": _mode(value["mig.mode.pending"]),
-            "mig_devices": [],
-            "ecc_mode": _mode(value["ecc.mode.current"]),
-            "ecc_mode_pending": _mode(value["ecc.mode.pending"]),
-            "display_active": _mode(value["display_active"]),
-            "persistence_mode": _mode(value["persistence_mode"]),
-        }
+        version = version or _text(value.get("driver_version", ""))
+        gpu = _gpu(value)
         gpus.append(gpu)
         told = any(item["message"].startswith("GPU {}:".format(gpu["index"])) for item in problems)
         memory = (gpu["memory_total_bytes"], gpu["memory_free_bytes"])
@@ -239,19 +251,61 @@ def parse_query(text: str) -> tuple[list[dict[str, t.Any]], str | None, list[Pro
                     "GPU {}: the driver does not tell its memory, so nothing can be planned on it".format(gpu["index"]),
                 )
             )
-        problems.extend(_pending(gpu))
     return sorted(gpus, key=lambda gpu: t.cast(int, gpu["index"])), version, problems
 
 
-def _pending(gpu: t.Mapping[str, t.Any]) -> list[Problem]:
-    """The modes of a GPU that its next reset changes, and what that means."""
-    found = []
-    for key, template in _PENDING.items():
-        now, then = gpu[key] or "Disabled", gpu[f"{key}_pending"]
-        if then not in (None, now):
-            values = {"index": gpu["index"], "now": now.lower(), "then": then.lower(), "flag": int(now == "Enabled")}
-            found.append(problem(f"{key}_pending", template.format(**values)))
+def parse_help(text: str) -> set[str]:
+    """The fields that this nvidia-smi knows, each under all its names, from ``nvidia-smi --help-query-gpu``."""
+    found: set[str] = set()
+    for line in text.splitlines():
+        if re.match(r'^"[^"]+"( or "[^"]+")*:?\s*$', line.strip()):
+            found.update(re.findall(r'"([^"]+)"', line))
     return found
+
+
+def _ask(nvidia_smi: str, asked: t.Sequence[str], timeout: float, run: Run) -> tuple[int, str, str]:
+    return run([nvidia_smi, "--query-gpu={}".format(",".join(asked)), "--format=csv,noheader,nounits"], timeout)
+
+
+def _known_fields(nvidia_smi: str, timeout: float, run: Run) -> tuple[list[str], list[str]]:
+    """The fields as this nvidia-smi knows them: under our names, and under its own."""
+    status, out, _err = run([nvidia_smi, "--help-query-gpu"], timeout)
+    known = parse_help(out) if status == 0 else set()
+    if not known.issuperset(("index", "uuid", "name")):
+        return list(BASE_FIELDS), list(BASE_FIELDS)
+    fields, asked = [], []
+    for field in FIELDS:
+        name = next((name for name in (field, _OTHER_NAMES.get(field)) if name in known), None)
+        if name:
+            fields.append(field)
+            asked.append(name)
+    return fields, asked
+
+
+def query(nvidia_smi: str, timeout: float, run: Run) -> tuple[list[dict[str, t.Any]], str | None, list[Problem]]:
+    """GPUs, the driver's version and problems, by one query; by a second where this nvidia-smi lacks a field.
+
+    :raises NotAnswering: nvidia-smi hangs.
+    :raises OSError: it cannot be started.
+    """
+    fields: list[str] = list(FIELDS)
+    noted: list[Problem] = []
+    status, out, err = _ask(nvidia_smi, fields, timeout, run)
+    if status != 0 and re.search(_UNKNOWN_FIELD, out + err, re.I):
+        fields, asked = _known_fields(nvidia_smi, timeout, run)
+        missing = [field for field in FIELDS if field not in fields]
+        if set(BASE_FIELDS) - set(fields):
+            noted += parse_failure(out + "\n" + err)
+        elif missing:
+            noted.append(problem("fields_unknown", "this nvidia-smi does not know {}".format(", ".join(missing))))
+        if fields:
+            status, out, err = _ask(nvidia_smi, asked, timeout, run)
+    gpus, version, problems = parse_query(out, fields)
+    if status != 0 and not problems:
+        problems = parse_failure(out + "\n" + err)
+    # A second failure for the same field says nothing new.
+    problems = [item for item in problems if item["code"] not in {one["code"] for one in noted}]
+    return gpus, version, noted + problems
 
 
 def add_mig_devices(gpus: list[dict[str, t.Any]], nvidia_smi: str, timeout: float, run: Run) -> list[Problem]:
@@ -302,167 +356,3 @@ def add_mig_devices(gpus: list[dict[str, t.Any]], nvidia_smi: str, timeout: floa
                     )
                 )
     return problems
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return None
-
-
-def pci_devices(root: str = "/") -> list[dict[str, t.Any]]:
-    """NVIDIA's devices on the PCI bus: address, vendor, device, class as sysfs writes them, and the bound driver."""
-    base = os.path.join(root, "sys/bus/pci/devices")
-    found = []
-    for address in sorted(os.listdir(base)) if os.path.isdir(base) else []:
-        values = [(_read(os.path.join(base, address, name)) or "").strip() for name in ("vendor", "device", "class")]
-        if values[0] == _VENDOR:
-            link = os.path.join(base, address, "driver")
-            driver = os.path.basename(os.path.realpath(link)) if os.path.islink(link) else None
-            found.append(
-                {
-                    "address": address,
-                    "vendor_id": values[0],
-                    "device_id": values[1],
-                    "class": values[2],
-                    "driver": driver,
-                }
-            )
-    return found
-
-
-def loaded_version(root: str = "/") -> str | None:
-    """The version of the loaded NVIDIA kernel module, or None where none is loaded."""
-    text = _read(os.path.join(root, "proc/driver/nvidia/version"))
-    found = re.search(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text or "")
-    return found.group(1) if found else (_read(os.path.join(root, "sys/module/nvidia/version")) or "").strip() or None
-
-
-def installed_version(run: Run) -> str | None:
-    """The version of the NVIDIA kernel module on disk, which the next start loads, or None."""
-    for modinfo in ("modinfo", "/sbin/modinfo", "/usr/sbin/modinfo"):
-        try:
-            status, out, _err = run([modinfo, "-F", "version", "nvidia"], 10)
-        except NotAnswering:
-            return None
-        except OSError:
-            continue
-        return out.strip() or None if status == 0 else None
-    return None
-
-
-def cuda_version() -> str | None:
-    """The newest CUDA version that the driver supports, from libcuda's cuDriverGetVersion (needs no GPU), or None."""
-    # A child asks: a native library in trouble must not take the module with it.
-    script = (
-        "import ctypes; v = ctypes.c_int(); "
-        "ctypes.CDLL('libcuda.so.1').cuDriverGetVersion(ctypes.byref(v)); print(v.value)"
-    )
-    try:
-        status, out, _err = run_bounded([sys.executable or "python3", "-c", script], 10)
-    except (NotAnswering, OSError):
-        return None
-    number = int(out) if status == 0 and out.strip().isdigit() else 0
-    return f"{number // 1000}.{number % 1000 // 10}" if number else None
-
-
-def host(root: str = "/") -> dict[str, t.Any]:
-    """The host's memory in bytes, its processors, those that this process may run on, and its NUMA nodes."""
-    values = {
-        line.split(":")[0]: line.split(":")[1].split()[0]
-        for line in (_read(os.path.join(root, "proc/meminfo")) or "").splitlines()
-        if re.match(r"^\w+:\s+\d+", line)
-    }
-    total, available = (int(values[key]) * 1024 if key in values else None for key in ("MemTotal", "MemAvailable"))
-    return {
-        "memory_total_bytes": total,
-        "memory_available_bytes": available,
-        "cpu_count": len(os.sched_getaffinity(0)),
-        "numa_nodes": _topology.numa_nodes(root),
-    }
-
-
-def collect(nvidia_smi: str, timeout: float, run: Run = run_bounded, root: str = "/") -> dict[str, t.Any]:
-    """Everything, with the state: ``ready``, ``no_gpu``, ``no_driver`` or ``broken``. Times are seconds."""
-    devices = pci_devices(root)
-    cards = [
-        device
-        for device in devices
-        if device["class"][:6] in _GPU_CLASSES and device["driver"] not in ("vfio-pci", "pci-stub")
-    ]
-    gpus: list[dict[str, t.Any]] = []
-    problems: list[Problem] = []
-    loaded = loaded_version(root)
-    answered = False
-    try:
-        status, out, err = run(
-            [nvidia_smi, "--query-gpu={}".format(",".join(FIELDS)), "--format=csv,noheader,nounits"], timeout
-        )
-        answered = True
-        gpus, version, problems = parse_query(out)
-        loaded = version or loaded
-        if status != 0 and not problems:
-            problems = parse_failure(out + "\n" + err)
-        problems += add_mig_devices(gpus, nvidia_smi, timeout, run)
-    except NotAnswering:
-        problems = [
-            problem(
-                "hangs",
-                f"nvidia-smi gave no answer within {timeout:g} seconds: "
-                "the driver hangs, see the kernel log and restart the host",
-            )
-        ]
-        answered = True
-    except FileNotFoundError:
-        problems = (
-            [problem("nvidia_smi_missing", f"there is no {nvidia_smi}: the NVIDIA driver is not installed")]
-            if cards
-            else []
-        )
-    except OSError as error:
-        problems = [problem("no_permission", f"{nvidia_smi} cannot be run: {error.strerror}")]
-
-    if os.path.isdir(os.path.join(root, "sys/module/nouveau")) or any(card["driver"] == "nouveau" for card in cards):
-        problems.append(
-            problem("nouveau_loaded", "the kernel module nouveau is loaded and keeps the NVIDIA driver from the GPU")
-        )
-    codes = {item["code"] for item in problems}
-    if gpus and len(cards) > len(gpus):
-        problems.append(
-            problem("gpu_missing", f"{len(cards)} NVIDIA GPUs are on the PCI bus, the driver shows {len(gpus)}")
-        )
-    installed = installed_version(run) if answered or loaded else None
-    if loaded and installed and loaded != installed:
-        problems.append(
-            problem(
-                "restart_due",
-                f"the driver {loaded} is loaded and {installed} is installed: a restart of the host is due",
-            )
-        )
-
-    if gpus and {item["code"] for item in problems} <= _HARMLESS:
-        state = "ready"
-    elif (
-        not gpus and not cards and codes <= {"no_devices", "driver_not_loaded", "nouveau_loaded", "nvidia_smi_missing"}
-    ):
-        state = "no_gpu"
-    elif not gpus and codes <= {"nvidia_smi_missing", "driver_not_loaded", "library_missing", "nouveau_loaded"}:
-        state = "no_driver"
-    else:
-        state = "broken"
-    if state == "no_gpu":
-        problems = []
-    return {
-        "gpus": gpus,
-        "driver": {
-            "loaded_version": loaded,
-            "installed_version": installed,
-            "cuda_version": cuda_version() if gpus else None,
-        },
-        "pci_devices": devices,
-        "host": host(root),
-        "state": state,
-        "problems": problems,
-    }

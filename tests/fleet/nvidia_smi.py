@@ -14,6 +14,13 @@ CAPTURE = "/etc/simulated-gpus.csv"
 MIG_DEVICES = "/etc/simulated-mig-devices.csv"
 PROCESSES = "/etc/simulated-gpu-processes.csv"
 CUDA_VERSION = "13.2"
+# The other name by which nvidia-smi takes a field, as its --help-query-gpu tells.
+ALIASES = {
+    "gpu_uuid": "uuid",
+    "gpu_name": "name",
+    "gpu_bus_id": "pci.bus_id",
+    "clocks_throttle_reasons.active": "clocks_event_reasons.active",
+}
 
 
 def read_capture():
@@ -71,9 +78,8 @@ def document(gpus, driver):
 
 
 def query(gpus, titles, fields, options):
-    aliases = {"gpu_uuid": "uuid", "gpu_name": "name", "gpu_bus_id": "pci.bus_id"}
     for field in fields:
-        if field != "count" and aliases.get(field, field) not in titles:
+        if field != "count" and ALIASES.get(field, field) not in titles:
             print(f'Field "{field}" is not a valid field to query.\n')
             return 2
     if "noheader" not in options:
@@ -81,12 +87,21 @@ def query(gpus, titles, fields, options):
     for gpu in gpus:
         values = []
         for field in fields:
-            name = aliases.get(field, field)
+            name = ALIASES.get(field, field)
             value = str(len(gpus)) if field == "count" else gpu[name]
             if "nounits" in options and "[" in titles.get(name, "") and not value.startswith("["):
                 value = value.split(" ")[0]
             values.append(value)
         print(", ".join(values))
+    return 0
+
+
+def help_query(titles):
+    """The fields that the capture has, in the form of --help-query-gpu without its sentences."""
+    print('List of valid properties to query for the switch "--query-gpu=":\n')
+    for title in titles:
+        others = [f'"{other}"' for other, field in ALIASES.items() if field == title]
+        print(" or ".join([f'"{title}"', *others]) + "\n")
     return 0
 
 
@@ -114,6 +129,8 @@ def main(arguments):
             return 0
         elif argument in ("-L", "--list-gpus"):
             return list_gpus(gpus)
+        elif argument == "--help-query-gpu":
+            return help_query(titles)
         elif argument == "--version":
             for part in ("NVIDIA-SMI version ", "NVML version       ", "DRIVER version     "):
                 print(f"{part} : {driver}")

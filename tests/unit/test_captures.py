@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.onprem.llm.plugins.module_utils import _nvidia_smi, _select
+from ansible_collections.onprem.llm.plugins.module_utils import _gpu_host, _select
 
 from tests.fleet import gpus, nvidia_smi
 
@@ -45,7 +45,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         mig_path.write_text(mig_devices, encoding="utf-8")
         monkeypatch.setattr(nvidia_smi, "CAPTURE", str(path))
         monkeypatch.setattr(nvidia_smi, "MIG_DEVICES", str(mig_path))
-        seen = _nvidia_smi.collect("nvidia-smi", 5, run=run, root=str(tmp_path))
+        seen = _gpu_host.collect("nvidia-smi", 5, run=run, root=str(tmp_path))
         assert seen["state"] == "ready", seen["problems"]
         options = _select.Options(engine_version="0.32.15", host_name="host")
         made, _ = _select.make_plan(WORKLOADS, seen["gpus"], seen["host"], CATALOG, options)

@@ -15,7 +15,8 @@ import yaml
 Run = Callable[..., dict[str, Any]]
 LINE = (
     "0, GPU-{number}, NVIDIA Example, {total}, {free}, 0, 8.9, 00000000:01:00.0, "
-    "[N/A], [N/A], [N/A], [N/A], Disabled, Disabled, 580.142"
+    "[N/A], [N/A], [N/A], [N/A], Disabled, Disabled, 580.142, 0x268410DE, Default, 41, [N/A], 20.10, 450.00, 150.00, "
+    "600.00, 450.00, 0x0000000000000001, [N/A], [N/A], [N/A], [N/A], [N/A], [N/A], None, N/A"
 )
 
 
