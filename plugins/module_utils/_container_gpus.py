@@ -10,7 +10,12 @@ import os
 import re
 import typing as t
 
-from ansible_collections.onprem.llm.plugins.module_utils import _block_yaml, _nvidia_packages, _rooted
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _block_yaml,
+    _container_toolkit,
+    _nvidia_packages,
+    _rooted,
+)
 from ansible_collections.onprem.llm.plugins.module_utils._bounded import NotAnswering, Run
 from ansible_collections.onprem.llm.plugins.module_utils._gpu_problems import Problem, problem
 
@@ -78,6 +83,7 @@ def toolkit(run: Run, root: str, packages: t.Sequence[_nvidia_packages.Package])
         "mode": docker_mode(_rooted.read(root, "etc/docker/daemon.json")),
         "refresh_path_unit": unit_state(_REFRESH, run, root),
         "packages": list(packages),
+        **_container_toolkit.look(root),
     }
 
 

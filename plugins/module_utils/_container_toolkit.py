@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What gives containers the GPUs: the NVIDIA Container Toolkit and its CDI specs, and what has to be done about them.
 
-:func:`look` reads a host, beside what ``gpu_info`` knows of the specs. :func:`judge` decides, from that and what is
-wished for, what is installed, whether the specs are written anew, and what speaks against it.
+:func:`look` reads a host for ``gpu_info``. :func:`judge` decides, from what that returns and what is wished for,
+what is installed, whether the specs are written anew, and what speaks against it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import json
 import os
 import re
 import typing as t
+
+from ansible_collections.onprem.llm.plugins.module_utils import _rooted
 
 KIND = "nvidia.com/gpu"
 PROGRAM = "/usr/bin/nvidia-ctk"
@@ -31,21 +33,17 @@ RIVALS = ("nvidia-container-runtime", "nvidia-container-runtime-hook", "nvidia-d
 ELSEWHERE = ("/usr/local/bin/nvidia-ctk", "/usr/local/nvidia/toolkit/nvidia-ctk", "/opt/nvidia/*/bin/nvidia-ctk")
 UNITS = ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service")
 
-Run = t.Callable[[t.Sequence[str], float], "tuple[int, str, str]"]
 
+def look(root: str) -> dict[str, t.Any]:
+    """What a host has of toolkits, below ``root``, beside packages and specs.
 
-def look(root: str, run: Run, timeout: float) -> dict[str, t.Any]:
-    """What a host has of toolkits, below ``root``.
-
-    :arg run: runs a command within so many seconds and gives exit status, stdout and stderr; it may raise OSError.
-    :returns: packages (mappings of name, version, held), programs (paths of nvidia-ctk that are no package's),
-        sources (mappings of path and url, of the package repositories that have the toolkit), units_enabled (bool,
-        None where there are none) and record (what the role wrote down of its own work, None without).
+    :returns: programs (paths of nvidia-ctk that are no package's), sources (mappings of path and url, of the package
+        repositories in force that have the toolkit), units_enabled (whether both units start with the host; None where
+        the toolkit has none, as before 1.18) and record (what the role wrote down of its own work, None without).
     """
     return {
-        "packages": _packages(root, run, timeout),
         "programs": [
-            "/" + os.path.relpath(path, root) for pattern in ELSEWHERE for path in glob.glob(_below(root, pattern))
+            "/" + os.path.relpath(path, root) for pattern in ELSEWHERE for path in glob.glob(root.rstrip("/") + pattern)
         ],
         "sources": _sources(root),
         "units_enabled": _units_enabled(root),
@@ -53,74 +51,14 @@ def look(root: str, run: Run, timeout: float) -> dict[str, t.Any]:
     }
 
 
-def _below(root: str, path: str) -> str:
-    return os.path.join(root, path.lstrip("/"))
-
-
-def _text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def _packages(root: str, run: Run, timeout: float) -> list[dict[str, t.Any]]:
-    names = [*SET, *RIVALS]
-    if os.path.isdir(_below(root, "/var/lib/dpkg")):
-        form = "${Package}\\t${Version}\\t${db:Status-Abbrev}\\n"
-        argv = ["dpkg-query", f"--admindir={_below(root, '/var/lib/dpkg')}", "--show", f"--showformat={form}", *names]
-        return parse_dpkg(_output(run, argv, timeout))
-    if os.path.isdir(_below(root, "/var/lib/rpm")) or os.path.isdir(_below(root, "/usr/lib/sysimage/rpm")):
-        argv = [
-            "rpm",
-            "--root",
-            os.path.abspath(root),
-            "--query",
-            "--queryformat",
-            "%{NAME}\\t%{VERSION}-%{RELEASE}\\n",
-        ]
-        locks = _text(_below(root, "/etc/dnf/plugins/versionlock.list"))
-        return parse_rpm(_output(run, [*argv, *names], timeout), locks)
-    return []
-
-
-def _output(run: Run, argv: t.Sequence[str], timeout: float) -> str:
-    try:
-        return run(argv, timeout)[1]
-    except Exception:  # no such program, or one that hangs on a lock: nothing is told
-        return ""
-
-
-def parse_dpkg(text: str) -> list[dict[str, t.Any]]:
-    """Installed packages of dpkg-query's lines of name, version and state ("hi " is held and installed)."""
-    found = []
-    for line in text.splitlines():
-        name, _tab, rest = line.partition("\t")
-        version, _tab, state = rest.partition("\t")
-        if state[1:2] == "i":
-            found.append({"name": name, "version": version, "held": state[0] == "h"})
-    return found
-
-
-def parse_rpm(text: str, locks: str) -> list[dict[str, t.Any]]:
-    """Installed packages of rpm's lines of name and version; held are those that a line of versionlock names."""
-    found = []
-    for line in text.splitlines():
-        name, tab, version = line.partition("\t")
-        if tab:
-            held = re.search(rf"(?m)^{re.escape(name)}-\d+:\d", locks) is not None
-            found.append({"name": name, "version": version, "held": held})
-    return found
-
-
 def _sources(root: str) -> list[dict[str, str]]:
     found = []
-    for pattern in ("/etc/apt/sources.list", "/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources"):
-        for path in sorted(glob.glob(_below(root, pattern))):
-            for url in _urls(_text(path), path.endswith(".sources")):
+    directory = "etc/apt/sources.list.d"
+    for path in ("etc/apt/sources.list", *(f"{directory}/{name}" for name in _rooted.names(root, directory))):
+        if path.endswith((".list", ".sources")):
+            for url in _urls(_rooted.read(root, path) or "", path.endswith(".sources")):
                 if re.search(r"libnvidia-container|nvidia-container-toolkit|nvidia-docker", url):
-                    found.append({"path": "/" + os.path.relpath(path, root), "url": url})
+                    found.append({"path": f"/{path}", "url": url})
     return found
 
 
@@ -137,16 +75,17 @@ def _urls(text: str, deb822: bool) -> list[str]:
 
 
 def _units_enabled(root: str) -> bool | None:
-    """Whether both units start with the host; None where the toolkit has none (before 1.18)."""
-    places = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
-    if not all(any(os.path.exists(_below(root, f"{place}/{unit}")) for place in places) for unit in UNITS):
+    places = ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
+    if not all(any(_rooted.exists(root, f"{place}/{unit}") for place in places) for unit in UNITS):
         return None
-    return all(glob.glob(_below(root, f"/etc/systemd/system/*.wants/{unit}")) for unit in UNITS)
+    wants = [name for name in _rooted.names(root, places[0]) if name.endswith(".wants")]
+    started = {unit for name in wants for unit in _rooted.names(root, f"{places[0]}/{name}")}
+    return started >= set(UNITS)
 
 
 def _record(root: str) -> dict[str, t.Any] | None:
     try:
-        found = json.loads(_text(_below(root, RECORD)))
+        found = json.loads(_rooted.read(root, RECORD.lstrip("/")) or "")
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

@@ -19,7 +19,7 @@ KIND = "nvidia.com/gpu"
 
 
 def smi(*arguments):
-    done = subprocess.run(["nvidia-smi", *arguments], stdout=subprocess.PIPE, check=True, universal_newlines=True)
+    done = subprocess.run(["nvidia-smi", *arguments], stdout=subprocess.PIPE, check=True, text=True)
     return done.stdout
 
 
@@ -32,11 +32,11 @@ def found_devices():
     listed = smi("-L")
     for index, uuid, name, memory, mig in rows:
         if mig != "Enabled":
-            yield (index, uuid), "{}|{}|{}".format(uuid, name, memory)
+            yield (index, uuid), f"{uuid}|{name}|{memory}"
             continue
-        part = listed.split("(UUID: {})".format(uuid), 1)[1].split("\nGPU ", 1)[0]
+        part = listed.split(f"(UUID: {uuid})", 1)[1].split("\nGPU ", 1)[0]
         for device, mig_uuid in re.findall(r"Device +(\d+): \(UUID: (MIG-[^)]+)\)", part):
-            yield ("{}:{}".format(index, device), mig_uuid), "{}|{} MIG|{}".format(mig_uuid, name, memory)
+            yield (f"{index}:{device}", mig_uuid), f"{mig_uuid}|{name} MIG|{memory}"
 
 
 def generate(arguments):
@@ -46,14 +46,19 @@ def generate(arguments):
             output = argument.split("=", 1)[1]
     devices = list(found_devices())
     driver = smi("--query-gpu=driver_version", "--format=csv,noheader").splitlines()[0].strip()
-    library = "{}/libcuda.so.{}".format(LIBRARIES, driver)
+    library = f"{LIBRARIES}/libcuda.so.{driver}"
     if not os.path.exists(library):
         open(library, "w").close()
     lines = ["---", "cdiVersion: 0.5.0", "kind: " + KIND, "devices:"]
-    variables = ["SIMULATED_GPU_{}={}".format(number, what) for number, (_names, what) in enumerate(devices)]
+    variables = [f"SIMULATED_GPU_{number}={what}" for number, (_names, what) in enumerate(devices)]
     for (names, _what), variable in zip(devices, variables):
         for name in names:
-            lines += ['    - name: "{}"'.format(name), "      containerEdits:", "        env:", "            - " + variable]
+            lines += [
+                f'    - name: "{name}"',
+                "      containerEdits:",
+                "        env:",
+                "            - " + variable,
+            ]
     lines += ["    - name: all", "      containerEdits:", "        env:"]
     lines += ["            - " + variable for variable in variables]
     lines += ["containerEdits:", "    env:", "        - NVIDIA_VISIBLE_DEVICES=void", "    mounts:"]
@@ -79,17 +84,17 @@ def listing():
         if "kind: " + KIND in text:
             names += re.findall(r'(?m)^    - name: "?([^"\n]+)"?$', text)
         else:
-            print("WARN: {}: failed to load CDI Spec".format(path), file=sys.stderr)
-    print("INFO: Found {} CDI devices".format(len(set(names))), file=sys.stderr)
+            print(f"WARN: {path}: failed to load CDI Spec", file=sys.stderr)
+    print(f"INFO: Found {len(set(names))} CDI devices", file=sys.stderr)
     for name in sorted(set(names)):
-        print("{}={}".format(KIND, name))
+        print(f"{KIND}={name}")
     return 0
 
 
 def main(arguments):
     words = [argument for argument in arguments if not argument.startswith("-")]
     if "--version" in arguments:
-        print("NVIDIA Container Toolkit CLI version {}\ncommit: 0000000".format(VERSION))
+        print(f"NVIDIA Container Toolkit CLI version {VERSION}\ncommit: 0000000")
         return 0
     if words[:1] == ["config"]:
         path = next(argument.split("=", 1)[1] for argument in arguments if argument.startswith("--config-file="))

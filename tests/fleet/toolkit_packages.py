@@ -90,7 +90,7 @@ def older() -> Iterator[Package]:
 
 
 def make(directory: Path) -> None:
-    """The repository below ``directory``/srv and, as ``key.asc`` and ``other.asc``, its key and one that signs nothing."""
+    """The repository below ``directory``/srv, its key as ``key.asc`` and, as ``other.asc``, one that signs nothing."""
     shutil.rmtree(directory, ignore_errors=True)
     repository = directory / "srv" / PLACE
     repository.mkdir(parents=True)
