@@ -85,7 +85,8 @@ def test_check_mode_says_what_would_come_and_brings_nothing() -> None:
     before = packages(), on_host("ls /etc/apt/sources.list.d /etc/onprem-llm 2>&1 || :")
     result = converge("--check", "--diff")
     assert changed(result) > 0
-    assert "onprem-llm-nvidia-container-toolkit.sources" in result.stdout
+    assert f"Install {BASE} 1.20.0]" in result.stdout
+    assert "+URIs: http://127.0.0.1:8481/libnvidia-container/stable/deb/amd64" in result.stdout
     assert (packages(), on_host("ls /etc/apt/sources.list.d /etc/onprem-llm 2>&1 || :")) == before
 
 
