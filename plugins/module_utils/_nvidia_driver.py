@@ -27,7 +27,7 @@ FIRST_OPEN_DEVICE = 0x1E00
 FIRST_OPEN_CAPABILITY = (7, 5)
 LAST_PROPRIETARY_BRANCH = 580
 FIRST_BLACKWELL_BRANCH = 570
-_OLD = ("maxwell", "pascal", "volta")
+_OLD = ("older", "maxwell", "pascal", "volta")
 
 _RESTART = ("version_mismatch", "restart_due")
 _GPU_CLASSES = ("0x0300", "0x0302")
@@ -427,6 +427,7 @@ def _site_faults(info: Data, wish: Data, system: Data, wanted: Set) -> list[str]
         if (
             item.get("held")
             and item["name"] not in ours
+            and re.match(r"\d{3}\.", upstream(item["version"]))
             and not matches(item["version"], wish["branch"], wish["version"])
         ):
             found.append(

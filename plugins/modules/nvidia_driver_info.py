@@ -144,7 +144,7 @@ import tempfile
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _apt, _nvidia_driver, _nvidia_smi
+from ansible_collections.onprem.llm.plugins.module_utils import _apt, _gpu_host, _nvidia_driver
 
 UNIT = "/etc/systemd/system/onprem-llm-nvidia.service"
 WARM = "/run/onprem-llm/warm.json"
@@ -351,7 +351,10 @@ def main() -> None:
     )
     if module.params["timeout"] <= 0:
         module.fail_json(msg="timeout is {:g}; a number of seconds above 0 is needed".format(module.params["timeout"]))
-    info = _nvidia_smi.collect(module.params["nvidia_smi"], module.params["timeout"], root=module.params["root"])
+    root = module.params["root"]
+    if not os.path.isdir(root):
+        module.fail_json(msg=f"root is {root}, which is no directory; / reads the running system")
+    info = _gpu_host.collect(module.params["nvidia_smi"], module.params["timeout"], root=root)
     info["serving"] = bool(parsed(WARM).get("ready"))
     info["settings_unit"] = read(UNIT)
     info["installation"] = installation(module, info)

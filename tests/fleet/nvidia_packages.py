@@ -1,8 +1,8 @@
 """Stand-ins for NVIDIA's packages, and a signed repository of them as its own is laid out: flat, ``Packages`` and
 ``InRelease`` beside the packages.
 
-Names and versions are those of https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/, where most
-packages depend on others at exactly their own version. The content is not NVIDIA's: nvidia-smi is the fleet's stand-in, and the
+Names and versions are those of https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/. Most depend on
+others at exactly their own version. The content is not NVIDIA's: nvidia-smi is the fleet's stand-in, and the
 kernel module is a file that modinfo reads. DKMS is Debian's own, and builds by copying.
 
 ``python -m tests.fleet.nvidia_packages DIRECTORY`` makes DIRECTORY/compute/cuda/repos/debian13/x86_64 and the keys.
@@ -133,7 +133,10 @@ cp nvidia.ko.built nvidia.ko
 def modules(version: str, name: str, flavour: str) -> Package:
     """The modules' source for DKMS, as ``nvidia-kernel-open-dkms`` and ``nvidia-kernel-dkms`` have it."""
     source = f"/usr/src/nvidia-{version}"
-    add = f'dkms add -m nvidia -v {version} || true\ndkms autoinstall -k "$(uname -r)" || dkms build -m nvidia -v {version} -k "$(uname -r)"'
+    add = (
+        f"dkms add -m nvidia -v {version} || true\n"
+        f'dkms build -m nvidia -v {version} -k "$(uname -r)"\ndkms install -m nvidia -v {version} -k "$(uname -r)" --force\ndepmod "$(uname -r)"'
+    )
     return Package(
         name,
         f"{version}-1",
@@ -161,7 +164,10 @@ def driver(version: str) -> Iterator[Package]:
         return Package(name, packaged, depends=depends, **more)
 
     yield plain("nvidia-modprobe")
-    unit = "[Unit]\nDescription=NVIDIA Persistence Daemon\n[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
+    unit = (
+        "[Unit]\nDescription=NVIDIA Persistence Daemon\n[Service]\nExecStart=/bin/sleep infinity\n"
+        "[Install]\nWantedBy=multi-user.target\n"
+    )
     yield plain(
         "nvidia-persistenced",
         files={"/usr/lib/systemd/system/nvidia-persistenced.service": (unit.encode(), 0o644)},
@@ -198,7 +204,7 @@ def driver(version: str) -> Iterator[Package]:
         files={"/usr/lib/systemd/system/nvidia-fabricmanager.service": (service.encode(), 0o644)},
     )
     yield plain("libnvidia-nscq")
-    pin = f"Package: *nvidia* libcuda1 cuda-drivers* firmware-nvidia-gsp\nPin: version {{}}*\nPin-Priority: 1000\n"
+    pin = "Package: *nvidia* libcuda1 cuda-drivers* firmware-nvidia-gsp\nPin: version {}*\nPin-Priority: 1000\n"
     for name, pattern in ((branch, f"{branch}."), (version, f"{version}-")):
         yield Package(
             f"nvidia-driver-pinning-{name}",
@@ -242,24 +248,26 @@ MORE: list[Callable[[], Iterator[Package]]] = []
 
 
 def key(directory: Path, name: str, *, born: str = "", expires: str = "never") -> tuple[Path, str]:
-    """A signing key of its own: the GnuPG home and the fingerprint. ``born`` is a time of the past, as YYYYMMDDThhmmss."""
+    """A signing key of its own: the GnuPG home and the fingerprint.
+
+    :param born: a time of the past, as YYYYMMDDThhmmss.
+    :param expires: the end that the published key has. The vendor prolonged it since, and signs on.
+    """
     home = directory / name
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    base = ["gpg", "--homedir", str(home), "--batch", "--quiet", *(["--faked-system-time", born] if born else [])]
-    made = [
-        "--passphrase",
-        "",
-        "--quick-generate-key",
-        f"Stand-in ({name}) <nobody@example.com>",
-        "rsa2048",
-        "sign",
-        expires,
-    ]
-    subprocess.run([*base, *made], check=True)
-    listed = subprocess.run([*base, "--with-colons", "--list-keys"], check=True, capture_output=True, text=True).stdout
+    base = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--no-permission-warning", "--passphrase", ""]
+    then = ["--faked-system-time", born] if born else []
+    owner = f"Stand-in ({name}) <nobody@example.com>"
+
+    def gpg(*arguments: str) -> bytes:
+        return subprocess.run([*base, *arguments], check=True, capture_output=True).stdout
+
+    gpg(*then, "--quick-generate-key", owner, "rsa2048", "sign", expires)
+    listed = gpg("--with-colons", "--list-keys").decode()
     fingerprint = next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
-    armored = subprocess.run([*base, "--armor", "--export", fingerprint], check=True, capture_output=True).stdout
-    (directory / f"{name}.asc").write_bytes(armored)
+    (directory / f"{name}.asc").write_bytes(gpg("--armor", "--export", fingerprint))
+    if expires != "never":
+        gpg("--quick-set-expire", fingerprint, "0")
     return home, fingerprint
 
 
@@ -277,8 +285,8 @@ def index(repository: Path) -> None:
     (repository / "Packages").write_text("\n".join(paragraphs), encoding="utf-8")
 
 
-def sign(repository: Path, home: Path, *, at: str = "") -> None:
-    """The file InRelease, signed by a key; ``at`` as ``born`` above."""
+def sign(repository: Path, home: Path) -> None:
+    """The file InRelease, signed by a key."""
     data = (repository / "Packages").read_bytes()
     text = (
         "Origin: NVIDIA\nLabel: NVIDIA CUDA\nArchitecture: x86_64\nSuite: debian13\nDate: Sat, 01 Nov 2025 00:00:00 UTC\n"
@@ -286,12 +294,12 @@ def sign(repository: Path, home: Path, *, at: str = "") -> None:
     )
     target = repository / "InRelease"
     target.unlink(missing_ok=True)
-    command = ["gpg", "--homedir", str(home), "--batch", "--quiet", *(["--faked-system-time", at] if at else [])]
-    subprocess.run([*command, "--clearsign", "--output", str(target)], input=text.encode(), check=True)
+    command = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--clearsign", "--output", str(target)]
+    subprocess.run(command, input=text.encode(), check=True)
 
 
 def make(directory: Path) -> None:
-    """The repository, signed by one key, and a copy of it that another key signed, whose time is over."""
+    """The repository, signed by one key, and a copy of it by another, whose published end is over."""
     shutil.rmtree(directory, ignore_errors=True)
     repository = directory / "srv" / PLACE
     repository.mkdir(parents=True)
@@ -312,7 +320,7 @@ def make(directory: Path) -> None:
         os.link(path, expired / path.name)
     shutil.copy(repository / "Packages", expired / "Packages")
     old, _fingerprint = key(directory, "expired", born="20240101T000000", expires="30d")
-    sign(expired, old, at="20240102T000000")
+    sign(expired, old)
 
 
 def main() -> int:
