@@ -95,8 +95,9 @@ clients: venv ## The examples of docs/clients.md on a running fleet; ACCESS=.dem
 	@$(PYTHON) -m tests.clients $(or $(ACCESS),.demo/access.json)
 
 .PHONY: docs
-docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md
+docs: venv ## Write what is made: the roles' README files, the table of docs/preflight.md, docs/contracts.md, the answers of docs/planning.md and docs/memory.md, the tables of docs/gpu.md
 	@$(PYTHON) tools/role_readme.py
 	@$(PYTHON) tools/preflight_page.py
 	@$(PYTHON) tools/contracts.py
 	@$(PYTHON) tools/planning_page.py
+	@$(PYTHON) tools/gpu_page.py

@@ -15,6 +15,8 @@ import typing as t
 
 _KEY = re.compile(r"^(?P<key>[A-Za-z_][\w./-]*|\"[^\"]*\"|'[^']*'):(?:\s+(?P<value>.*))?$")
 
+_PLAIN = re.compile(r"^([A-Za-z0-9_/.+(]|=.|[-:]\S)")
+
 
 def _scalar(text: str) -> t.Any:
     if text in ("[]", "{}"):
@@ -25,13 +27,17 @@ def _scalar(text: str) -> t.Any:
         if not re.match(r"^'(?:[^']|'')*'$", text):
             raise ValueError(f"not understood: {text[:60]}")
         return text[1:-1].replace("''", "'")
-    if text[:1] in "&*!|>%@`{[,#?" or re.search(r"(: |\s#)", text):
-        raise ValueError(f"not understood: {text[:60]}")
-    if text in ("", "~", "null"):
+    if text in ("~", "null"):
         return None
+    if not _PLAIN.match(text) or re.search(r":(\s|$)|\s#", text):
+        raise ValueError(f"not understood: {text[:60]}")
     if text in ("true", "false"):
         return text == "true"
-    return int(text) if re.match(r"^-?[0-9]{1,18}$", text) else text
+    if re.match(r"^-?([0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18})$", text):
+        return float(text)
+    if re.match(r"^-?0[0-7]+$", text):
+        raise ValueError(f"octal or a text: {text[:60]}")
+    return int(text) if re.match(r"^-?(0|[1-9][0-9]{0,17})$", text) else text
 
 
 class _Reader:

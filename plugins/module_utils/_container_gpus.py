@@ -27,6 +27,7 @@ except ImportError:
 # The runtime directory comes second and outweighs the first (the CDI specification, section "CDI JSON").
 DIRECTORIES = ("etc/cdi", "var/run/cdi")
 KIND = "nvidia.com/gpu"
+_KIND = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _UNITS = ("etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
 _REFRESH = "nvidia-cdi-refresh.path"
 
@@ -126,17 +127,20 @@ def wrong(value: t.Any) -> str:
         return "it is no mapping"
     if not isinstance(value.get("cdiVersion"), str):
         return "it has no cdiVersion"
-    if not re.match(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$", str(value.get("kind") or "")):
+    if not _KIND.match(str(value.get("kind") or "")):
         return f"its kind is {value.get('kind')!r}; VENDOR/CLASS is right, such as {KIND}"
     devices = value.get("devices")
     if not isinstance(devices, list) or not devices:
         return "it names no devices"
     for device in devices:
-        if not isinstance(device, dict) or not isinstance(device.get("name"), (str, int)) or device["name"] == "":
+        name = device.get("name") if isinstance(device, dict) else None
+        if name is None or name == "":
             return "one of its devices has no name"
+        if not isinstance(name, str):
+            return f"the name of its device {name} is no text; quote it"
         if not isinstance(device.get("containerEdits"), dict) or not device["containerEdits"]:
-            return f"its device {device['name']} has no containerEdits"
-    names = [str(device["name"]) for device in devices]
+            return f"its device {name} has no containerEdits"
+    names = [device["name"] for device in devices]
     twice = next((name for name in names if names.count(name) > 1), None)
     return f"it names the device {twice} twice" if twice else ""
 
@@ -159,7 +163,7 @@ def spec(text: str, root: str) -> Spec:
     ]
     return {
         "kind": value["kind"],
-        "devices": [str(device["name"]) for device in value["devices"]],
+        "devices": [device["name"] for device in value["devices"]],
         "version": value["cdiVersion"],
         "valid": absent is None,
         "reason": None if absent is None else f"it names {absent}, which is not there",
@@ -179,7 +183,8 @@ def specs(root: str) -> list[Spec]:
             seen.add(real)
             text = _rooted.read(root, path)
             one = spec(text, root) if text is not None else {**spec("", root), "reason": "it cannot be read"}
-            if one["kind"] in (None, KIND) or not one["valid"]:
+            # Another vendor's, whatever is wrong with it, is no matter of GPUs.
+            if one["kind"] == KIND or not _KIND.match(str(one["kind"] or "")):
                 found.append({"path": f"/{path}", **one})
     return found
 

@@ -29,6 +29,8 @@ _IN_STEP = re.compile(
     r"|cuda-drivers|kmod-nvidia|dkms-nvidia|libcuda1$|nvidia-alternative)"
 )
 _PINNING = "nvidia-driver-pinning-"
+# Where rpm keeps its database.
+_RPM = ("var/lib/rpm", "usr/lib/sysimage/rpm")
 
 
 def upstream(version: str) -> str | None:
@@ -86,7 +88,7 @@ def read(run: Run, root: str = "/") -> list[Package]:
     status = _rooted.read(root, "var/lib/dpkg/status")
     if status is not None:
         found = dpkg(status)
-    elif any(_rooted.exists(root, path) for path in ("var/lib/rpm", "usr/lib/sysimage/rpm")):
+    elif any(_rooted.exists(root, path) for path in _RPM):
         where = [] if root == "/" else ["--root", root]
         form = "%{NAME} %{EPOCHNUM}:%{VERSION}-%{RELEASE}\n"
         try:
@@ -136,7 +138,7 @@ def runfile(run: Run, root: str = "/") -> bool:
             _rooted.read(root, f"{info}/{name}") or ""
         ):
             return False
-    if not _rooted.names(root, info):
+    if any(_rooted.exists(root, path) for path in _RPM):
         where = [] if root == "/" else ["--root", root]
         try:
             return run(["rpm", *where, "-qf", "/usr/bin/nvidia-uninstall"], 10)[0] != 0

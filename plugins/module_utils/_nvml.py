@@ -203,6 +203,7 @@ def _gpu(library: Library, device: t.Any, index: int) -> dict[str, t.Any]:
         "persistence_mode": _mode(library.number("nvmlDeviceGetPersistenceMode", device)),
         "compute_mode": _COMPUTE_MODES[compute] if compute is not None and compute < len(_COMPUTE_MODES) else None,
         "temperature_celsius": library.number("nvmlDeviceGetTemperature", device, ctypes.c_int(0)),
+        "temperature_margin_celsius": None,
         "temperature_slowdown_celsius": library.number(
             "nvmlDeviceGetTemperatureThreshold", device, ctypes.c_int(_SLOWDOWN)
         ),

@@ -5,7 +5,9 @@
 
 Source: NVIDIA's catalogue of XIDs for Ampere and newer
 (https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html, as of 2025-10), its column "immediate action";
-its codes marked unused are left out. Of older GPUs: the list of XID errors before it (57 to 61).
+its codes marked unused are left out, but for those that the list before it has of older GPUs, without an action (57 to
+59, 61).
+Where the catalogue gives a workflow (45, 48, 74, 144 to 150), the action is what the workflow comes to.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import typing as t
 
 # Action → (what to do, whether the GPU or the host is not to be trusted before it is done).
 ACTIONS: dict[str, tuple[str, bool]] = {
-    "ignore": ("nothing by itself; the program that met it may have ended", False),
+    "ignore": ("nothing for itself", False),
     "application": ("start the program again", False),
     "update": ("update driver and firmware", False),
     "support": ("ask the vendor where it repeats", False),
+    "guest": ("restart the virtual machine", True),
     "mechanics": ("power off, and look at power cables and seating", True),
     "link": ("look at the NVLink cables, bridge or baseboard; reset the GPUs that share the link", True),
     "reset": ("reset the GPU (nvidia-smi --gpu-reset) or restart the host", True),
@@ -43,11 +46,11 @@ CODES: dict[int, tuple[str, str]] = {
     46: ("the GPU stopped processing", "reset"),
     48: ("double bit error of the memory, not corrected", "reset"),
     54: ("auxiliary power is not connected to the GPU", "mechanics"),
-    57: ("the video memory interface could not be set up", "reset"),
-    58: ("the video memory interface is unstable", "reset"),
-    59: ("the internal micro-controller reports an error", "reset"),
+    57: ("the video memory interface could not be set up", "support"),
+    58: ("the video memory interface is unstable", "support"),
+    59: ("the internal micro-controller reports an error", "support"),
     60: (_VIDEO, "application"),
-    61: ("the internal micro-controller stopped at a breakpoint", "reset"),
+    61: ("the internal micro-controller stopped at a breakpoint", "support"),
     62: ("the internal micro-controller halted", "reset"),
     63: ("a row of the memory is marked to be replaced with the next reset", "ignore"),
     64: ("a row of the memory could not be replaced", "reset"),
@@ -77,7 +80,7 @@ CODES: dict[int, tuple[str, str]] = {
     142: (_VIDEO, "support"),
     143: ("the GPU could not be initialised", "reset"),
     **dict.fromkeys(range(144, 151), ("NVLink error", "link")),
-    151: ("the rotation of keys failed (confidential computing)", "restart"),
+    151: ("the rotation of keys failed (confidential computing)", "guest"),
     152: ("error of the deep learning accelerator's memory management", "ignore"),
     153: ("the deep learning accelerator did not answer in time", "ignore"),
     154: ("what the driver asks for to recover the GPU has changed", "ignore"),

@@ -187,10 +187,14 @@ gpus:
       sample: 34
     temperature_slowdown_celsius:
       description:
-        - Temperature from which on the driver slows it down. GPUs from Ada on tell the margin that is left instead, to
-          which the temperature is added.
+        - Temperature from which on the driver slows it down. Of GPUs that tell the margin instead, it is temperature
+          and margin together, which differs by some degrees with the load.
       type: int
       sample: 88
+    temperature_margin_celsius:
+      description: Degrees that are left before the driver slows it down (T.Limit), of GPUs that tell them.
+      type: int
+      sample: 54
     power_draw_watts:
       description: What it draws, in watts.
       type: float

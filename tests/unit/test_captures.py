@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.onprem.llm.plugins.module_utils import _gpu_host, _select
+from ansible_collections.onprem.llm.plugins.module_utils import _gpu_host, _nvidia_smi, _select
 
 from tests.fleet import gpus, nvidia_smi
 
@@ -92,6 +92,57 @@ def test_simulated_listing_has_the_form_of_the_recorded_one(monkeypatch: pytest.
         "  MIG 1g.18gb     Device  4: ",
         "GPU 1: NVIDIA H200 ",
     ]
+
+
+# What the recorded cards do not tell, in nvidia-smi's own words; every other field they tell.
+NOT_TOLD = {
+    "l40s-2x": {
+        "mig.mode.current": "[N/A]", "mig.mode.pending": "[N/A]", "retired_pages.pending": "[N/A]",
+        "fabric.state": "N/A",
+    },
+    "rtx-4080-super-busy": {
+        "mig.mode.current": "[N/A]", "mig.mode.pending": "[N/A]", "retired_pages.pending": "[N/A]",
+        "fabric.state": "N/A",
+        "ecc.mode.current": "[N/A]", "ecc.mode.pending": "[N/A]", "temperature.gpu.tlimit": "[N/A]",
+        "ecc.errors.uncorrected.volatile.total": "[N/A]",
+        **{f"remapped_rows.{part}": "[N/A]" for part in ("correctable", "uncorrectable", "pending", "failure")},
+    },
+    "h200-mig": {
+        "retired_pages.pending": "[N/A]",
+        **{f"remapped_rows.{part}": "[N/A]" for part in ("correctable", "uncorrectable", "pending", "failure")},
+    },
+}  # fmt: skip
+UNITS = {"memory.total": "MiB", "power.draw": "W", "power.limit": "W", "power.min_limit": "W", "temperature.gpu": ""}
+
+
+@pytest.mark.parametrize("name", NOT_TOLD)
+def test_the_stand_in_answers_the_one_query_as_the_recorded_cards_do(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(nvidia_smi, "CAPTURE", str(gpus.capture_path(name)))
+    fields = ",".join(_nvidia_smi.FIELDS)
+    assert nvidia_smi.main([f"--query-gpu={fields}", "--format=csv,noheader,nounits"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        told = dict(zip(_nvidia_smi.FIELDS, line.split(", "), strict=True))
+        assert {field: cell for field, cell in told.items() if cell.strip("[]") == "N/A"} == NOT_TOLD[name]
+        assert not [cell for cell in told.values() if re.search(r"\d (MiB|W|%|MHz)$", cell)]
+    assert nvidia_smi.main([f"--query-gpu={fields}", "--format=csv"]) == 0
+    header, line, *_rest = capsys.readouterr().out.splitlines()
+    for title, cell in zip(header.split(", "), line.split(", "), strict=True):
+        field, _bracket, unit = title.partition(" [")
+        assert UNITS.get(field, unit.rstrip("]")) == unit.rstrip("]")
+        assert not unit or cell.endswith(f" {unit.rstrip(']')}") or cell == "[N/A]"
+
+
+@pytest.mark.parametrize("name", NOT_TOLD)
+def test_the_stand_ins_help_has_every_field_and_an_unknown_one_is_refused(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(nvidia_smi, "CAPTURE", str(gpus.capture_path(name)))
+    assert nvidia_smi.main(["--help-query-gpu"]) == 0
+    assert _nvidia_smi.parse_help(capsys.readouterr().out) >= {*_nvidia_smi.FIELDS, "clocks_throttle_reasons.active"}
+    assert nvidia_smi.main(["--query-gpu=index,nonsense", "--format=csv"]) != 0
+    assert [item["code"] for item in _nvidia_smi.parse_failure(capsys.readouterr().out)] == ["driver_too_old"]
 
 
 def test_two_captures_make_two_plans(simulate) -> None:

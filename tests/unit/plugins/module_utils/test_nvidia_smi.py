@@ -5,104 +5,14 @@
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
-from ansible_collections.onprem.llm.plugins.module_utils import _gpu_health, _gpu_host
+from ansible_collections.onprem.llm.plugins.module_utils import _gpu_health
 from ansible_collections.onprem.llm.plugins.module_utils import _nvidia_smi as smi
+from gpu_answers import L40S, MIB, MIG, RTX, UUID
 from hypothesis import given
 from hypothesis import strategies as st
-
-MIB = 2**20
-UUID = "GPU-11111111-2222-3333-4444-555555555555"
-L40S = (
-    f"0, {UUID}, NVIDIA L40S, 46068, 45460, 0, 8.9, 00000000:01:00.0, "
-    "[N/A], [N/A], Enabled, Enabled, Disabled, Disabled, 595.80, 0x26B910DE, Default, 63, 25, 144.97, 350.00, "
-    "100.00, 350.00, 350.00, 0x0000000000000004, 0, 0, 0, No, No, [N/A], None, N/A\n"
-)
-RTX = (
-    f"1, {UUID[:-1]}6, NVIDIA RTX 4080, 16376, 15348, 596, 8.9, 00000000:02:00.0, "
-    "[N/A], [N/A], [N/A], [N/A], Enabled, Disabled, 595.80, 0x270210DE, Default, 43, [N/A], 26.20, 320.00, "
-    "150.00, 400.00, 320.00, 0x0000000000000001, [N/A], [N/A], [N/A], [N/A], [N/A], [N/A], None, N/A\n"
-)
-MIG = (
-    f"0, {UUID}, NVIDIA H200, 143771, 143103, 55, 9.0, 00000000:83:00.0, "
-    "Enabled, Enabled, Enabled, Enabled, Disabled, Enabled, 590.48.01, 0x233510DE, Default, 28, 59, 78.28, 700.00, "
-    "200.00, 700.00, 700.00, 0x0000000000000001, 0, [N/A], [N/A], [N/A], [N/A], [N/A], None, Completed\n"
-)
-LISTING = f"""GPU 0: NVIDIA H200 (UUID: {UUID})
-  MIG 3g.71gb     Device  0: (UUID: MIG-aaaaaaaa-0000-0000-0000-000000000000)
-  MIG 1g.18gb     Device  1: (UUID: MIG-bbbbbbbb-0000-0000-0000-000000000000)
-"""
-DEVICE = """<mig_device><index>{}</index><gpu_instance_id>{}</gpu_instance_id>
-<compute_instance_id>0</compute_instance_id><fb_memory_usage><total>{}</total><reserved>0 MiB</reserved>
-<used>22 MiB</used><free>{}</free></fb_memory_usage><bar1_memory_usage><total>9 MiB</total></bar1_memory_usage>
-</mig_device>"""
-DEVICES = DEVICE.format(0, 2, "71424 MiB", "71403 MiB") + DEVICE.format(1, 9, "16384 MiB", "16376 MiB")
-
-
-def document(devices: str = DEVICES, uuid: str = UUID) -> str:
-    """nvidia-smi -q -x, less what nobody reads."""
-    return (
-        '<?xml version="1.0" ?>\n<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">\n<nvidia_smi_log>'
-        f'<gpu id="00000000:83:00.0"><mig_devices>{devices}</mig_devices><uuid>{uuid}</uuid>'
-        "<fb_memory_usage><total>143771 MiB</total></fb_memory_usage></gpu></nvidia_smi_log>\n"
-    )
-
-
-def answer(
-    out: str = "",
-    err: str = "",
-    status: int = 0,
-    modinfo: str = "",
-    listing: str = LISTING,
-    xml: str | tuple[int, str] = document(),
-) -> smi.Run:
-    """A host whose nvidia-smi answers this."""
-
-    def run(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
-        if "modinfo" in argv[0]:
-            told = f"filename: /nvidia.ko\nversion:        {modinfo}\nlicense:        Dual MIT/GPL\n"
-            return (0, told, "") if modinfo else (1, "", "modinfo: ERROR: Module nvidia not found.")
-        if argv[1:] == ["-L"]:
-            return 0, listing, ""
-        if argv[1:] == ["-q", "-x"]:
-            return (0, xml, "") if isinstance(xml, str) else (*xml, "")
-        return status, out, err
-
-    return run
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/meminfo").write_text(
-        "MemTotal:       16384 kB\nMemFree: 1 kB\nMemAvailable:   8192 kB\nHugePages_Total:  0\n"
-    )
-    (tmp_path / "proc/sys/kernel").mkdir(parents=True)
-    (tmp_path / "proc/sys/kernel/osrelease").write_text("6.12.57-amd64\n")
-    return tmp_path
-
-
-@pytest.fixture
-def card(root: Path) -> Callable[..., None]:
-    """Put an NVIDIA device on the PCI bus."""
-
-    def add(address: str = "0000:01:00.0", kind: str = "0x030200", driver: str | None = "nvidia") -> None:
-        device = root / "sys/bus/pci/devices" / address
-        device.mkdir(parents=True)
-        for name, value in (("vendor", "0x10de"), ("device", "0x26b9"), ("class", kind)):
-            (device / name).write_text(value + "\n")
-        if driver:
-            target = root / "sys/bus/pci/drivers" / driver
-            target.mkdir(parents=True, exist_ok=True)
-            (device / "driver").symlink_to(target)
-
-    return add
 
 
 def test_reads_two_gpus_of_different_kinds() -> None:
@@ -115,7 +25,8 @@ def test_reads_two_gpus_of_different_kinds() -> None:
         "pci_bus_id": "00000000:01:00.0", "pci_device_id": "0x26B910DE", "mig_mode": None, "mig_mode_pending": None,
         "mig_devices": [], "ecc_mode": "Enabled", "ecc_mode_pending": "Enabled", "display_active": "Disabled",
         "persistence_mode": "Disabled", "compute_mode": "Default", "temperature_celsius": 63,
-        "temperature_slowdown_celsius": 88, "power_draw_watts": 144.97, "power_limit_watts": 350.0,
+        "temperature_margin_celsius": 25, "temperature_slowdown_celsius": 88, "power_draw_watts": 144.97,
+        "power_limit_watts": 350.0,
         "power_limit_min_watts": 100.0, "power_limit_max_watts": 350.0, "power_limit_default_watts": 350.0,
         "clocks_event_reasons": ["sw_power_cap"], "ecc_errors_uncorrected": 0,
         "row_remap": {"correctable": 0, "uncorrectable": 0, "pending": False, "failure": False},
@@ -200,98 +111,6 @@ def test_modes_that_stay_are_no_problem(modes: str) -> None:
     assert _gpu_health.problems(smi.parse_query(L40S.replace(MODES, modes))[0][0]) == []
 
 
-def test_a_divided_gpu_has_its_instances_with_what_only_the_listing_and_only_the_document_know(root: Path) -> None:
-    found = _gpu_host.collect("nvidia-smi", 5, answer(MIG + RTX), str(root))
-    assert (found["state"], found["problems"]) == ("ready", [])
-    divided, plain = found["gpus"]
-    assert plain["mig_devices"] == []
-    assert divided["mig_devices"][0] == {
-        "index": 0, "uuid": "MIG-aaaaaaaa-0000-0000-0000-000000000000", "profile": "3g.71gb",
-        "name": "NVIDIA H200 MIG 3g.71gb", "gpu_instance_id": 2, "compute_instance_id": 0,
-        "memory_total_bytes": 71424 * MIB, "memory_free_bytes": 71403 * MIB,
-    }  # fmt: skip
-    assert [device["profile"] for device in divided["mig_devices"]] == ["3g.71gb", "1g.18gb"]
-
-
-UNKNOWN = DEVICE.format(0, 2, "71424 MiB", "71403 MiB") + DEVICE.format(1, 9, "N/A", "[Insufficient Permissions]")
-SECOND = MIG.replace(UUID, UUID[:-1] + "7").replace("0, GPU", "1, GPU")
-
-
-@pytest.mark.parametrize(
-    ("run", "codes", "words"),
-    [
-        pytest.param(
-            answer(MIG, listing=LISTING[: LISTING.index("\n") + 1], xml=document("None")),
-            ["mig_no_instance"],
-            ["nvidia-smi mig -i 0 -cgi PROFILE -C"],
-            id="no instance",
-        ),
-        pytest.param(answer(MIG + SECOND), ["mig_no_instance"], ["GPU 1: MIG is enabled"], id="on one of two GPUs"),
-        pytest.param(
-            answer(MIG + SECOND, listing="", xml=document("")),
-            ["mig_no_instance", "mig_no_instance"],
-            ["GPU 0: MIG is enabled", "GPU 1: MIG is enabled"],
-            id="on none of two GPUs",
-        ),
-        pytest.param(
-            answer(MIG, xml=document(UNKNOWN)), ["mig_unknown"], ["the memory of its MIG device 1"], id="[N/A]"
-        ),
-        pytest.param(
-            answer(MIG, listing=LISTING[: LISTING.index("  MIG 1g")]),
-            ["mig_unknown"],
-            ["the UUID of its MIG device 1"],
-            id="not listed",
-        ),
-        pytest.param(
-            answer(MIG, xml=document(DEVICE.format(0, 2, "71424 MiB", "71403 MiB"))),
-            ["mig_unknown"],
-            ["the memory of its MIG device 1"],
-            id="not in the document",
-        ),
-        pytest.param(answer(MIG, xml="<gpu"), ["mig_unreadable"], ["no XML document"], id="half a document"),
-        pytest.param(answer(MIG, xml=""), ["mig_unreadable"], ["no XML document"], id="no document"),
-        pytest.param(
-            answer(MIG, xml=(2, "Insufficient Permissions")),
-            ["mig_unreadable"],
-            ["nvidia-smi -q -x does not tell the MIG instances: the user lacks the right"],
-            id="document refused",
-        ),
-    ],
-)
-def test_mig_by_halves_is_told(run: smi.Run, codes: list[str], words: list[str], root: Path) -> None:
-    found = _gpu_host.collect("nvidia-smi", 5, run, str(root))
-    assert [item["code"] for item in found["problems"]] == codes
-    assert found["state"] == "ready", "the other GPUs, or those instances that are whole, may be planned on"
-    for word, item in zip(words, found["problems"]):
-        assert word in item["message"]
-
-
-def test_a_driver_that_hangs_over_mig_is_broken(root: Path) -> None:
-    def run(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
-        if argv[1:] == ["-q", "-x"]:
-            raise smi.NotAnswering("no answer")
-        return answer(MIG)(argv, timeout)
-
-    found = _gpu_host.collect("nvidia-smi", 5, run, str(root))
-    assert (found["state"], [item["code"] for item in found["problems"]]) == ("broken", ["hangs"])
-
-
-@pytest.mark.parametrize(
-    ("text", "times"),
-    [(L40S, 1), (L40S.replace("[N/A], [N/A]", "Disabled, Disabled"), 1), (MIG, 3)],
-    ids=["no MIG", "MIG off", "MIG"],
-)
-def test_nvidia_smi_runs_three_times_for_mig_and_else_once(root: Path, text: str, times: int) -> None:
-    asked: list[Sequence[str]] = []
-
-    def run(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
-        asked.append(argv)
-        return answer(text)(argv, timeout)
-
-    _gpu_host.collect("nvidia-smi", 5, run, str(root))
-    assert len([argv for argv in asked if argv[0] == "nvidia-smi"]) == times
-
-
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -338,145 +157,175 @@ def test_any_cells_are_read(cells: list[str]) -> None:
     assert gpu["index"] == 7
 
 
-Prepare = Callable[[Path, Callable[..., None]], None]
+# One line a card in the form of its driver: recorded of the first four (595.71.05, 590.48.01, 595.80), the others by
+# NVIDIA's documentation of the fields.
+CARDS = {
+    "RTX 4080 SUPER, busy": (
+        (f"0, {UUID}, NVIDIA GeForce RTX 4080 SUPER, 16376, 14470, 1474, 8.9, 00000000:01:00.0, [N/A], [N/A], [N/A], "
+        "[N/A], Enabled, Disabled, 595.71.05, 0x270210DE, Default, 46, [N/A], 84.24, 320.00, 150.00, 400.00, 320.00, "
+        "0x0000000000000000, [N/A], [N/A], [N/A], [N/A], [N/A], [N/A], None, N/A"),
+        {"architecture": "ada", "clocks_event_reasons": [], "row_remap": None, "temperature_slowdown_celsius": None},
+    ),
+    "H200 with MIG": (
+        MIG,
+        {"architecture": "hopper", "clocks_event_reasons": ["gpu_idle"], "row_remap": None, "mig_mode": "Enabled",
+         "temperature_slowdown_celsius": 87, "fabric_state": "Completed", "ecc_errors_uncorrected": 0},
+    ),
+    "L40S": (L40S, {"architecture": "ada", "retired_pages_pending": None, "power_draw_watts": 144.97}),
+    "L40S with its units": (
+        L40S.replace("144.97", "144.97 W").replace("46068", "46068 MiB"),
+        {"power_draw_watts": 144.97, "memory_total_bytes": 46068 * MIB},
+    ),
+    "V100, driver 470": (
+        (f"0, {UUID}, Tesla V100-SXM2-32GB, 32510, 32505, 5, 7.0, 00000000:1A:00.0, [N/A], [N/A], Enabled, Enabled, "
+        "Disabled, Enabled, 470.256.02, 0x1DB510DE, Default, 35, [N/A], 42.61, 300.00, 150.00, 300.00, 300.00, "
+        "0x0000000000000001, 2, [N/A], [N/A], [N/A], [N/A], Yes, [N/A], [N/A]"),
+        {"architecture": "volta", "retired_pages_pending": True, "row_remap": None, "ecc_errors_uncorrected": 2,
+         "recovery_action": None},
+    ),
+    "A100, a row to be remapped": (
+        (f"0, {UUID}, NVIDIA A100-SXM4-80GB, 81920, 81038, 0, 8.0, 00000000:07:00.0, Disabled, Disabled, Enabled, "
+        "Enabled, Disabled, Enabled, 535.183.01, 0x20B210DE, Default, 31, [N/A], 61.24, 400.00, 100.00, 400.00, "
+        "400.00, 0x0000000000000001, 1, 0, 1, Yes, No, [N/A], [N/A], [N/A]"),
+        {"architecture": "ampere", "row_remap": {"correctable": 0, "uncorrectable": 1, "pending": True,
+                                                 "failure": False}},
+    ),
+    "T4, hot and throttled": (
+        (f"0, {UUID}, Tesla T4, 15360, 14900, 100, 7.5, 00000000:00:1E.0, [N/A], [N/A], Enabled, Enabled, Disabled, "
+        "Disabled, 550.163.01, 0x1EB810DE, Default, 93, [N/A], 27.10, 70.00, 60.00, 70.00, 70.00, "
+        "0x0000000000000068, 0, [N/A], [N/A], [N/A], [N/A], No, [N/A], [N/A]"),
+        {"architecture": "turing",
+         "clocks_event_reasons": ["hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown"]},
+    ),
+    "RTX 5090": (
+        (f"0, {UUID}, NVIDIA GeForce RTX 5090, 32607, 32100, 10, 12.0, 00000000:01:00.0, [N/A], [N/A], [N/A], [N/A], "
+        "Disabled, Disabled, 610.43.02, 0x2B8510DE, Exclusive_Process, 41, 49, 20.10, 575.00, 400.00, 600.00, 575.00, "
+        "0x0000000000000200, [N/A], [N/A], [N/A], [N/A], [N/A], [N/A], Reset, N/A"),
+        {"architecture": "blackwell", "clocks_event_reasons": ["0x200"], "temperature_slowdown_celsius": 90,
+         "compute_mode": "Exclusive_Process", "recovery_action": "Reset"},
+    ),
+    "a card of tomorrow": (
+        (f"0, {UUID}, NVIDIA X, 999999, 999990, 1, 14.0, 00000000:01:00.0, Disabled, Disabled, Enabled, Enabled, "
+        "Disabled, Enabled, 700.10, 0x400010DE, Default, 30, [Not Supported], [Unknown Error], ERR!, [N/A], [N/A], "
+        "[N/A], [Not Found], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A]"),
+        {"architecture": None, "clocks_event_reasons": None, "power_draw_watts": None, "power_limit_watts": None},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_cards_and_drivers_of_all_ages(name: str) -> None:
+    line, wanted = CARDS[name]
+    [gpu] = smi.parse_query(line + "\n")[0]
+    assert {key: gpu[key] for key in wanted} == wanted
+    assert gpu["memory_total_bytes"]
+    assert gpu["memory_free_bytes"]
 
 
 @pytest.mark.parametrize(
-    ("prepare", "run", "state", "codes"),
+    ("name", "codes"),
     [
-        pytest.param(lambda root, card: card(), answer(L40S), "ready", [], id="one GPU"),
-        pytest.param(lambda root, card: None, answer(L40S), "ready", [], id="simulated GPU, nothing on the bus"),
-        pytest.param(
-            lambda root, card: card(),
-            answer(L40S, modinfo="595.90"),
-            "ready",
-            ["restart_due"],
-            id="update not loaded yet",
-        ),
-        pytest.param(lambda root, card: card(), answer(MIG), "ready", [], id="MIG"),
-        pytest.param(
-            lambda root, card: (card(), card("0000:02:00.0")),
-            answer(L40S),
-            "broken",
-            ["gpu_missing"],
-            id="GPU off the bus",
-        ),
-        pytest.param(
-            lambda root, card: (card(), card("0000:02:00.0", driver="vfio-pci")),
-            answer(L40S),
-            "ready",
-            [],
-            id="another GPU given to a virtual machine",
-        ),
-        pytest.param(
-            lambda root, card: (card(), card("0000:03:00.0", kind="0x068000")),
-            answer(L40S),
-            "ready",
-            ["fabricmanager_missing"],
-            id="NVSwitch without Fabric Manager",
-        ),
-        pytest.param(
-            lambda root, card: (card(), card("0000:03:00.0", kind="0x068000")),
-            answer(L40S.replace("None, N/A", "None, Completed")),
-            "ready",
-            [],
-            id="NVSwitch, and the GPU is in its fabric",
-        ),
-        pytest.param(
-            lambda root, card: card(),
-            answer(L40S + "Unable to determine the device handle for GPU0000:02:00.0: Unknown Error\n", status=255),
-            "broken",
-            ["device_lost"],
-            id="one of two lost",
-        ),
-        pytest.param(
-            lambda root, card: card(),
-            answer(L40S.replace("45460", "[GPU requires reset]")),
-            "broken",
-            ["reset_required"],
-            id="reset required",
-        ),
-        pytest.param(
-            lambda root, card: card(),
-            answer("Failed to initialize NVML: Driver/library version mismatch\n", status=18),
-            "broken",
-            ["version_mismatch"],
-            id="library of another version",
-        ),
-        pytest.param(
-            lambda root, card: card(),
-            answer(err="couldn't communicate with the NVIDIA driver", status=9),
-            "no_driver",
-            ["driver_not_loaded"],
-            id="driver not loaded",
-        ),
-        pytest.param(
-            lambda root, card: (card(driver="nouveau"), (root / "sys/module/nouveau").mkdir(parents=True)),
-            answer(err="couldn't communicate with the NVIDIA driver", status=9),
-            "no_driver",
-            ["driver_not_loaded", "nouveau_loaded"],
-            id="nouveau",
-        ),
-        pytest.param(
-            lambda root, card: card(),
-            answer("No devices were found\n", status=6),
-            "broken",
-            ["no_devices"],
-            id="GPU not seen",
-        ),
-        pytest.param(
-            lambda root, card: None, answer("No devices were found\n", status=6), "no_gpu", [], id="driver without GPU"
-        ),
-        pytest.param(
-            lambda root, card: card(), answer(status=1), "broken", ["nvidia_smi_failed"], id="fails without words"
-        ),
+        ("RTX 4080 SUPER, busy", []),
+        ("H200 with MIG", []),
+        ("L40S", []),
+        ("V100, driver 470", ["ecc_uncorrected", "retired_pages_pending"]),
+        ("A100, a row to be remapped", ["ecc_uncorrected", "row_remap_pending"]),
+        ("T4, hot and throttled", ["thermal_slowdown"]),
+        ("RTX 5090", ["compute_mode", "recovery_due"]),
+        ("a card of tomorrow", []),
     ],
 )
-def test_state(
-    prepare: Prepare, run: smi.Run, state: str, codes: list[str], root: Path, card: Callable[..., None]
-) -> None:
-    prepare(root, card)
-    found = _gpu_host.collect("nvidia-smi", 5, run, str(root))
-    assert (found["state"], [item["code"] for item in found["problems"]]) == (state, codes)
-    assert found["host"]["memory_total_bytes"] == 16384 * 1024
-    assert found["host"]["memory_available_bytes"] == 8192 * 1024
-    assert found["host"]["cpu_count"] >= 1
+def test_what_its_values_say_of_a_cards_health(name: str, codes: list[str]) -> None:
+    [gpu] = smi.parse_query(CARDS[name][0] + "\n")[0]
+    found = _gpu_health.problems(gpu)
+    assert [item["code"] for item in found] == codes
+    assert all(item["message"].startswith("GPU 0: ") for item in found)
 
 
-def raising(error: Exception) -> smi.Run:
-    def run(argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
-        raise error
-
-    return run
-
-
-@pytest.mark.parametrize(
-    ("error", "with_card", "state", "codes"),
-    [
-        (FileNotFoundError(2, "No such file"), False, "no_gpu", []),
-        (FileNotFoundError(2, "No such file"), True, "no_driver", ["nvidia_smi_missing"]),
-        (PermissionError(13, "Permission denied"), True, "broken", ["no_permission"]),
-        (smi.NotAnswering("no answer"), True, "broken", ["hangs"]),
-    ],
-)
-def test_state_without_an_answer(
-    error: Exception, with_card: bool, state: str, codes: list[str], root: Path, card: Callable[..., None]
-) -> None:
-    if with_card:
-        card()
-    found = _gpu_host.collect("nvidia-smi", 5, raising(error), str(root))
-    assert (found["state"], [item["code"] for item in found["problems"]]) == (state, codes)
+def test_a_fault_of_each_value_is_told() -> None:
+    [gpu] = smi.parse_query(L40S)[0]
+    sick = {
+        "row_remap_failure": {"row_remap": {"pending": False, "failure": True}},
+        "power_brake": {"clocks_event_reasons": ["hw_power_brake_slowdown"]},
+        "gpu_too_old": {"architecture": "older"},
+        "compute_mode": {"compute_mode": "Prohibited"},
+    }
+    for code, values in sick.items():
+        assert [item["code"] for item in _gpu_health.problems({**gpu, **values})] == [code]
+    [hot] = _gpu_health.problems({**gpu, "clocks_event_reasons": ["sw_thermal_slowdown"]})
+    assert "63 °C, slowed down from 88 °C on" in hot["message"]
 
 
-def command(path: Path, script: str) -> str:
-    path.write_text("#!/bin/sh\n" + script)
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return os.fspath(path)
+def helped(known: Sequence[str]) -> str:
+    """--help-query-gpu of an nvidia-smi that knows these."""
+    titles = [f'"{field}"' if isinstance(field, str) else " or ".join(f'"{one}"' for one in field) for field in known]
+    return 'List of valid properties to query for the switch "--query-gpu":\n\n' + "".join(
+        f"{title}\nWhat it says.\n\nSection about something properties\n" for title in titles
+    )
 
 
-def test_asks_once_and_in_english(tmp_path: Path, root: Path) -> None:
-    log = tmp_path / "log"
-    path = command(tmp_path / "nvidia-smi", f'echo "$LC_ALL $*" >> {log}\nprintf "%s" "{L40S}"\n')
-    found: dict[str, Any] = _gpu_host.collect(path, 5, root=str(root))
-    assert [gpu["name"] for gpu in found["gpus"]] == ["NVIDIA L40S"]
-    assert log.read_text() == f"C --query-gpu={','.join(smi.FIELDS)} --format=csv,noheader,nounits\n"
+class OtherVersion:
+    """An nvidia-smi that knows only some fields."""
+
+    def __init__(self, known: Sequence[str], line: str, help_text: str | None = None) -> None:
+        self.known, self.asked = set(known), []  # type: set[str], list[str]
+        self.values = dict(zip(smi.FIELDS, [cell.strip() for cell in line.split(",")]))
+        self.values |= {"clocks_throttle_reasons.active": self.values["clocks_event_reasons.active"],
+                        "kmd_version": self.values["driver_version"]}  # fmt: skip
+        self.help_text = helped(known) if help_text is None else help_text
+
+    def __call__(self, argv: Sequence[str], timeout: float) -> tuple[int, str, str]:
+        self.asked.append(argv[1].split("=")[0])
+        if argv[1] == "--help-query-gpu":
+            return 0, self.help_text, ""
+        fields = argv[1].split("=")[1].split(",")
+        unknown = next((field for field in fields if field not in self.known), None)
+        if unknown:
+            return 2, f'Field "{unknown}" is not a valid field to query.\n\n', ""
+        return 0, ", ".join(self.values[field] for field in fields) + "\n", ""
+
+
+QUERY, HELP = "--query-gpu", "--help-query-gpu"
+LATE = ("temperature.gpu.tlimit", "gpu_recovery_action", "fabric.state", "clocks_event_reasons.active")
+
+
+def test_an_older_nvidia_smi_is_asked_again_for_what_it_knows() -> None:
+    known = [field for field in smi.FIELDS if field not in LATE] + ["clocks_throttle_reasons.active"]
+    older = OtherVersion(known, CARDS["T4, hot and throttled"][0])
+    [gpu], version, [told] = smi.query("nvidia-smi", 5, older)
+    assert older.asked == [QUERY, HELP, QUERY]
+    assert (version, gpu["temperature_celsius"], gpu["power_limit_max_watts"]) == ("550.163.01", 93, 70.0)
+    assert gpu["clocks_event_reasons"] == ["hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown"]
+    assert told["code"] == "fields_unknown"
+    assert told["message"].endswith("temperature.gpu.tlimit, gpu_recovery_action, fabric.state")
+
+
+def test_a_newer_nvidia_smi_that_renamed_is_understood_without_a_word() -> None:
+    known = [field for field in smi.FIELDS if field != "driver_version"] + ["kmd_version"]
+    [gpu], version, problems = smi.query("nvidia-smi", 5, OtherVersion(known, L40S))
+    assert (version, problems, gpu["power_draw_watts"]) == ("595.80", [], 144.97)
+
+
+def test_where_its_help_cannot_be_read_the_least_is_asked() -> None:
+    other = OtherVersion(smi.BASE_FIELDS, L40S, help_text="Invalid combination of input arguments.\n")
+    [gpu], version, [told] = smi.query("nvidia-smi", 5, other)
+    assert (version, gpu["memory_total_bytes"], gpu["temperature_celsius"]) == ("595.80", 46068 * MIB, None)
+    assert told["code"] == "fields_unknown"
+
+
+def test_a_driver_before_mig_is_too_old_and_its_gpus_are_shown_all_the_same() -> None:
+    known = [field for field in smi.FIELDS if not field.startswith("mig.") and field not in LATE]
+    [gpu], _version, [told] = smi.query("nvidia-smi", 5, OtherVersion(known, CARDS["V100, driver 470"][0]))
+    assert (gpu["name"], gpu["mig_mode"]) == ("Tesla V100-SXM2-32GB", None)
+    assert told["code"] == "driver_too_old"
+    assert "pci.bus_id" not in told["message"]
+
+
+def test_one_that_knows_nothing_ends() -> None:
+    gpus, _version, [told] = smi.query("nvidia-smi", 5, OtherVersion([], L40S))
+    assert (gpus, told["code"]) == ([], "driver_too_old")
+
+
+def test_help_has_each_field_under_all_its_names() -> None:
+    text = helped(["index", ("clocks_event_reasons.active", "clocks_throttle_reasons.active")])  # type: ignore[list-item]
+    assert smi.parse_help(text) == {"index", "clocks_event_reasons.active", "clocks_throttle_reasons.active"}

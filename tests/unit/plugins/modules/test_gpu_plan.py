@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,49 @@ def test_gpu_info_without_anything(run: Run, tmp_path: Path) -> None:
     assert "failed" not in found
     assert found["gpus"] == []
     assert found["host"]["memory_total_bytes"] > 0
+
+
+def test_gpu_info_reads_a_system_below_another_root(run: Run, tmp_path: Path) -> None:
+    device = tmp_path / "sys/bus/pci/devices/0000:01:00.0"
+    device.mkdir(parents=True)
+    for name, value in (("vendor", "0x10de"), ("device", "0x1db4"), ("class", "0x030200")):
+        (device / name).write_text(value + "\n")
+    (tmp_path / "etc/modprobe.d").mkdir(parents=True)
+    (tmp_path / "etc/modprobe.d/off.conf").write_text("blacklist nouveau\n")
+    found = run("gpu_info", nvidia_smi=str(tmp_path / "absent"), root=str(tmp_path))
+    assert (found["state"], found["pci_devices"][0]["architecture"]) == ("no_driver", "volta")
+    assert found["kernel"]["nouveau_blacklisted"] is True
+    assert (found["driver"]["packages"], found["xid"], found["cdi"]) == ([], [], {"specs": []})
+    assert "is no directory" in run("gpu_info", root=str(tmp_path / "nowhere"))["msg"]
+
+
+def test_gpu_info_returns_what_it_documents(run: Run, nvidia_smi: Callable[[int], str], tmp_path: Path) -> None:
+    module = importlib.import_module("ansible_collections.onprem.llm.plugins.modules.gpu_info")
+    documented = yaml.safe_load(module.RETURN)
+    (tmp_path / "var/log").mkdir(parents=True)
+    (tmp_path / "var/log/kern.log").write_text("NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.\n")
+    (tmp_path / "etc/cdi").mkdir(parents=True)
+    (tmp_path / "etc/cdi/nvidia.yaml").write_text("{}")
+    (tmp_path / "var/lib/dpkg").mkdir(parents=True)
+    package = "Package: nvidia-open\nStatus: hold ok installed\nVersion: 580.142-1\n"
+    (tmp_path / "var/lib/dpkg/status").write_text(package)
+    (tmp_path / "proc/sys/kernel").mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/osrelease").write_text("6.12.57\n")
+    (tmp_path / "var/lib/dkms/nvidia/580.142/build").mkdir(parents=True)
+    (tmp_path / "var/lib/dkms/nvidia/580.142/build/make.log").write_text("for kernel 6.12.57 (x)\nError 2\n")
+    found = run("gpu_info", nvidia_smi=nvidia_smi(8192), root=str(tmp_path))
+
+    def compare(value: Any, described: dict[str, Any], path: str) -> None:
+        for one in value if isinstance(value, list) else [value]:
+            if "contains" in described and one is not None:
+                assert isinstance(one, dict), path
+                assert set(one) == set(described["contains"]), path
+                for key, inner in described["contains"].items():
+                    compare(one[key], inner, f"{path}.{key}")
+
+    compare({key: found[key] for key in documented}, {"contains": documented}, "gpu_info")
+    for path in (found["xid"], found["cdi"]["specs"], found["driver"]["packages"], found["kernel"]["dkms_failed"]):
+        assert path, "something was there to compare"
 
 
 def test_gpu_info_refuses_no_time(run: Run) -> None:
