@@ -245,8 +245,11 @@ def _wanted(wish: Wish, installed: t.Mapping[str, t.Any]) -> dict[str, str]:
 
 
 def _mismatch(spec: t.Mapping[str, t.Any], info: t.Mapping[str, t.Any]) -> str:
-    written, loaded = spec.get("driver_version"), (info.get("driver") or {}).get("loaded_version")
-    if not written or not loaded or written == loaded:
+    """Why a spec's libraries do not fit, or nothing. Those of a driver that waits for a restart fit after it: nothing
+    that is written before would."""
+    driver = info.get("driver") or {}
+    written, loaded = spec.get("driver_version"), driver.get("loaded_version")
+    if not written or not loaded or written in (loaded, driver.get("installed_version")):
         return ""
     return f"{spec['path']} gives containers the libraries of driver {written}, and {loaded} is loaded"
 

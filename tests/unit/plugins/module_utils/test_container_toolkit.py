@@ -197,6 +197,15 @@ def test_gpus_mig_and_driver_have_it_written_anew(
     assert toolkit.GENERATE in fault
 
 
+def test_a_driver_that_waits_for_a_restart_is_no_reason() -> None:
+    info = {
+        "gpus": [WHOLE], "toolkit": OURS, "driver": {"loaded_version": "580.82.07", "installed_version": "580.95.05"},
+        "cdi": {"specs": [spec(["0", "GPU-a"], "/run/cdi/nvidia.yaml", driver_version="580.95.05")]},
+    }  # fmt: skip
+    wish = toolkit.Wish("auto", "1.20.0", "cdi", "any", True, URL, [])
+    assert toolkit.judge(info, wish)["refresh"] == ""
+
+
 def test_an_old_spec_behind_the_new_one_is_nobodys_concern() -> None:
     old = spec(["0", "GPU-a", "7"], driver_version="550.54.15")
     new = spec(["0", "GPU-a"], "/var/run/cdi/nvidia.yaml", driver_version="580.95.05")
