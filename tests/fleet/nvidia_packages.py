@@ -1,8 +1,8 @@
 """Stand-ins for NVIDIA's packages, and a signed repository of them as its own is laid out: flat, ``Packages`` and
 ``InRelease`` beside the packages.
 
-Names and versions are those of https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/. Most depend on
-others at exactly their own version. The content is not NVIDIA's: nvidia-smi is the fleet's stand-in, and the
+Names and versions are those of https://developer.download.nvidia.com/compute/cuda/repos/debian13/x86_64/. Most depend
+on others at exactly their own version. The content is not NVIDIA's: nvidia-smi is the fleet's stand-in, and the
 kernel module is a file that modinfo reads. DKMS is Debian's own, and builds by copying.
 
 ``python -m tests.fleet.nvidia_packages DIRECTORY`` makes DIRECTORY/compute/cuda/repos/debian13/x86_64 and the keys.
@@ -133,10 +133,8 @@ cp nvidia.ko.built nvidia.ko
 def modules(version: str, name: str, flavour: str) -> Package:
     """The modules' source for DKMS, as ``nvidia-kernel-open-dkms`` and ``nvidia-kernel-dkms`` have it."""
     source = f"/usr/src/nvidia-{version}"
-    add = (
-        f"dkms add -m nvidia -v {version} || true\n"
-        f'dkms build -m nvidia -v {version} -k "$(uname -r)"\ndkms install -m nvidia -v {version} -k "$(uname -r)" --force\ndepmod "$(uname -r)"'
-    )
+    at = f'-m nvidia -v {version} -k "$(uname -r)"'
+    add = f'dkms add -m nvidia -v {version} || true\ndkms build {at}\ndkms install {at} --force\ndepmod "$(uname -r)"'
     return Package(
         name,
         f"{version}-1",
@@ -180,7 +178,8 @@ def driver(version: str) -> Iterator[Package]:
     yield plain(
         "nvidia-driver-cuda",
         f"libcuda1 (= {packaged}), libnvidia-ml1 (= {packaged}), nvidia-modprobe (= {packaged}), "
-        f"nvidia-persistenced (= {packaged}), nvidia-kernel-open-dkms (= {packaged}) | nvidia-kernel-dkms (= {packaged})",
+        f"nvidia-persistenced (= {packaged}), "
+        f"nvidia-kernel-open-dkms (= {packaged}) | nvidia-kernel-dkms (= {packaged})",
         files={
             "/usr/bin/nvidia-smi": ((HERE / "nvidia_smi.py").read_bytes(), 0o755),
             "/etc/simulated-gpus.csv": (capture.encode(), 0o644),
@@ -235,8 +234,8 @@ def headers() -> Iterator[Package]:
             f"{place}/Makefile": (b"all:\n", 0o644),
         },
         scripts={
-            "postinst": f"mkdir -p {link}\nln -sfn {place} {link}/build\ntouch {link}/modules.order {link}/modules.builtin",
-            "prerm": f"rm -f {link}/build {link}/modules.order {link}/modules.builtin",
+            "postinst": f"mkdir -p {link}\nln -sfn {place} {link}/build\ntouch {link}/modules.order",
+            "prerm": f"rm -f {link}/build {link}/modules.order",
             "postrm": f"rm -f {link}/modules.*\nrmdir --ignore-fail-on-non-empty {link} 2>/dev/null || true",
         },
     )
@@ -289,7 +288,8 @@ def sign(repository: Path, home: Path) -> None:
     """The file InRelease, signed by a key."""
     data = (repository / "Packages").read_bytes()
     text = (
-        "Origin: NVIDIA\nLabel: NVIDIA CUDA\nArchitecture: x86_64\nSuite: debian13\nDate: Sat, 01 Nov 2025 00:00:00 UTC\n"
+        "Origin: NVIDIA\nLabel: NVIDIA CUDA\nArchitecture: x86_64\nSuite: debian13\n"
+        "Date: Sat, 01 Nov 2025 00:00:00 UTC\n"
         f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} Packages\n"
     )
     target = repository / "InRelease"

@@ -19,7 +19,7 @@ from tests.plays import ROOT
 ROLE = ROOT / "roles/nvidia_driver"
 VARIABLES = yaml.safe_load((ROLE / "vars/main.yml").read_text(encoding="utf-8"))
 RELEASES = {
-    name: yaml.safe_load((ROLE / f"vars/{name}.yml").read_text(encoding="utf-8"))
+    name: yaml.safe_load((ROLE / f"vars/{name}.yml").read_text(encoding="utf-8"))["__nvidia_driver_release_data"]
     for name in VARIABLES["__nvidia_driver_releases"]
 }
 L40S, V100, B200 = (
