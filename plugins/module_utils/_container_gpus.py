@@ -30,6 +30,8 @@ KIND = "nvidia.com/gpu"
 _KIND = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _UNITS = ("etc/systemd/system", "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
 _REFRESH = "nvidia-cdi-refresh.path"
+# Where a toolkit lands that came by no package: built from source, and NVIDIA's GPU operator.
+_COPIES = ("usr/local/bin/nvidia-ctk", "usr/local/nvidia/toolkit/nvidia-ctk")
 
 Spec = dict[str, t.Any]
 
@@ -84,6 +86,7 @@ def toolkit(run: Run, root: str, packages: t.Sequence[_nvidia_packages.Package])
         "mode": docker_mode(_rooted.read(root, "etc/docker/daemon.json")),
         "refresh_path_unit": unit_state(_REFRESH, run, root),
         "packages": list(packages),
+        "copies": [f"/{path}" for path in _COPIES if _rooted.exists(root, path)],
         **_container_toolkit.look(root),
     }
 
@@ -225,4 +228,7 @@ def problems(found: t.Sequence[Spec], used: t.Mapping[str, t.Any], driver: t.Map
     names = [one["name"] for one in used["packages"]]
     if "nvidia-docker2" in names and "nvidia-container-toolkit" in names:
         told.append(problem("two_toolkits", "nvidia-docker2 is installed beside nvidia-container-toolkit: remove it"))
+    if used["copies"] and names:
+        copies = " and ".join(used["copies"])
+        told.append(problem("two_toolkits", f"{copies} is there beside the toolkit's packages: remove one of them"))
     return told

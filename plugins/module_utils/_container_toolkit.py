@@ -9,7 +9,6 @@ what is installed, whether the specs are written anew, and what speaks against i
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -29,22 +28,17 @@ BASE = "nvidia-container-toolkit-base"
 SET = (BASE, "nvidia-container-toolkit", "libnvidia-container-tools", "libnvidia-container1")
 # What came before it. The set breaks the first two up to 3.5.0; nvidia-docker2 brings a daemon.json of its own.
 RIVALS = ("nvidia-container-runtime", "nvidia-container-runtime-hook", "nvidia-docker2")
-# Where else a toolkit is found: built by hand, the GPU operator's, an unpacked archive.
-ELSEWHERE = ("/usr/local/bin/nvidia-ctk", "/usr/local/nvidia/toolkit/nvidia-ctk", "/opt/nvidia/*/bin/nvidia-ctk")
 UNITS = ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service")
 
 
 def look(root: str) -> dict[str, t.Any]:
     """What a host has of toolkits, below ``root``, beside packages and specs.
 
-    :returns: programs (paths of nvidia-ctk that are no package's), sources (mappings of path and url, of the package
-        repositories in force that have the toolkit), units_enabled (whether both units start with the host; None where
-        the toolkit has none, as before 1.18) and record (what the role wrote down of its own work, None without).
+    :returns: sources (mappings of path and url, of the package repositories in force that have the toolkit),
+        units_enabled (whether both units start with the host; None where the toolkit has none, as before 1.18) and
+        record (what the role wrote down of its own work, None without).
     """
     return {
-        "programs": [
-            "/" + os.path.relpath(path, root) for pattern in ELSEWHERE for path in glob.glob(root.rstrip("/") + pattern)
-        ],
         "sources": _sources(root),
         "units_enabled": _units_enabled(root),
         "record": _record(root),
@@ -321,9 +315,9 @@ def _rival_faults(
             f"remove them (apt-get remove {' '.join(item.split(' ')[0] for item in rivals)}), and run this again; or "
             "set nvidia_container_toolkit_source: none."
         )
-    if toolkit.get("programs"):
+    if toolkit.get("copies"):
         faults.append(
-            f"A second toolkit is on the host: {', '.join(toolkit['programs'])}, of no package, so nobody would "
+            f"A second toolkit is on the host: {', '.join(toolkit['copies'])}, of no package, so nobody would "
             f"move it with {PROGRAM}, and a shell finds it first. Remove it, or set "
             "nvidia_container_toolkit_source: none to keep to it."
         )
@@ -418,6 +412,6 @@ def _notes(
     kept = [f"{name} {installed[name]['version']}" for name in RIVALS if name in installed]
     if kept:
         notes.append(f"{', '.join(kept)} of an older toolkit is installed, and stays.")
-    if toolkit.get("programs"):
-        notes.append(f"{', '.join(toolkit['programs'])} is a toolkit of no package, and stays.")
+    if toolkit.get("copies"):
+        notes.append(f"{', '.join(toolkit['copies'])} is a toolkit of no package, and stays.")
     return notes

@@ -300,13 +300,13 @@ def collect(
         problems += _gpu_problems(gpus, cards)
         problems += _driver_problems(driver, kernel)
         problems += _nvidia_fabric.problems(fabric, driver, gpus)
-        problems += _xid_problems(events)
+        problems += _xid_problems(events or []) if events is not None else [problem("kernel_log_unreadable")]
         problems += _container_gpus.problems(specs, toolkit, driver)
     return {
         "gpus": gpus,
         "driver": driver,
         "kernel": kernel,
-        "xid": events,
+        "xid": events or [],
         "fabric": fabric,
         "toolkit": toolkit,
         "cdi": {"specs": specs},

@@ -103,6 +103,9 @@ KNOWN: dict[str, Known] = {
     "retired_pages_pending": Known(
         "pages of the GPU's memory are retired with the next restart", "restart the host when it is idle"
     ),
+    "kernel_log_unreadable": Known(
+        "the kernel log cannot be read, so nothing is known of XID messages", "run as root, or keep a journal"
+    ),
     "xid_critical": Known(
         "the kernel log has an XID message after which NVIDIA has the GPU reset, the host restarted or parts looked at",
         "do what the message says; xid has all of them",

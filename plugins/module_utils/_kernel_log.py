@@ -87,11 +87,15 @@ def _commands(run: Run, timeout: float) -> str | None:
     return None
 
 
-def read(run: Run, root: str = "/", timeout: float = 20) -> list[Event]:
-    """The XIDs since the host's start. Below another root, and where the journal has none, of the log's files."""
-    found = parse(_commands(run, timeout) or "") if root == "/" else []
+def read(run: Run, root: str = "/", timeout: float = 20) -> list[Event] | None:
+    """The XIDs since the host's start. Below another root, and where the journal has none, of the log's files.
+
+    None where no log of the running system can be read.
+    """
+    told = _commands(run, timeout) if root == "/" else ""
+    found = parse(told or "")
     for name in ("var/log/kern.log", "var/log/messages") if not found else ():
         text = _file(os.path.join(root, name))
         if text is not None:
             return parse(text)
-    return found
+    return None if told is None else found

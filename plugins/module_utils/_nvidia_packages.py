@@ -23,9 +23,10 @@ _DRIVER = re.compile(
 _OTHERS = re.compile(
     r"^(nvidia-(cuda|cudnn|profiler|visual-profiler|nsight|opencl-dev|detect|settings-common)|nvidia-prime)"
 )
-# These are of the driver's version to the last number; others (keyring, pinning, firmware, settings) are not.
+# These are of the driver's version to the last number. Others are not (keyring, pinning, firmware), or only in NVIDIA's
+# own repository (persistenced, modprobe, settings: Debian and Ubuntu keep them at versions of their own).
 _IN_STEP = re.compile(
-    r"^(nvidia-(driver|kernel|dkms|compute|utils|open|fabricmanager|smi|persistenced|modprobe|libs)|libnvidia-(compute|ml|nscq|gl|cfg)"
+    r"^(nvidia-(driver|kernel|dkms|compute|utils|open|fabricmanager|smi|libs)|libnvidia-(compute|ml|nscq|gl|cfg)"
     r"|cuda-drivers|kmod-nvidia|dkms-nvidia|libcuda1$|nvidia-alternative)"
 )
 _PINNING = "nvidia-driver-pinning-"

@@ -482,15 +482,15 @@ toolkit:
       description: Whether nvidia-cdi-refresh.path watches for a new driver, V(active), V(inactive) or V(absent).
       type: str
       sample: active
+    copies:
+      description: Paths of nvidia-ctk that came by no package.
+      type: list
+      elements: str
+      sample: []
     packages:
       description: The toolkit's packages, in the form of RV(driver.packages).
       type: list
       elements: dict
-      sample: []
-    programs:
-      description: Paths of C(nvidia-ctk) where no package puts it, such as C(/usr/local).
-      type: list
-      elements: str
       sample: []
     sources:
       description: Package repositories in force that have the toolkit.

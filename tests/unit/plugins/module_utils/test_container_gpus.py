@@ -64,7 +64,7 @@ PATHS = (
 )  # fmt: skip
 DEVICES = ["0", "GPU-11111111-2222-3333-4444-555555555555", "all"]
 DRIVER = {"loaded_version": "580.159.03", "installed_version": "580.159.03", "library_version": "580.159.03"}
-TOOLKIT: dict[str, Any] = {"packages": []}
+TOOLKIT: dict[str, Any] = {"packages": [], "copies": []}
 
 
 def put(root: Path, path: str, text: str = "") -> None:
@@ -169,7 +169,17 @@ def test_a_specification_of_another_driver(root: Path, driver: dict[str, str | N
 
 def test_two_toolkits() -> None:
     packages = [{"name": "nvidia-container-toolkit"}, {"name": "nvidia-docker2"}]
-    assert [item["code"] for item in _container_gpus.problems([], {"packages": packages}, DRIVER)] == ["two_toolkits"]
+    old = {"packages": packages, "copies": []}
+    assert [item["code"] for item in _container_gpus.problems([], old, DRIVER)] == ["two_toolkits"]
+
+
+def test_a_toolkit_beside_its_packages(tmp_path: Path) -> None:
+    put(tmp_path, "usr/local/bin/nvidia-ctk")
+    alone = _container_gpus.toolkit(absent, str(tmp_path), [])
+    assert (alone["copies"], _container_gpus.problems([], alone, DRIVER)) == (["/usr/local/bin/nvidia-ctk"], [])
+    package = {"name": "nvidia-container-toolkit", "version": "1.20.0-1"}
+    [told] = _container_gpus.problems([], _container_gpus.toolkit(absent, str(tmp_path), [package]), DRIVER)
+    assert (told["code"], "/usr/local/bin/nvidia-ctk is there" in told["message"]) == ("two_toolkits", True)
 
 
 @pytest.mark.parametrize(

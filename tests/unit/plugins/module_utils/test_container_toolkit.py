@@ -249,7 +249,7 @@ def test_a_wish_that_cannot_be_is_named(wish: dict[str, str], said: str) -> None
     [
         ({"packages": [{"name": "nvidia-docker2", "version": "2.13.0-1", "held": False}]}, "nvidia-docker2 2.13.0-1"),
         ({"packages": [{"name": "nvidia-container-runtime", "version": "3.5.0-1", "held": False}]}, "runtime 3.5.0-1"),
-        ({"programs": ["/usr/local/bin/nvidia-ctk"]}, "A second toolkit is on the host: /usr/local/bin/nvidia-ctk"),
+        ({"copies": ["/usr/local/bin/nvidia-ctk"]}, "A second toolkit is on the host: /usr/local/bin/nvidia-ctk"),
     ],
 )
 def test_a_second_toolkit_is_refused_where_one_would_be_installed(there: dict[str, Any], said: str) -> None:
@@ -305,11 +305,10 @@ def host(tmp_path: Path) -> Host:
 
 
 def test_nothing_is_there(host: Host) -> None:
-    assert host.look() == {"programs": [], "sources": [], "units_enabled": None, "record": None}
+    assert host.look() == {"sources": [], "units_enabled": None, "record": None}
 
 
 def test_what_is_there(host: Host) -> None:
-    host.write("/usr/local/nvidia/toolkit/nvidia-ctk")
     host.write(
         "/etc/apt/sources.list.d/nvidia-container-toolkit.list",
         f"deb [signed-by=/usr/share/keyrings/x.gpg] {URL}/deb/$(ARCH) /\n#deb {URL}/experimental /\n",
@@ -320,7 +319,6 @@ def test_what_is_there(host: Host) -> None:
     for unit in toolkit.UNITS:
         host.write(f"/usr/lib/systemd/system/{unit}")
     found = host.look()
-    assert found["programs"] == ["/usr/local/nvidia/toolkit/nvidia-ctk"]
     assert found["sources"] == [
         {"path": "/etc/apt/sources.list.d/nvidia-container-toolkit.list", "url": f"{URL}/deb"},
         {"path": "/etc/apt/sources.list.d/on.sources", "url": f"{URL}/deb/amd64"},

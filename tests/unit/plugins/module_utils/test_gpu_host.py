@@ -320,7 +320,13 @@ def test_a_healthy_host_has_no_problem_and_all_is_told(healthy: Path) -> None:
         "nvswitches": 0, "fabricmanager_version": None, "fabricmanager_active": None, "nscq_version": None
     }  # fmt: skip
     assert found["cdi"] == {"specs": []}
-    assert found["toolkit"] == {"version": None, "mode": None, "refresh_path_unit": "absent", "packages": []}
+    assert found["toolkit"] == {
+        "version": None,
+        "mode": None,
+        "refresh_path_unit": "absent",
+        "packages": [],
+        "copies": [],
+    }
 
 
 def secure_boot(root: Path) -> None:
@@ -433,3 +439,10 @@ def test_every_word_of_a_problem_is_in_the_table() -> None:
         for sentence in (known.meaning, known.remedy):
             assert sentence
             assert not sentence.endswith(".")
+
+
+def test_a_kernel_log_that_cannot_be_read_is_told(healthy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_gpu_host._kernel_log, "read", lambda run, root: None)
+    found = _gpu_host.collect("nvidia-smi", 5, answer(L40S, modinfo="595.80"), str(healthy))
+    assert ([item["code"] for item in found["problems"]], found["xid"]) == (["kernel_log_unreadable"], [])
+    assert found["state"] == "ready"

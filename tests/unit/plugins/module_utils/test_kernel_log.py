@@ -146,7 +146,7 @@ def test_below_another_root_the_file_since_the_last_start(tmp_path: Path, name: 
     text = f"h kernel: Linux version 6.1\nh kernel: {FALLEN}\nh kernel: Linux version 6.12\nh kernel: {FAULT}\n"
     (tmp_path / "var/log" / name).write_text(text)
     run, asked = answers()
-    assert [event["code"] for event in _kernel_log.read(run, str(tmp_path))] == [31]
+    assert [event["code"] for event in _kernel_log.read(run, str(tmp_path)) or []] == [31]
     assert asked == []
 
 
@@ -154,11 +154,19 @@ def test_a_long_file_is_read_from_its_end(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(_kernel_log, "MOST_BYTES", 4096)
     (tmp_path / "var/log").mkdir(parents=True)
     (tmp_path / "var/log/kern.log").write_text(f"{FALLEN}\n" + "x" * 5000 + f"\n{FAULT}\n")
-    assert [event["code"] for event in _kernel_log.read(answers()[0], str(tmp_path))] == [31]
+    assert [event["code"] for event in _kernel_log.read(answers()[0], str(tmp_path)) or []] == [31]
 
 
 def test_no_log_is_no_event(tmp_path: Path) -> None:
     assert _kernel_log.read(answers()[0], str(tmp_path)) == []
+
+
+def test_a_log_that_cannot_be_read_is_not_one_without_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_kernel_log, "_file", lambda path: None)
+    assert _kernel_log.read(answers()[0]) is None
+    assert _kernel_log.read(answers(grep=(1, "", ""))[0]) == []
+    monkeypatch.setattr(_kernel_log, "_file", lambda path: FALLEN)
+    assert [event["code"] for event in _kernel_log.read(answers()[0]) or []] == [79]
 
 
 # What NVIDIA's catalogue has one do, of those that a fleet meets most.

@@ -134,6 +134,17 @@ def test_neither_dpkg_nor_rpm(tmp_path: Path) -> None:
     assert _nvidia_packages.read(absent, str(tmp_path)) == []
 
 
+def test_what_distributions_keep_at_other_versions_is_not_compared() -> None:
+    """As on Debian 13 with its own driver."""
+    rows = {
+        "nvidia-driver": "550.163.01-2", "nvidia-kernel-dkms": "550.163.01-2", "libcuda1": "550.163.01-2",
+        "nvidia-persistenced": "535.171.04-1", "nvidia-modprobe": "570.133.07-1", "nvidia-settings": "550.163.01-1",
+        "nvidia-kernel-common": "20240109+1", "nvidia-support": "20240109+1", "libnvidia-egl-wayland1": "1:1.1.18-1",
+    }  # fmt: skip
+    found = [{"name": name, "version": version} for name, version in rows.items()]
+    assert list(_nvidia_packages.versions_in_step(found)) == ["550.163.01"]
+
+
 @pytest.mark.parametrize(
     ("version", "upstream"),
     [
