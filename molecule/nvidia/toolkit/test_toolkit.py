@@ -148,13 +148,15 @@ def test_a_new_driver_has_its_spec_by_itself() -> None:
 
 
 def test_a_driver_that_nobody_told_of_is_found() -> None:
-    on_host("sed -i 's/ 596.10,/ 596.20,/' /etc/simulated-gpus.csv")
+    # The unit that watches may still have an event of before.
+    on_host("systemctl stop nvidia-cdi-refresh.path; sed -i 's/ 596.10,/ 596.20,/' /etc/simulated-gpus.csv")
     result = converge()
     assert changed(result) > 0
     assert "libcuda.so.596.20" in on_host(f"cat {SPEC}")
 
 
 def test_mig_has_the_spec_written_anew() -> None:
+    on_host("systemctl stop nvidia-cdi-refresh.path")
     files = gpus.files("h200-mig")
     for path in ("/etc/simulated-gpus.csv", "/etc/simulated-mig-devices.csv"):
         write(path, files[path][0].decode())
@@ -163,7 +165,8 @@ def test_mig_has_the_spec_written_anew() -> None:
     assert {"0:0", "0:4", "MIG-8e4b1c73-5a02-5d3e-9f16-c2a7d0b4e683"} <= set(named())
     # The first is its instances; the second has MIG, too, and none.
     assert not {"0", "1"} & set(named())
-    on_host("rm /etc/simulated-mig-devices.csv")
+    assert on_host("systemctl is-active nvidia-cdi-refresh.path").strip() == "active"
+    on_host("systemctl stop nvidia-cdi-refresh.path; rm /etc/simulated-mig-devices.csv")
     write("/etc/simulated-gpus.csv", gpus.files("l40s-2x")["/etc/simulated-gpus.csv"][0].decode())
     assert changed(converge()) > 0
     assert {"0", "1", GPU} <= set(named())
