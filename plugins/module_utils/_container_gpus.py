@@ -10,7 +10,12 @@ import os
 import re
 import typing as t
 
-from ansible_collections.onprem.llm.plugins.module_utils import _block_yaml, _nvidia_packages, _rooted
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _block_yaml,
+    _container_toolkit,
+    _nvidia_packages,
+    _rooted,
+)
 from ansible_collections.onprem.llm.plugins.module_utils._bounded import NotAnswering, Run
 from ansible_collections.onprem.llm.plugins.module_utils._gpu_problems import Problem, problem
 
@@ -82,6 +87,7 @@ def toolkit(run: Run, root: str, packages: t.Sequence[_nvidia_packages.Package])
         "refresh_path_unit": unit_state(_REFRESH, run, root),
         "packages": list(packages),
         "copies": [f"/{path}" for path in _COPIES if _rooted.exists(root, path)],
+        **_container_toolkit.look(root),
     }
 
 

@@ -115,8 +115,8 @@ def stored(users: t.Iterable[User], defaults: t.Mapping[str, t.Any]) -> list[dic
 
 
 def node_models(plan: t.Mapping[str, t.Any], derived: t.Iterable[t.Mapping[str, t.Any]] = ()) -> list[dict[str, t.Any]]:
-    """What a node serves by its plan (docs/architecture.md): ``name`` as the engine lists it, ``slots``, number of ``gpus``,
-    ``context_length``, and what lists of models tell.
+    """What a node serves by its plan (docs/architecture.md): ``name`` as the engine lists it, ``slots``, number of
+    ``gpus``, ``context_length``, and what lists of models tell.
 
     A model of two workloads is loaded once, with the greater number of slots. A derived model is another name of the
     model that it is made ``from``, and has that one's slots (``shares``).

@@ -492,6 +492,30 @@ toolkit:
       type: list
       elements: dict
       sample: []
+    sources:
+      description: Package repositories in force that have the toolkit.
+      type: list
+      elements: dict
+      contains:
+        path:
+          description: File that names it.
+          type: str
+          sample: /etc/apt/sources.list.d/nvidia-container-toolkit.list
+        url:
+          description: Its URL, without the architecture.
+          type: str
+          sample: https://nvidia.github.io/libnvidia-container/stable/deb
+    units_enabled:
+      description:
+        - Whether nvidia-cdi-refresh.path and nvidia-cdi-refresh.service start with the host. Null where there are none,
+          as before 1.18.
+      type: bool
+      sample: true
+    record:
+      description:
+        - What the role P(onprem.llm.nvidia_container_toolkit#role) installed and held. Null where it did neither.
+      type: dict
+      sample: {installed: [nvidia-container-toolkit-base], held: [nvidia-container-toolkit-base]}
 cdi:
   description: What names GPUs to containers.
   returned: always
