@@ -326,6 +326,9 @@ def test_a_healthy_host_has_no_problem_and_all_is_told(healthy: Path) -> None:
         "refresh_path_unit": "absent",
         "packages": [],
         "copies": [],
+        "sources": [],
+        "units_enabled": None,
+        "record": None,
     }
 
 
