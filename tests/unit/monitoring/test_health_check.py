@@ -194,6 +194,14 @@ def test_difference_from_the_plan_degrades(
     assert check.findings == {(finding, "chat-model:q4")}
 
 
+def test_name_with_the_scheme_of_its_registry_is_the_one_that_the_engine_lists(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    engine.loaded[0]["name"] = "models.test:5000/team/house:1"
+    check = Check(tmp_path, engine.url, [{**CHAT, "name": "http://models.test:5000/team/house:1"}, EMBEDDING])
+    assert (check.exit_status, check.findings) == (0, set())
+
+
 def test_unplanned_model_is_reported(engine: FakeEngine, tmp_path: Path) -> None:
     check = Check(tmp_path, engine.url, [CHAT])
     assert (check.exit_status, check.line["status"]) == (0, "degraded")
