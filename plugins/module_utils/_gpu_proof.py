@@ -126,7 +126,8 @@ def judge(
     :arg models: the plan's models, of one instance.
     :arg log: the lines of the instance's container log, at least those that name a start, offloaded layers or buffers.
     :arg installed: the engine's models, each with name and weights_digest.
-    :arg loaded: the models that /api/ps names, each with name, size_bytes and size_vram_bytes.
+    :arg loaded: the models that /api/ps names, each with name, size_bytes, size_vram_bytes and serves, the names that
+        its runner serves (its own alone where that is left out).
     :arg processes: the runners' memory by nvidia-smi, see :func:`process_bytes`.
     :arg strict: whether the bytes on the GPU must be proven by the log or by nvidia-smi. Where one of them says how
         many they are, they must be those of the plan's account, within the tolerance, in any case.
@@ -139,7 +140,7 @@ def judge(
     runs, complete = loads(log)
     used = process_bytes(processes)
     digests = {local_name(item["name"]): str(item.get("weights_digest") or "")[-64:] for item in installed}
-    running = {local_name(item["name"]): item for item in loaded}
+    running = {local_name(name): item for item in loaded for name in item.get("serves") or [item["name"]]}
     findings = {}
     for model in models:
         name = local_name(model["name"])

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from ansible_collections.onprem.llm.plugins.module_utils import _digest
 from ansible_collections.onprem.llm.plugins.module_utils._catalog import local_name
-from ansible_collections.onprem.llm.plugins.module_utils._modelfile import PARAMETERS, Message
+from ansible_collections.onprem.llm.plugins.module_utils._modelfile import LOADING, PARAMETERS, Message
 
 CONNECT_SECONDS = 10
 BLOCK_BYTES = 2**20
@@ -284,6 +284,31 @@ def loaded(item: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "context_length": item.get("context_length"),
         "expires_at": item.get("expires_at"),
     }
+
+
+def same_files(one: Model, other: Model) -> bool:
+    """Whether both are the same weights with the same adapters."""
+    return bool(one.weights_digest) and (one.weights_digest, one.adapters) == (other.weights_digest, other.adapters)
+
+
+def same_runner(one: Model, other: Model) -> bool:
+    """Whether one runner serves both as they are. Ollama finds a runner by the file of its weights and loads anew only
+    for other adapters or other options of loading (server/sched.go, needsReload, 0.32.15)."""
+    return same_files(one, other) and all(
+        same_value(one.parameters.get(name), other.parameters.get(name)) for name in LOADING
+    )
+
+
+def served(running: str, models: t.Mapping[str, Model], listed: t.Container[str]) -> list[str]:
+    """The models that a runner serves, its own name among them.
+
+    :param running: the name that /api/ps has for the runner, which is that of the model that was asked for first.
+    :param models: installed models by name.
+    :param listed: all names that /api/ps has; a model that is listed is served by its own runner.
+    """
+    own = models.get(running)
+    others = (name for name, model in models.items() if own and name not in listed and same_runner(model, own))
+    return sorted({running, *others})
 
 
 # --- asking ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ descriptor of the directory before it, and no link is followed.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -65,6 +66,17 @@ class Adoption:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     linked_bytes: int = 0
     copied_bytes: int = 0
+
+
+class AdoptionPaused(Exception):
+    """The turn is over in the middle; bytes are those of all files that are to come.
+
+    :ivar resume: what the next call of :func:`adopt` goes on from.
+    """
+
+    def __init__(self, done_bytes: int, total_bytes: int, resume: dict[str, t.Any]) -> None:
+        super().__init__(f"{done_bytes} of {total_bytes} bytes are here")
+        self.done_bytes, self.total_bytes, self.resume = done_bytes, total_bytes, resume
 
 
 def manifest_path(models: str, name: str) -> str:
@@ -276,18 +288,85 @@ class Store:
         with self._at("blobs", make=True) as directory:
             self._link(stream, blob_name(digest), directory)
 
-    def copy(self, stream: t.BinaryIO, digest: str) -> None:
+    def copy(
+        self,
+        stream: t.BinaryIO,
+        digest: str,
+        go_on: t.Callable[[], bool] = lambda: True,
+        begun: t.Sequence[t.Any] = (),
+    ) -> list[t.Any]:
         """Copy an open file as a blob.
 
+        :param go_on: asked now and then; where it says no, the copy is left as it is for another call.
+        :param begun: what the call before returned.
+        :returns: nothing where the copy is in place, else what tells the begun one from any other file, and the state
+            of its sha256.
         :raises StoreError: its sha256 is not ``digest``, or there is no room.
         """
         size = os.fstat(stream.fileno()).st_size
+        name, root = f"{_TEMPORARY}copy-{blob_name(digest)}", self._open_root()
         with self._at("blobs", make=True) as directory:
-            room = os.fstatvfs(directory)
-            if size > room.f_bavail * room.f_frsize:
-                raise StoreError(f"its {size} bytes have to be copied, and {room.f_bavail * room.f_frsize} are free")
-            with self._replaced(blob_name(digest), directory) as target:
-                _hold(_digest.of_stream(stream, target), digest)
+            handle, hasher = self._begun(name, begun)
+            try:
+                with open(handle, "r+b") as target:
+                    room = os.fstatvfs(directory)
+                    rest = size - hasher.position
+                    if rest > room.f_bavail * room.f_frsize:
+                        raise StoreError(
+                            f"its {rest} bytes have to be copied, and {room.f_bavail * room.f_frsize} are free"
+                        )
+                    target.seek(hasher.position)
+                    whole = hasher.read(stream, go_on, target)
+                    target.flush()
+                    if not whole:
+                        return [os.fstat(handle).st_ino, hasher.dump()]
+                    _hold(hasher.digest, digest)
+                    _give(handle, os.fstat(root), 0o640)
+                    os.fsync(handle)
+                os.rename(name, blob_name(digest), src_dir_fd=root, dst_dir_fd=directory)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=root)
+                raise
+        return []
+
+    def _begun(self, name: str, begun: t.Sequence[t.Any]) -> tuple[int, _digest.Hasher]:
+        """A copy that was begun, open for writing, and how far it is; a new one where there is none. It is locked while
+        it is open, so that nobody else has it put away or in place.
+
+        The directory's owner may put another file there. Only one that is nobody else's, and has no other name, is what
+        this user wrote.
+
+        :raises StoreError: another process works at it.
+        """
+        root = self._open_root()
+        try:
+            handle = os.open(name, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=root)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            os.unlink(name, dir_fd=root)  # A link or the like, which nobody copies to.
+        else:
+            self._lock(handle, name)
+            about, hasher = os.fstat(handle), _digest.Hasher(begun[1] if len(begun) > 1 else "")
+            same = (about.st_ino, about.st_uid, about.st_nlink) == (begun[0] if begun else 0, os.geteuid(), 1)
+            if same and stat.S_IMODE(about.st_mode) == 0o600 and about.st_size == hasher.position:
+                return handle, hasher
+            os.unlink(name, dir_fd=root)
+            os.close(handle)
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=root)
+        self._lock(handle, name)
+        return handle, _digest.Hasher()
+
+    def _lock(self, handle: int, name: str) -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.stat(name, dir_fd=self._open_root(), follow_symlinks=False).st_ino == os.fstat(handle).st_ino
+        except OSError:
+            ours = False
+        if not ours:
+            os.close(handle)
+            raise StoreError(f"another process works at {self.path}/{name}")
 
     def _link(self, stream: t.BinaryIO, name: str, directory: int) -> None:
         root, temporary = self._open_root(), f"{_TEMPORARY}{os.getpid()}-{name}"
@@ -452,7 +531,13 @@ def drop_layers(models: str, name: str, media_types: t.Collection[str]) -> None:
         store.write_manifest(name, json.dumps(manifest, separators=(",", ":")).encode())
 
 
-def adopt(source: str, destination: str, check: bool = False) -> Adoption:
+def adopt(
+    source: str,
+    destination: str,
+    check: bool = False,
+    go_on: t.Callable[[], bool] = lambda: True,
+    resume: t.Mapping[str, t.Any] | None = None,
+) -> Adoption:
     """Take over the models of another store, which stays as it is.
 
     Each blob is read and must have the sha256 of its name. On one file system it is linked, so that it takes no room
@@ -461,15 +546,28 @@ def adopt(source: str, destination: str, check: bool = False) -> Adoption:
     :param source: a models directory.
     :param destination: a models directory, whose parent is there and belongs to the server's user.
     :param check: change nothing, and read no blob.
+    :param go_on: asked after each MiB; where it says no, the turn is over.
+    :param resume: that of the call before.
     :raises OSError: the destination cannot be written.
     :raises StoreError: it is a link.
+    :raises AdoptionPaused: the turn is over.
     """
-    result = Adoption()
+    known = resume or {}
+    result = Adoption(
+        list(known.get("adopted") or ()),
+        [],
+        [(name, reason) for name, reason in known.get("skipped") or ()],
+        known.get("linked_bytes") or 0,
+        known.get("copied_bytes") or 0,
+    )
+    settled = {*result.adopted, *(name for name, _reason in result.skipped)}
     with Store(source, foreign=True) as theirs, Store(destination) as own:
         kept = own.models()
         if not check:
             own.make()
         for name in theirs.models():
+            if name in settled:
+                continue
             if name in kept:
                 result.kept.append(name)
                 continue
@@ -478,7 +576,9 @@ def adopt(source: str, destination: str, check: bool = False) -> Adoption:
                 digests = [blob.digest for blob in blobs(content)]
                 if not check:
                     for digest in digests:
-                        _adopt_blob(theirs, digest, own, result)
+                        begun = _adopt_blob(theirs, digest, own, result, go_on, known.get("begun") or [])
+                        if begun:
+                            raise _paused(theirs, own, result, begun)
                     own.write_manifest(name, content)
             except StoreError as error:
                 result.skipped.append((name, str(error)))
@@ -487,20 +587,59 @@ def adopt(source: str, destination: str, check: bool = False) -> Adoption:
     return result
 
 
-def _adopt_blob(theirs: Store, digest: str, own: Store, result: Adoption) -> None:
+def _adopt_blob(
+    theirs: Store,
+    digest: str,
+    own: Store,
+    result: Adoption,
+    go_on: t.Callable[[], bool],
+    begun: t.Sequence[t.Any],
+) -> list[t.Any]:
+    """Take over a blob, and return nothing; where the turn is over, what the next call goes on from: the digest, what
+    tells its file from another, and how far it is, at the end of which is the state of its sha256.
+    """
     if own.has(digest):
-        return
+        return []
     try:
         with theirs.opened(digest) as stream:
-            size = os.fstat(stream.fileno()).st_size
+            about = os.fstat(stream.fileno())
+            identity = [about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns]
+            so_far = begun[2] if begun[:2] == [digest, identity] else []
             if own.linkable(stream):
-                own.link(stream, digest)
-                result.linked_bytes += size
+                hasher = _digest.Hasher(so_far[-1] if so_far else "")
+                if not hasher.read(stream, go_on):
+                    return [digest, identity, [hasher.dump()]]
+                own.link(stream, digest, hasher.digest)
+                result.linked_bytes += about.st_size
             else:
-                own.copy(stream, digest)
-                result.copied_bytes += size
+                so_far = own.copy(stream, digest, go_on, so_far)
+                if so_far:
+                    return [digest, identity, so_far]
+                result.copied_bytes += about.st_size
     except FileNotFoundError as error:
         raise StoreError(f"{blob_path(theirs.path, digest)} is not there") from error
+    return []
+
+
+def _paused(theirs: Store, own: Store, result: Adoption, begun: list[t.Any]) -> AdoptionPaused:
+    settled = {*own.models(), *(name for name, _reason in result.skipped)}
+    digests: set[str] = set()
+    for name in theirs.models():
+        with suppress(StoreError):  # Told when it is its turn.
+            digests.update(blob.digest for blob in theirs.blobs(name) if name not in settled)
+    here = result.linked_bytes + result.copied_bytes
+    resume = {
+        "adopted": result.adopted,
+        "skipped": result.skipped,
+        "linked_bytes": result.linked_bytes,
+        "copied_bytes": result.copied_bytes,
+        "begun": begun,
+    }
+    lacking = 0
+    for digest in digests:
+        with suppress(StoreError):
+            lacking += 0 if own.has(digest) else theirs.size(digest) or 0
+    return AdoptionPaused(here + _digest.Hasher(begun[2][-1]).position, here + lacking, resume)
 
 
 @contextmanager

@@ -20,7 +20,11 @@ description:
   - A model whose name the destination has already is left alone.
 extends_documentation_fragment:
   - onprem.llm.attributes
+  - onprem.llm.transfer.turns
 attributes:
+  action:
+    description: Has an action plugin, which shows how much is taken over of how much while it runs.
+    support: full
   check_mode:
     support: full
     details:
@@ -89,12 +93,34 @@ copied_bytes:
   returned: success
   type: int
   sample: 0
+pending:
+  description: Where it stands when it is not done, null where it is. The action plugin returns null.
+  returned: success
+  type: dict
+  contains:
+    phase:
+      description: V(adopt).
+      type: str
+      sample: adopt
+    done_bytes:
+      description: Bytes of the files that are linked, copied or read.
+      type: int
+      sample: 104857600
+    total_bytes:
+      description: Bytes of all files that the destination lacked.
+      type: int
+      sample: 253113024
+    resume:
+      description: What the next call takes as O(resume).
+      type: dict
+      sample: {adopted: [], skipped: [], linked_bytes: 0, copied_bytes: 0, begun: []}
 """
 
 import os
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store as store
+from ansible_collections.onprem.llm.plugins.module_utils import _transfer, _transfer_options, _turn
 
 
 def main() -> None:
@@ -102,22 +128,31 @@ def main() -> None:
         argument_spec={
             "source": {"type": "path", "required": True},
             "destination": {"type": "path", "required": True},
+            **_transfer_options.TURNS,
         },
         supports_check_mode=True,
     )
     source, destination = module.params["source"], module.params["destination"]
     if not os.path.isdir(source):
         module.fail_json(msg=f"source is {source}; there is no such directory")
+    resume = module.params["resume"]
     try:
+        turn = _turn.Turn(_transfer.Limits(seconds=module.params["transfer_seconds"]), module.params["announce"])
         with store.Store(destination) as own:
-            before = sorted(own.models())
-        result = store.adopt(source, destination, module.check_mode)
+            before = sorted(set(own.models()) - set(resume.get("adopted") or ()))
+        result = store.adopt(
+            source, destination, module.check_mode, lambda: not turn.announce and turn.left > 0, resume
+        )
+    except store.AdoptionPaused as paused:
+        pending = _turn.Pending("adopt", paused.done_bytes, paused.total_bytes).result(paused.resume)
+        module.exit_json(changed=True, pending=pending)
     except (OSError, store.StoreError) as error:
         module.fail_json(msg=f"destination is {destination}; it cannot be written: {error}")
     for name, reason in result.skipped:
         module.warn(f"{name} is not taken over: {reason}")
     module.exit_json(
         changed=bool(result.adopted),
+        pending=None,
         adopted=result.adopted,
         kept=result.kept,
         skipped=[{"name": name, "reason": reason} for name, reason in result.skipped],

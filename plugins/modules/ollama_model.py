@@ -684,7 +684,7 @@ class Manager:
             return own
         for item in running:
             other = self.client.model(item["name"])
-            if other and (other.weights_digest, other.adapters) == (model.weights_digest, model.adapters):
+            if other and api.same_files(other, model):
                 return item
         return None
 

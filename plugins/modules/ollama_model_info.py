@@ -169,6 +169,13 @@ loaded:
       description: When it leaves memory if nobody asks.
       type: str
       sample: "2319-03-03T02:30:20.333078831Z"
+    serves:
+      description:
+        - Names of the models that are served by it, its own among them. The server has one runner for models of the
+          same weights, adapters and options of loading, under the name that was asked for first.
+      type: list
+      elements: str
+      sample: [clerk:latest, gemma3:270m]
 missing:
   description: Names of O(wanted) that are not installed or have other weights, as they were given.
   returned: success
@@ -258,13 +265,16 @@ def main() -> None:
         version = client.version()
         tags = client.tags()
         needed = {local_name(name) for name in wanted}
+        running = client.running()
+        listed = {str(item.get("name")) for item in running}
         found = {}
         for tag in tags:
             name = tag.get("name")
-            model = client.model(name, tags) if name and (only is None or name == only or name in needed) else None
+            asked = only is None or name == only or name in needed or name in listed
+            model = client.model(name, tags) if name and asked else None
             if model:
                 found[name] = model
-        loaded = [api.loaded(item) for item in client.running() if only is None or item.get("name") == only]
+        loaded = [dict(api.loaded(item), serves=api.served(str(item.get("name")), found, listed)) for item in running]
         more = verified(module.params, only) if module.params["verify"] else {}
     except (api.OllamaError, store.StoreError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
@@ -277,7 +287,7 @@ def main() -> None:
         changed=False,
         version=version,
         models=[model.result() for name, model in sorted(found.items()) if only is None or name == only],
-        loaded=loaded,
+        loaded=[item for item in loaded if only is None or only in item["serves"]],
         missing=missing,
         **{"pending": None, **more},
     )

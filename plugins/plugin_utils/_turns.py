@@ -22,7 +22,7 @@ from ansible_collections.onprem.llm.plugins.module_utils._text import human_byte
 LINES_AN_INTERVAL = 4
 MOST_INTERVALS = 4
 # What is done with files that are here, by its phase.
-PASSES = {"verify": "reading its files", "push": "putting it into the registry"}
+PASSES = {"verify": "reading its files", "push": "putting it into the registry", "adopt": "taking its files over"}
 
 
 def duration(seconds: float) -> str:

@@ -247,7 +247,7 @@ def fallback(site: Site) -> None:
         site.check("and upstream is asked nothing", site.upstream.requests(), site.upstream.requests() == 0)
         site.inside(node, "docker rm --force onprem-llm-ollama; docker image prune --all --force")
         output = " ".join(site.play("--tags", "ollama", "--limit", ",".join(NODES), "site.yml", fails=True).split())
-        said = re.search(r"The mirror 10\S+ nor \S+ did not give .{0,300}", output)
+        said = re.search(r"None of the mirrors 10\S+ 10\S+ gave .{0,300}", output)
         site.check("nor does the engine's image come", said and said[0], bool(said))
         site.play("--tags", "ollama,models", "--limit", ",".join(NODES), "site.yml", models_mirror_fallback=True)
         site.check("with a fallback the model comes from upstream", site.share(site.upstream.sent()[digest]),

@@ -284,6 +284,18 @@ def test_models_of_the_same_weights_share_a_runner(site: Site) -> None:
     assert site.loads == [SMALL, "other:1b"]
 
 
+def test_a_name_with_the_scheme_of_its_registry_is_the_one_that_the_engine_lists(site: Site) -> None:
+    listed = "models.test:5000/team/house:1"
+    site.engine.put(listed, "sha256:9")
+    site.plan(f"http://{listed}")
+    site.start()
+    site.until_ready()
+    looks = len(site.engine.asked("/api/ps"))
+    site.until(lambda: len(site.engine.asked("/api/ps")) > looks + 10)
+    assert site.loads == [listed]
+    assert site.model(listed)["loaded"] is True
+
+
 def test_a_changed_plan_is_followed(site: Site) -> None:
     site.plan(SMALL)
     site.start()

@@ -43,6 +43,7 @@ class FakeEngine:
             "/api/generate": (200, {"response": "x", "done": True}),
             "/api/embed": (200, {"embeddings": [[0.1, 0.2]]}),
         }
+        self.shown: dict[str, dict[str, str]] = {}  # what /api/show says of models that are there
         self.delay = 0.0
         self.posts: list[tuple[str, dict[str, Any]]] = []
         engine = self
@@ -50,7 +51,10 @@ class FakeEngine:
         class Handler(BaseHTTPRequestHandler):
             def answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                if body:
+                if self.path == "/api/show":
+                    shown = engine.shown.get(json.loads(body)["model"])
+                    engine.answers[self.path] = (404, {"error": "not found"}) if shown is None else (200, shown)
+                elif body:
                     engine.posts.append((self.path, json.loads(body)))
                     time.sleep(engine.delay)
                 answers = {**engine.answers, "/api/ps": (200, {"models": engine.loaded})}
@@ -192,6 +196,58 @@ def test_difference_from_the_plan_degrades(
     check = Check(tmp_path, engine.url, [CHAT, EMBEDDING])
     assert (check.exit_status, check.line["status"], check.line["level"]) == (0, "degraded", "warning")
     assert check.findings == {(finding, "chat-model:q4")}
+
+
+def shown(weights: str, *rest: str, parameters: str = "") -> dict[str, str]:
+    """An answer of /api/show."""
+    files = [f"FROM /models/blobs/sha256-{weights * 64}", *rest]
+    return {"modelfile": "\n".join(["# FROM chat-model:q4", *files, "TEMPLATE x", ""]), "parameters": parameters}
+
+
+@pytest.mark.parametrize("other", ["clerk:1", "unplanned:1"])
+def test_models_that_share_a_runner_are_resident_under_one_name(engine: FakeEngine, tmp_path: Path, other: str) -> None:
+    adapter = f"ADAPTER /models/blobs/sha256-{'c' * 64}"
+    engine.shown = {
+        "chat-model:q4": shown("a", adapter, parameters="num_ctx 8192\ntemperature 1"),
+        other: shown("a", adapter, parameters="num_ctx                        8192"),
+        "embedder:latest": shown("b"),
+    }
+    engine.loaded[0]["name"] = other
+    planned = [CHAT, EMBEDDING] + ([{**CHAT, "name": other}] if other == "clerk:1" else [])
+    check = Check(tmp_path, engine.url, planned)
+    assert (check.exit_status, check.findings) == (0, set())
+    assert check.metrics['onprem_llm_model_size_bytes{model="chat-model:q4"}'] == "1000"
+    assert "chat-model:q4" in [body["model"] for _, body in engine.posts]
+
+
+@pytest.mark.parametrize(
+    "running",
+    [
+        pytest.param(shown("b", parameters="num_ctx 8192"), id="other weights"),
+        pytest.param(shown("a", f"ADAPTER /blobs/sha256-{'c' * 64}", parameters="num_ctx 8192"), id="an adapter"),
+        # To ask for an answer would have the engine load it anew.
+        pytest.param(shown("a", parameters="num_ctx 4096"), id="another context"),
+        pytest.param({"modelfile": ""}, id="no files"),
+        pytest.param(None, id="gone"),
+    ],
+)
+def test_a_runner_of_something_else_serves_no_planned_model(
+    engine: FakeEngine, tmp_path: Path, running: dict[str, str] | None
+) -> None:
+    engine.shown = {"chat-model:q4": shown("a", parameters="num_ctx 8192"), "embedder:latest": shown("b")}
+    engine.shown |= {} if running is None else {"other:1": running}
+    engine.loaded[0]["name"] = "other:1"
+    check = Check(tmp_path, engine.url, [CHAT, EMBEDDING])
+    assert check.findings == {("not_resident", "chat-model:q4"), ("unplanned", "other:1")}
+    assert [body["model"] for _, body in engine.posts] == ["embedder:latest"]
+
+
+def test_name_with_the_scheme_of_its_registry_is_the_one_that_the_engine_lists(
+    engine: FakeEngine, tmp_path: Path
+) -> None:
+    engine.loaded[0]["name"] = "models.test:5000/team/house:1"
+    check = Check(tmp_path, engine.url, [{**CHAT, "name": "http://models.test:5000/team/house:1"}, EMBEDDING])
+    assert (check.exit_status, check.findings) == (0, set())
 
 
 def test_unplanned_model_is_reported(engine: FakeEngine, tmp_path: Path) -> None:

@@ -120,6 +120,18 @@ def test_models_are_judged_apart_and_once():
     assert [(item["model"], bool(item["problem"])) for item in findings] == [("gemma3:270m", False), ("embed", True)]
 
 
+def test_models_that_share_a_runner_are_where_it_is():
+    installed = [*INSTALLED, {"name": "clerk:1", "weights_digest": CHAT}]
+    log = START + runner(CHAT) + LLAMA.format(19, 19)
+    both = [planned("GPU-1"), planned("GPU-1", name="clerk:1")]
+    shared = [{**WHOLE[0], "serves": ["clerk:1", "gemma3:270m"]}]
+    assert [item["problem"] for item in judge(both, log, installed, shared)] == ["", ""]
+    spilled = judge(both, START + runner(CHAT) + LLAMA.format(12, 19), installed, shared)
+    assert ["12 of 19" in item["problem"] for item in spilled] == [True, True]
+    alone = [{**WHOLE[0], "serves": ["gemma3:270m"]}]
+    assert ["not loaded" in item["problem"] for item in judge(both, log, installed, alone)] == [False, True]
+
+
 def test_noise_is_ignored():
     log = (
         "offloaded 1/2 layers to GPU\n"

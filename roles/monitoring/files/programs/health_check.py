@@ -17,6 +17,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -27,6 +28,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ERROR, WARNING = "error", "warning"
+# The parameters of a model for which the engine loads it anew.
+LOADING = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 
 
 class EngineError(Exception):
@@ -70,7 +73,7 @@ class Report:
 
 
 class Engine:
-    """The four requests that the check makes of an Ollama server."""
+    """The requests that the check makes of an Ollama server."""
 
     def __init__(self, url: str, timeout: float) -> None:
         """*timeout* in seconds holds for each answer on its own."""
@@ -104,6 +107,20 @@ class Engine:
         """Loaded models by name."""
         return {str(model.get("name")): model for model in self._ask("/api/ps").get("models") or []}
 
+    def loads_as(self, model: str) -> tuple[Any, ...]:
+        """What the engine tells runners apart by, beside the name: files and the parameters that decide how it loads.
+
+        Models that are alike in it share one runner (Ollama 0.32.15, server/sched.go), which /api/ps lists under the
+        name that was asked for first.
+        """
+        shown = self._ask("/api/show", {"model": model})
+        head = re.split(r"^TEMPLATE ", str(shown.get("modelfile") or ""), maxsplit=1, flags=re.MULTILINE)[0]
+        files = re.findall(r"^(?:FROM|ADAPTER) .*sha256-[0-9a-f]{64}$", head, re.MULTILINE)
+        if not files:
+            raise EngineError("/api/show: the modelfile names no file")
+        lines = (line.split() for line in str(shown.get("parameters") or "").splitlines())
+        return (files, sorted(line for line in lines if line[:1] and line[0] in LOADING))
+
     def generate_token(self, model: str) -> None:
         # num_predict does not change how a model is loaded; keep_alive left out would be the server's default.
         request = {"model": model, "prompt": "1", "stream": False, "keep_alive": -1, "options": {"num_predict": 1}}
@@ -118,7 +135,9 @@ class Engine:
 
 
 def full_name(model: str) -> str:
-    """The name as /api/ps gives it: a model without a tag has the tag that Ollama adds."""
+    """The name as /api/ps gives it: with the tag that Ollama adds, and without the scheme of the registry."""
+    scheme, separator, rest = model.partition("://")
+    model = rest if separator and scheme in ("http", "https") else model
     return model if ":" in model.rpartition("/")[2] else model + ":latest"
 
 
@@ -143,13 +162,28 @@ def check(plan: dict[str, Any], engine: Engine, gpu_required: bool) -> Report:
     except EngineError as error:
         report.find(ERROR, "engine_silent", str(error))
     else:
+        names = {health.name for health in report.models}
+        runners = {name: runner_of(name, loaded, engine) for name in names}
         for model, health in zip(wanted, report.models):
-            _check_model(model, health, loaded.get(health.name), engine, gpu_required, report)
-        report.unplanned = sorted(loaded.keys() - {health.name for health in report.models})
+            _check_model(model, health, loaded.get(runners[health.name]), engine, gpu_required, report)
+        report.unplanned = sorted(loaded.keys() - names - set(runners.values()))
         for name in report.unplanned:
             report.find(WARNING, "unplanned", "is loaded and takes memory that the plan gives to others", name)
     report.duration_seconds = time.monotonic() - begin
     return report
+
+
+def runner_of(name: str, loaded: dict[str, dict[str, Any]], engine: Engine) -> str:
+    """The name under which the runner that serves a model is listed; empty where none does."""
+    if name in loaded:
+        return name
+    with contextlib.suppress(EngineError):  # A model that is not there is told as one that is not loaded.
+        wanted = engine.loads_as(name)
+        for other in loaded:
+            with contextlib.suppress(EngineError):
+                if engine.loads_as(other) == wanted:
+                    return other
+    return ""
 
 
 def read_warmer(path: str, report: Report) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -214,6 +215,54 @@ def test_a_model_that_is_not_whole_stays_behind(tmp_path: Path, fault: str) -> N
     assert [name for name, _ in result.skipped] == ["a:latest"]
     assert not Path(store.manifest_path(str(destination), "a")).exists()
     assert not (destination / "blobs" / blob.name).exists()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o600], ids=["linked", "copied"])
+@pytest.mark.parametrize("replaced", [False, True], ids=["", "the begun copy is replaced"])
+def test_an_adoption_goes_on_where_its_turn_ended(tmp_path: Path, mode: int, replaced: bool) -> None:
+    weights = os.urandom(3 * 2**20 + 5)
+    source, destination = foreign(tmp_path / "theirs", a=weights, b=b"bbb"), tmp_path / "ours" / "models"
+    destination.parent.mkdir()
+    Path(store.blob_path(str(source), f"sha256:{hashlib.sha256(weights).hexdigest()}")).chmod(mode)
+    resume: dict[str, Any] = {}
+    told = []
+    while len(told) < 50:
+        try:
+            result = store.adopt(str(source), str(destination), False, lambda: False, resume)
+            break
+        except store.AdoptionPaused as paused:
+            resume = json.loads(json.dumps(paused.resume))  # as a module's result and argument
+            told.append((paused.done_bytes, paused.total_bytes))
+        for begun in destination.glob(".onprem-llm-copy-*") if replaced and len(told) == 3 else []:
+            begun.rename(tmp_path / "away")
+            begun.write_bytes((tmp_path / "away").read_bytes()[:-1] + b"x")
+    assert (result.adopted, result.kept, result.skipped) == (["a:latest", "b:latest"], [], [])
+    total = len(weights) + len(b"bbb") + len(b"{}")
+    assert (result.linked_bytes + result.copied_bytes, bool(result.copied_bytes)) == (total, mode == 0o600)
+    assert {whole for _, whole in told} == {total}
+    done = [here for here, _ in told]
+    assert len(done) >= 5
+    assert done == sorted(done) or (replaced and mode == 0o600)
+    for path in source.glob("blobs/*"):
+        assert (destination / "blobs" / path.name).read_bytes() == path.read_bytes()
+    assert [path.name for path in destination.iterdir() if path.is_file()] == []
+
+
+def test_a_copy_that_another_process_works_at_is_left_to_it(tmp_path: Path) -> None:
+    source, destination = foreign(tmp_path / "theirs", a=b"aaa"), tmp_path / "ours" / "models"
+    destination.parent.mkdir()
+    for path in source.glob("blobs/*"):
+        path.chmod(0o600)
+    with pytest.raises(store.AdoptionPaused):
+        store.adopt(str(source), str(destination), False, lambda: False)
+    [begun] = destination.glob(".onprem-llm-copy-*")
+    with open(begun, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        result = store.adopt(str(source), str(destination))
+        assert [(name, "another process" in reason) for name, reason in result.skipped] == [("a:latest", True)]
+        assert begun.stat().st_ino == os.fstat(other.fileno()).st_ino
+    assert store.adopt(str(source), str(destination)).adopted == ["a:latest"]
+    assert [path.name for path in destination.iterdir() if path.is_file()] == []
 
 
 def test_check_mode_adopts_nothing(tmp_path: Path) -> None:

@@ -602,6 +602,26 @@ def test_models_of_the_same_weights_share_what_is_in_memory(server: Server) -> N
     server.quartet(changed=False, name="clerk:1", state="unloaded")
 
 
+@pytest.mark.parametrize(
+    ("other", "shared"),
+    [
+        ({"weights": DIGEST, "system": "You are a clerk.", "parameters": {"num_ctx": 512, "temperature": 1}}, True),
+        ({"weights": DIGEST, "parameters": {"num_ctx": 1024}}, False),
+        ({"weights": DIGEST, "parameters": {"num_ctx": 512}, "adapters": [OTHER]}, False),
+        ({"weights": OTHER, "parameters": {"num_ctx": 512}}, False),
+    ],
+    ids=["same runner", "other context", "adapter", "other weights"],
+)
+def test_who_is_served_by_what_is_in_memory(server: Server, other: dict[str, Any], shared: bool) -> None:
+    server.state.put("base:1", DIGEST, parameters={"num_ctx": 512})
+    server.state.put("clerk:1", **other)
+    server.model(name="base:1", state="loaded")
+    served = ["base:1", "clerk:1"] if shared else ["base:1"]
+    assert [(item["name"], item["serves"]) for item in server.info()["loaded"]] == [("base:1", served)]
+    assert [item["serves"] for item in server.info(name="clerk:1")["loaded"]] == ([served] if shared else [])
+    assert [model["name"] for model in server.info(name="clerk:1")["models"]] == ["clerk:1"]
+
+
 def test_a_failing_load_fails_with_the_servers_words(server: Server) -> None:
     server.state.put("mine:1", DIGEST)
     server.state.load_error = "llama runner process has terminated: cudaMalloc failed: out of memory"
