@@ -292,6 +292,12 @@ def test_a_model_that_is_not_loaded_is_no_matter_of_this_check(site: Site) -> No
     assert [rung["ok"] for rung in report["rungs"][-2:]] == [None, None]
 
 
+def test_a_registry_of_plain_http_is_no_part_of_a_models_name(site: Site) -> None:
+    site.plan["instances"][0]["models"][0]["name"] = "http://registry.example:5000/team/chat:q4"
+    site.loaded = [{"name": "registry.example:5000/team/chat:q4", "size": 1000, "size_vram": 10}]
+    assert site.check()["cause"] == "spilled"
+
+
 def test_an_engine_that_is_silent_is_no_matter_of_this_check(site: Site) -> None:
     site.url = "http://127.0.0.1:9"
     report = site.check()

@@ -332,7 +332,9 @@ def raise_inside(text: str) -> None:
 
 
 def full_name(model: str) -> str:
-    """The name as /api/ps gives it: a model without a tag has the tag that Ollama adds."""
+    """The name as /api/ps gives it: with the tag that Ollama adds, and without the scheme of the registry."""
+    scheme, separator, rest = model.partition("://")
+    model = rest if separator and scheme in ("http", "https") else model
     return model if ":" in model.rpartition("/")[2] else model + ":latest"
 
 
