@@ -355,7 +355,7 @@ def test_a_trial_lasts_longer_where_more_changes_and_where_hosts_wait_for_each_o
 
 # --- From outside
 
-CONTAINERS = [
+ADDRESSED_CONTAINERS = [
     {"NetworkSettings": {"Networks": {
         "engine": {"IPAddress": "172.30.250.2", "GlobalIPv6Address": ""},
         "six": {"IPAddress": "172.18.0.2", "GlobalIPv6Address": "fd55::2"},
@@ -372,7 +372,7 @@ ADDRESSES = FACTS | {
 
 
 def probed(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    known = variables(ansible_facts=facts, __firewall_containers={"json": CONTAINERS})
+    known = variables(ansible_facts=facts, __firewall_containers={"json": ADDRESSED_CONTAINERS})
     families: list[dict[str, Any]] = evaluated("__firewall_probed_families", known)
     return {family["name"]: family for family in families}
 
