@@ -556,7 +556,7 @@ def adopt(
     result = Adoption(
         list(known.get("adopted") or ()),
         [],
-        [(name, reason) for name, reason in known.get("skipped") or ()],
+        [(str(name), str(reason)) for name, reason in known.get("skipped") or ()],
         known.get("linked_bytes") or 0,
         known.get("copied_bytes") or 0,
     )

@@ -645,7 +645,7 @@ class Ledger:
                 del self.months[old]
         if status < 400 and row["model"]:
             # The log has the engine's part; whoever waited in nginx before has waited for the first token, too.
-            first = number(str(row.get("upstream_header_time", "")).split(",")[-1])
+            first = number(str(row.get("upstream_header_time", "")).rsplit(",", maxsplit=1)[-1])
             if first is not None:
                 waited = max(0.0, float(row["request_time"]) - seconds) if seconds else 0.0
                 _observe(self.first_token, model, FIRST_TOKEN_BUCKETS, waited + first)
