@@ -43,7 +43,7 @@ lint unit gateway sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## What takes long: kills at every tenth task, the gateway's limit, mirrors, the firewall's trials, two gateways, every fault that diagnose.yml is to name, fuzzing, drawn models, slow transfers
+test-long: venv docker ## What takes long: kills at every tenth task, the gateway's limit, mirrors, the firewall's trials, two gateways, every fault that diagnose.yml is to name, all moves of NVIDIA's packages, fuzzing, drawn models, slow transfers
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
 	@$(MAKE) bench-memory-drawn
@@ -51,6 +51,7 @@ test-long: venv docker ## What takes long: kills at every tenth task, the gatewa
 	@$(PYTHON) -m tests.mirror
 	@$(PYTHON) -m tests.edge
 	@$(PYTHON) -m tests.faults
+	@PYTEST_ADDOPTS="-m ''" molecule test --scenario-name nvidia
 	@$(PYTHON) -m tests.long
 
 # The benches import the collection by its name.

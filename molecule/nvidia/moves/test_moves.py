@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
+
+import pytest
 
 from tests.plays import ROOT, run
 
@@ -40,23 +43,36 @@ def test_upgrades_of_others_leave_it_alone() -> None:
     assert "nvidia" not in "".join(line for line in said.splitlines(True) if line.startswith(("Inst", "Remv")))
 
 
-def test_whole_set_moves_up_and_down() -> None:
-    """What somebody installed beside it moves along."""
+@pytest.fixture
+def companion() -> Iterator[None]:
+    """What somebody installed beside the set moves along."""
     on_host("apt-get install -y -qq libnvidia-encode1")
-    before = versions()
-    result = converge(nvidia_driver_branch="595")
-    assert result.returncode == 0, result.stdout
-    assert versions() == dict.fromkeys(before, "595.71.05-1")
-    assert on_host("modinfo -F version nvidia").strip() == "595.71.05"
-    assert set(on_host("apt-mark showhold").split()) == set(SET)
-    # The first branch again, and its older release: a downgrade.
-    result = converge(nvidia_driver_version="580.82.07")
-    assert result.returncode == 0, result.stdout
-    assert versions() == dict.fromkeys(before, "580.82.07-1")
-    assert on_host("modinfo -F version nvidia").strip() == "580.82.07"
+    yield
     on_host("apt-get purge -y -qq libnvidia-encode1")
 
 
+def moved(version: str, **wish: object) -> None:
+    """Move the set, and see that all of it moved."""
+    before = versions()
+    result = converge(**wish)
+    assert result.returncode == 0, result.stdout
+    assert versions() == dict.fromkeys(before, f"{version}-1")
+    assert on_host("modinfo -F version nvidia").strip() == version
+    assert set(on_host("apt-mark showhold").split()) == set(SET)
+
+
+@pytest.mark.usefixtures("companion")
+def test_whole_set_moves_to_another_branch() -> None:
+    moved("595.71.05", nvidia_driver_branch="595")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("companion")
+def test_whole_set_moves_back_to_an_older_release() -> None:
+    moved("580.82.07", nvidia_driver_version="580.82.07")
+
+
+@pytest.mark.long
 def test_held_package_in_the_way_is_refused() -> None:
     on_host("apt-mark hold libcuda1")
     result = converge(nvidia_driver_branch="595")
@@ -66,6 +82,7 @@ def test_held_package_in_the_way_is_refused() -> None:
     assert set(versions().values()) == {"580.82.07-1"}
 
 
+@pytest.mark.long
 def test_failed_build_shows_its_log() -> None:
     on_host("touch /etc/break-nvidia-build")
     result = converge(nvidia_driver_branch="595")
@@ -79,6 +96,7 @@ def test_failed_build_shows_its_log() -> None:
     assert set(versions().values()) == {"595.71.05-1"}
 
 
+@pytest.mark.long
 def test_running_node_is_left_alone() -> None:
     on_host("mkdir -p /run/onprem-llm && echo '{\"ready\": true}' >/run/onprem-llm/warm.json")
     result = converge(nvidia_driver_branch="580")

@@ -1,6 +1,7 @@
 """The container toolkit on one host, with real apt and systemd: installed, held, moved, its spec written, and removed.
 
-The tests stand in the order in which they run: each goes on from what the one before left.
+The tests stand in the order in which they run: each goes on from what the one before left, with those that take long
+and without them.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ def host() -> Iterator[None]:
     on_host("systemctl stop toolkit-repository; rm -rf /srv/libnvidia-container")
 
 
+@pytest.mark.long
 def test_check_mode_says_what_would_come_and_brings_nothing() -> None:
     before = packages(), on_host("ls /etc/apt/sources.list.d /etc/onprem-llm 2>&1 || :")
     result = converge("--check", "--diff")
@@ -120,6 +122,7 @@ def test_upgrades_of_others_leave_it_alone() -> None:
     assert "1.21.0-1" in on_host(f"apt-cache policy {BASE}")
 
 
+@pytest.mark.long
 def test_another_version_is_moved_to_and_back() -> None:
     on_host("apt-get install -y -qq libnvidia-container1=1.20.0-1")
     assert changed(converge(nvidia_container_toolkit_version="1.19.1")) > 0
@@ -128,6 +131,7 @@ def test_another_version_is_moved_to_and_back() -> None:
     assert packages() == {BASE: "hi 1.20.0-1", "libnvidia-container1": "hi 1.20.0-1"}
 
 
+@pytest.mark.long
 def test_a_lost_hold_and_units_that_were_disabled_are_mended() -> None:
     on_host(f"apt-mark unhold {BASE}; systemctl disable -q --now nvidia-cdi-refresh.path")
     assert changed(converge()) > 0
@@ -155,6 +159,7 @@ def test_a_driver_that_nobody_told_of_is_found() -> None:
     assert "libcuda.so.596.20" in on_host(f"cat {SPEC}")
 
 
+@pytest.mark.long
 def test_mig_has_the_spec_written_anew() -> None:
     on_host("systemctl stop nvidia-cdi-refresh.path")
     files = gpus.files("h200-mig")
@@ -172,6 +177,7 @@ def test_mig_has_the_spec_written_anew() -> None:
     assert {"0", "1", GPU} <= set(named())
 
 
+@pytest.mark.long
 def test_a_spec_that_does_not_come_is_told_with_the_reason() -> None:
     on_host(f"rm {SPEC}; sed -i s/nvidia.ko/other.ko/ /lib/modules/$(uname -r)/modules.dep")
     # The units saw the file change, too.
@@ -193,17 +199,22 @@ def test_a_spec_that_does_not_come_is_told_with_the_reason() -> None:
             "dpkg --purge nvidia-docker2; rm /usr/local/bin/nvidia-ctk", {},
             ["nvidia-docker2 2.8.0-1", "A second toolkit is on the host: /usr/local/bin/nvidia-ctk"],
         ),
-        ("true", "true", {"nvidia_container_toolkit_version": "1.30.0"}, ["does not have the version"]),
-        (
+        pytest.param(
+            "true", "true", {"nvidia_container_toolkit_version": "1.30.0"}, ["does not have the version"],
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
             f"apt-mark unhold {BASE}; rm /etc/apt/sources.list.d/onprem-llm-nvidia-container-toolkit.sources",
             f"apt-mark hold {BASE}",
             {"nvidia_container_toolkit_repository_url": "http://127.0.0.1:9/stable", **OTHER_VERSION},
             ["The repository does not answer"],
+            marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             "true", "true",
             {"nvidia_container_toolkit_repository_key_file": str(STATE / "other.asc"), **OTHER_VERSION},
             ["is not signed by the key that was expected"],
+            marks=pytest.mark.long,
         ),
     ],
     ids=["two others", "no such version", "unreachable", "another key"],
@@ -220,6 +231,7 @@ def test_what_is_in_the_way_is_told(prepare: str, undo: str, wish: dict[str, str
     on_host("apt-get update -qq")
 
 
+@pytest.mark.long
 def test_it_is_whole_again_after_all_that() -> None:
     assert changed(converge(nvidia_container_toolkit_version="1.20.0")) == 0
 
