@@ -9,6 +9,12 @@ from conftest import SCENARIO, Node
 
 STATE = "/run/onprem-llm-gpu/proof.json"
 UNIT = "onprem-llm-gpu-proof.service"
+# The tests after these ask an engine that is healthy and has its models.
+IS_WARM = (
+    "for i in $(seq 120); do sleep 0.5;"
+    " docker inspect --format '{{.State.Health.Status}}' onprem-llm-ollama | grep -qx healthy || continue;"
+    " grep -q '\"ready\": true' /run/onprem-llm/warm.json && break; done"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +58,7 @@ def test_it_is_healthy_after(node: Node, restart: str) -> None:
         # Docker hears of a file that is renamed in the directory, and of none that is moved in from another.
         ("mv /etc/cdi/nvidia.yaml /etc/cdi/away", "mv /etc/cdi/away /etc/cdi/nvidia.yaml", "cdi_spec_missing"),
         ("mv /etc/simulated-gpus.csv /etc/away.csv", "mv /etc/away.csv /etc/simulated-gpus.csv", "driver_not_loaded"),
-        ("docker stop onprem-llm-ollama", "docker start onprem-llm-ollama", "container_stopped"),
+        ("docker stop onprem-llm-ollama", f"docker start onprem-llm-ollama; {IS_WARM}", "container_stopped"),
     ],
 )  # fmt: skip
 def test_what_is_gone_is_the_cause(node: Node, fault: str, mend: str, cause: str) -> None:
