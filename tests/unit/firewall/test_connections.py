@@ -73,3 +73,12 @@ def test_proxies_have_as_many_as_their_clients_need_and_nodes_have_no_gateway() 
     assert not [rule for rule in block(6, groups={"llm_nodes": ["box1"]}) if "connlimit" in rule]
     [rule] = [rule for rule in block(6, gateway_port=8443) if "connlimit" in rule]
     assert re.search(r"--dport 8443 .*--connlimit-above 256 --connlimit-mask 64 ", rule)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_comes_from_containers_is_asked_for_first(family: int) -> None:
+    # Each is put above the one before, so the first of them is the last to be asked.
+    inserted = [rule for rule in block(family) if re.match(r"-I ufw6?-before-input 1 ", rule)]
+    assert "connlimit" in inserted[0]
+    assert len(inserted) > 2
+    assert all(rule.endswith("-HOST") for rule in inserted[1:])
