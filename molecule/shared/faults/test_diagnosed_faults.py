@@ -1,4 +1,4 @@
-"""playbooks/diagnose.yml on a box with faults, a few of tests/faults each time, and on the same box without any."""
+"""playbooks/diagnose.yml on a box with faults, a few of tests/faults each day, and on the same box without any."""
 
 from __future__ import annotations
 
