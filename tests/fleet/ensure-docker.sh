@@ -18,7 +18,7 @@ PYTHON
 }
 
 packages=
-for pair in ip:iproute2 mmdebstrap:mmdebstrap ssh:openssh-client openssl:openssl; do
+for pair in ip:iproute2 mmdebstrap:mmdebstrap ssh:openssh-client openssl:openssl gpg:gpg gpg-agent:gpg-agent; do
     command -v "${pair%%:*}" >/dev/null || packages="$packages ${pair#*:}"
 done
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
