@@ -76,6 +76,9 @@ _JOURNAL_SECONDS = 0.5
 # What a power cut may cost: beyond it, the data itself may not have reached the disk.
 _SYNC_SECONDS = 10.0
 _TICK_SECONDS = 0.1
+# When the time of a call is over, what is being read is read to its end, for so long at most, and for no longer than
+# this share of the call. A connection that is closed earlier takes along what the kernels of both sides hold of it.
+_ENDING_SECONDS, _ENDING_SHARE = 5.0, 0.5
 _REPORT_SECONDS = 0.5
 # A part is divided between a connection and an idle one when it would take longer than this, down to this size.
 _STEAL_SECONDS = 3.0
@@ -132,7 +135,8 @@ class Limits:
     :param part_bytes: bytes that one request asks for at most.
     :param stall_seconds: a connection that brings no byte for so long, or less than ``LEAST_BYTES``, is given up.
     :param attempts: attempts in a row that gain nothing, after which an origin has given out.
-    :param seconds: time of this call, 0 for no bound. Waiting counts.
+    :param seconds: time of this call, 0 for no bound. Waiting counts. What is being read then is read to its end where
+        that takes no more than half as long, and 5 s.
     :param reserve_bytes: bytes of the disk that stay free.
     :param backoff_seconds: pause after the first attempt that gained nothing; it doubles, with jitter.
     """
@@ -389,7 +393,8 @@ class _Run:
                 now = time.monotonic()
                 self._revoke_stalled(now)
                 self._wait_for_the_origin(now)
-                if self._clock.over(now):
+                ending = self._clock.over(now)
+                if ending and (not self._leases or self._clock.ended(now)):
                     break
                 self._check_room()
                 if self._unwritten >= _JOURNAL_BYTES or (self._unwritten and now - journalled > _JOURNAL_SECONDS):
@@ -400,7 +405,7 @@ class _Run:
                     synced = now
                 self._report(self.file.journal.done, self.size)
                 self.file.look()
-                if now >= min(self._taken.not_before, now + MAX_RETRY_AFTER_SECONDS):
+                if not ending and now >= min(self._taken.not_before, now + MAX_RETRY_AFTER_SECONDS):
                     while self._start():
                         pass
                 self.wake.wait(_TICK_SECONDS)
@@ -595,6 +600,12 @@ class _Clock:
 
     def over(self, now: float) -> bool:
         return self._end is not None and now >= self._end
+
+    def ended(self, now: float) -> bool:
+        """Whether what is being read has had its time, too."""
+        if self._end is None:
+            return False
+        return now >= self._end + min(_ENDING_SECONDS, _ENDING_SHARE * (self._end - self.began))
 
     @property
     def left(self) -> float | None:

@@ -1,17 +1,14 @@
 """``python -m tests.mirror [STEP...]``: two nodes that get their engine by digest and their models from two mirrors.
 
-Upstream counts what it is asked for, and the mirrors' own logs say who read what. The steps are in order; each leaves
-the fleet as the next needs it. ``KEEP=1`` leaves the fleet up, and steps that are named run on it.
+Upstream counts what it is asked for, and the mirrors' own logs say who read what. ``tests.steps`` says how steps run.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -22,10 +19,9 @@ from pathlib import Path
 import docker
 import yaml
 
-from tests import plays
+from tests import steps
 from tests.engine import models
 from tests.fleet.hosts import ROOT, Fleet, write_if_changed
-from tests.fleet.supplies import supply
 from tests.mirror.upstream import Upstream
 
 INVENTORY = ROOT / "tests" / "mirror" / "inventory"
@@ -41,48 +37,46 @@ SLOW = "/etc/nginx/conf.d/slow.conf"
 RATE = "2m"
 
 
-class Site:
-    def __init__(self, client: docker.DockerClient, fleet: Fleet, upstream: Upstream) -> None:
-        self.client, self.fleet, self.upstream = client, fleet, upstream
-        self.failed = self.passed = 0
+class Site(steps.Site):
+    def __init__(self, client: docker.DockerClient, fleet: Fleet) -> None:
+        super().__init__(client, fleet, INVENTORY, f"--extra-vars=@{VARIABLES}")
+        network = client.networks.get(fleet.network).attrs["IPAM"]["Config"][0]
+        self.upstream = Upstream(fleet.state / "upstream", network.get("Gateway") or "10.78.6.1")
+        self.upstream.start()
+        try:
+            self.told = self.prepared()
+        except BaseException:
+            self.close()
+            raise
 
-    @property
-    def told(self) -> dict:
-        return json.loads((self.fleet.state / "upstream.json").read_text(encoding="utf-8"))
+    def close(self) -> None:
+        self.upstream.stop()
+
+    def prepared(self) -> dict:
+        """What upstream has from now: an image and two models."""
+        engine = json.loads((self.fleet.state / "supplies.json").read_text(encoding="utf-8"))["engine"]
+        chat = models.write_generative(self.fleet.state / "chat.gguf", "medium")
+        # Of other weights than the fleet's tiny-embedding: names of the same share a runner, listed under one of them.
+        search = models.write_embedding(self.fleet.state / "search.gguf", seed=1)
+        archive, version = Path(engine["archive"]), engine["version"]
+        told = {
+            "address": self.upstream.address,
+            "ca": str(self.upstream.directory / "ca.crt"),
+            "image": self.upstream.push_image(self.client, archive, engine["image_id"], version),
+            "models": {
+                BIG: self.upstream.push_model(BIG, chat, "llama"),
+                "small-search:1": self.upstream.push_model("small-search:1", search, "bert"),
+            },
+            "version": version,
+        }
+        write_if_changed(self.fleet.state / "upstream.json", json.dumps(told))
+        return told
 
     @property
     def big(self) -> dict:
         return self.told["models"][BIG]
 
     # --- what the steps do
-
-    def check(self, what: str, found: object, ok: bool) -> None:
-        print(f"{'ok    ' if ok else 'FAILED'} {what}: {found}", flush=True)
-        self.passed += ok
-        self.failed += not ok
-
-    def start(self, *arguments: str, inventory: Path = INVENTORY, **variables: object) -> subprocess.Popen[str]:
-        """A play; the last argument is its playbook."""
-        *options, playbook = arguments
-        return plays.start(playbook, f"--extra-vars=@{VARIABLES}", *options, inventory=inventory, variables=variables)
-
-    def end(self, run: subprocess.Popen[str], what: str, fails: bool = False) -> str:
-        started = time.monotonic()
-        output, _none = run.communicate()
-        print(f"--- {what}: status {run.returncode} after {time.monotonic() - started:.0f} s more", flush=True)
-        (self.fleet.state / "last.log").write_text(output, encoding="utf-8")
-        if bool(run.returncode) != fails:
-            print(output[-12000:])
-            raise SystemExit(f"{what} ended with {run.returncode}")
-        return output
-
-    def play(self, *arguments: str, fails: bool = False, inventory: Path = INVENTORY, **variables: object) -> str:
-        run = self.start(*arguments, inventory=inventory, **variables)
-        return self.end(run, " ".join([*arguments, *variables]), fails)
-
-    def inside(self, host: str, command: str) -> str:
-        done = self.client.containers.get(host).exec_run(["sh", "-c", command])
-        return done.output.decode().strip()
 
     @contextmanager
     def down(self, *mirrors: str) -> Iterator[None]:
@@ -164,9 +158,7 @@ def once(site: Site) -> None:
 def again(site: Site) -> None:
     """Nothing is left to be done, and all of it is as it should be."""
     before = site.upstream.requests()
-    output = site.play("site.yml")
-    recap = [line for line in output.splitlines() if "ok=" in line]
-    site.check("a second run changes nothing", recap, all("changed=0" in line for line in recap))
+    site.unchanged("site.yml", what="a second run changes nothing")
     site.check("and asks nothing upstream", site.upstream.requests() - before, site.upstream.requests() == before)
     output = site.play("playbooks/verify.yml")
     site.check("verify.yml passes", re.findall(r"The (?:mirror|node) \S+ may read", output), True)
@@ -227,11 +219,11 @@ def images(site: Site) -> None:
     remove = "docker rm --force onprem-llm-ollama; docker image prune --all --force"
     site.inside(node, remove)
     with site.down(HUB):
-        site.play("--tags", "ollama", "--limit", ",".join(NODES), "site.yml")
+        site.play("--tags", "ollama,models", "--limit", ",".join(NODES), "site.yml")
         site.check("its image came from the second mirror", site.image(node), site.image(node).startswith(ADDRESS[TWO]))
-    output = site.play("--tags", "ollama,models", "--limit", ",".join(NODES), "site.yml")
-    recap = [line for line in output.splitlines() if "ok=" in line]
-    site.check("and stays when the first is back", recap, all("changed=0" in line for line in recap[:1]))
+    site.unchanged(
+        "--tags", "ollama,models", "--limit", ",".join(NODES), "site.yml", what="and stays when the first is back"
+    )
 
 
 def fallback(site: Site) -> None:
@@ -273,9 +265,7 @@ def prune(site: Site) -> None:
     site.check("what no plan wants is gone from both", f"{there} in {passed:.0f} s", set(there.values()) == {"gone"})
     states = [site.inside(host, "systemctl is-active docker-registry") for host in ADDRESS]
     site.check("and the registries run", states, set(states) == {"active"})
-    output = site.play("--tags", "model_mirror", "site.yml", **less)
-    recap = [line for line in output.splitlines() if "ok=" in line]
-    site.check("a second run removes nothing more", recap, all("changed=0" in line for line in recap))
+    site.unchanged("--tags", "model_mirror", "site.yml", what="a second run removes nothing more", **less)
     site.forget()
     site.play("--tags", "model_mirror", "site.yml")
     sent = site.share(site.upstream.sent()[site.big["digest"]])
@@ -303,53 +293,8 @@ def taken_out(site: Site) -> None:
         site.check("every node runs its image", names, all(name.startswith(ADDRESS[TWO]) for name in names))
 
 
-STEPS = {step.__name__: step for step in (once, again, fallback, broken_off, waves, images, prune, taken_out)}
-
-
-def prepare(client: docker.DockerClient, fleet: Fleet, upstream: Upstream) -> None:
-    """Upstream has an image and two models."""
-    engine = json.loads((fleet.state / "supplies.json").read_text(encoding="utf-8"))["engine"]
-    chat = models.write_generative(fleet.state / "chat.gguf", "medium")
-    # Of other weights than the fleet's tiny-embedding: two names of the same share a runner, listed under one of them.
-    search = models.write_embedding(fleet.state / "search.gguf", seed=1)
-    told = {
-        "address": upstream.address,
-        "ca": str(upstream.directory / "ca.crt"),
-        "image": upstream.push_image(client, Path(engine["archive"]), engine["image_id"], engine["version"]),
-        "models": {
-            BIG: upstream.push_model(BIG, chat, "llama"),
-            "small-search:1": upstream.push_model("small-search:1", search, "bert"),
-        },
-        "version": engine["version"],
-    }
-    write_if_changed(fleet.state / "upstream.json", json.dumps(told))
-
-
-def main(names: list[str]) -> int:
-    client = docker.from_env(timeout=300)
-    fleet = Fleet.load("mirror")
-    if not names:
-        fleet.down(client)
-    supply(client, fleet.state)
-    fleet.up(client)
-    gateway = client.networks.get(fleet.network).attrs["IPAM"]["Config"][0].get("Gateway") or "10.78.6.1"
-    upstream = Upstream(fleet.state / "upstream", gateway)
-    site = Site(client, fleet, upstream)
-    try:
-        upstream.start()
-        prepare(client, fleet, upstream)
-        for name in [name for name in STEPS if name in (names or STEPS)]:
-            started = time.monotonic()
-            print(f"=== {name}: {STEPS[name].__doc__}", flush=True)
-            STEPS[name](site)
-            print(f"    {time.monotonic() - started:.0f} s", flush=True)
-    finally:
-        upstream.stop()
-        if not os.environ.get("KEEP"):
-            fleet.down(client)
-    print(f"{site.passed} passed, {site.failed} failed")
-    return int(site.failed > 0)
+STEPS = (once, again, fallback, broken_off, waves, images, prune, taken_out)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(steps.run("mirror", Site, STEPS))
