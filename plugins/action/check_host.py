@@ -25,6 +25,15 @@ def innermost(error: BaseException) -> str:
     return " ".join(str(getattr(error, "message", None) or error).split()) or type(error).__name__
 
 
+class Shallow(dict):  # type: ignore[type-arg]
+    """Variables for the template lookup, which takes a deep copy of all of them for each file to add a few names at the
+    top. No template of ours changes one in place, so a copy of the top does."""
+
+    def __deepcopy__(self, _memo: dict[int, t.Any]) -> dict[str, t.Any]:
+        # Templates take a dict itself, no kind of it.
+        return dict(self)
+
+
 class Statements:
     """What roles state in their variables, evaluated as their own tasks would see it."""
 
@@ -69,7 +78,7 @@ class Statements:
             if "template" in entry:
                 source = os.path.join(ROLES, role, "templates", entry["template"])
                 lookup = lookup_loader.get("template", loader=self._loader, templar=self._templar_of(role, {}))
-                content = str(lookup.run([source], variables=self._context(role, {}))[0]).encode()
+                content = str(lookup.run([source], variables=Shallow(self._context(role, {})))[0]).encode()
             elif "source" in entry:
                 with open(os.path.join(ROLES, role, "files", entry["source"]), "rb") as stream:
                     content = stream.read()

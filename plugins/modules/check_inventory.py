@@ -16,6 +16,8 @@ description:
     before any role runs.
   - Finds wrong types and values, required variables that are not set, and names that no role knows though they
     begin like a role's, with the nearest known name.
+  - Finds variables that others have taken the place of (C(playbooks/vars/replaced.yml)), and says what to write now.
+    One that still works is a warning.
   - All faults of a host are told in one message, with variable, value and what would be right. The value of a
     variable that may hold a secret is never shown.
   - Runs on the controller and does not connect to the host.

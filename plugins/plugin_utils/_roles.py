@@ -11,6 +11,8 @@ import typing as t
 from ansible.errors import AnsibleError
 
 ROLES = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "roles")
+# What replaced_variables are is data of the playbooks.
+REPLACED = os.path.join(os.path.dirname(ROLES), "playbooks", "vars", "replaced.yml")
 
 
 def short_names(roles: t.Iterable[str], known: t.Collection[str], what: str = "") -> list[str]:

@@ -18,7 +18,7 @@ RUNBOOKS = ROOT / "docs/runbooks.md"
 # What the exporters of the distribution tell of themselves and of others: node, blackbox, Prometheus, Alertmanager.
 FOREIGN = {
     "up", "node_time_seconds", "node_vmstat_oom_kill", "node_filesystem_avail_bytes", "node_filesystem_size_bytes",
-    "probe_success", "probe_ssl_earliest_cert_expiry", "alertmanager_notifications_failed_total",
+    "probe_success", "probe_ssl_earliest_cert_expiry", "alertmanager_notification_requests_failed_total",
     "alertmanager_config_last_reload_successful", "prometheus_notifications_errors_total",
     "prometheus_config_last_reload_successful", "prometheus_rule_evaluation_failures_total",
     "node_cpu_seconds_total", "node_memory_MemAvailable_bytes", "node_memory_MemTotal_bytes", "node_load1",
@@ -122,6 +122,47 @@ def test_nobody_is_woken_for_a_gpu_that_is_merely_busy(tmp_path: Path) -> None:
     question = "count(count_over_time(ALERTS[240m])) or vector(0)"
     test["promql_expr_test"] = [{"expr": question, "eval_time": "240m", "exp_samples": promtool.zero()}]
     done = promtool.run([test], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def silent(name: str, values: dict[str, str], minutes: int) -> dict[str, Any]:
+    """A test that no alert fires, whatever it is called, with these series in promtool's notation."""
+    return {
+        "name": name,
+        "interval": "1m",
+        "input_series": [{"series": series, "values": told} for series, told in values.items()],
+        "promql_expr_test": [
+            {
+                "expr": f'count(count_over_time(ALERTS{{alertstate="firing"}}[{minutes}m])) or vector(0)',
+                "eval_time": f"{minutes}m",
+                "exp_samples": promtool.zero(),
+            }
+        ],
+    }
+
+
+def test_a_counter_that_begins_anew_is_no_event(tmp_path: Path) -> None:
+    """A restart of the program or of the host."""
+    tests = [
+        silent(f"{alert} after a reset", {one.name: "1000x30 0x60" for one in promtool.series(case)}, 90)
+        for alert, case in CASES.items()
+        if any(one.fires.startswith("+") for one in promtool.series(case))
+        and all(one.fires.startswith("+") for one in promtool.series(case))
+    ]
+    assert len(tests) >= 3
+    done = promtool.run(tests, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", sorted(ALERTS))
+def test_what_is_no_number_wakes_nobody(alert: str, tmp_path: Path) -> None:
+    """An exporter that tells NaN where it should tell a figure."""
+    inputs = promtool.series(CASES[alert])
+    # Where it asks for the absence of a series, that is what counts.
+    doubtful = {one.name for one in inputs if one.fires not in (one.silent, "_")}
+    told = {one.name: one.values([False] * 61) for one in inputs}
+    told |= {name: " ".join(["NaN"] * 61) for name in doubtful}
+    done = promtool.run([silent(f"{alert} with NaN", told, 60)], tmp_path, alert)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

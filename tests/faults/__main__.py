@@ -14,15 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-import docker
+from tests.faults.fleet import HOSTS, NotBuilt, built, down
+from tests.faults.injection import HERE, load
 
-from tests import plays
-from tests.faults.injection import HERE, Fleet, load
-from tests.fleet import hosts
-from tests.fleet.supplies import supply
-
-INVENTORY = HERE / "inventory"
-HOSTS = {"gpu": "faults-gpu1", "node": "faults-cpu1", "gateway": "faults-gw1", "mirror": "faults-gw1"}
 RESULTS = HERE / "results.json"
 
 
@@ -50,18 +44,11 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="keep the results for the page")
     arguments = parser.parse_args()
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    client = docker.from_env(timeout=300)
-    described = hosts.Fleet.load("faults")
-    if not (arguments.keep and (described.state / "up").exists()):
-        described.down(client)
-        supply(client, described.state)
-        described.up(client)
-        run = plays.run("site.yml", inventory=INVENTORY)
-        if run.returncode != 0:
-            print(run.stdout[-4000:])
-            return 1
-        (described.state / "up").touch()
-    fleet = Fleet(client, INVENTORY, described.state, HOSTS)
+    try:
+        fleet = built(arguments.keep)
+    except NotBuilt as error:
+        print(error)
+        return 1
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     missed = []
     faults = [fault for fault in load() if re.search(arguments.only, fault.name, re.IGNORECASE)]
@@ -98,7 +85,7 @@ def main() -> int:
         known[HEALTHY] = {"report": shown(fleet.diagnose(HOSTS["gpu"]))}
         keep(known)
     if not arguments.keep:
-        described.down(client)
+        down()
     print(f"\n{len(faults) - len(missed)} of {len(faults)} faults named as the first cause")
     print(f"{len(faults) - len(missed) + sound} passed, {len(missed) + (not sound)} failed")
     return int(bool(missed) or not sound)

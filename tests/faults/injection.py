@@ -184,7 +184,7 @@ class Fleet:
         encoded = base64.b64encode(text.encode()).decode()
         self.shell(host, f"echo {encoded} | base64 -d | {script}")
 
-    def _filled(self, host: str, script: str) -> str:
+    def filled(self, host: str, script: str) -> str:
         """A script with its placeholders filled in."""
         if "{weights}" in script or "{config}" in script:
             manifest = json.loads(self.shell(host, f"cat {MANIFEST}"))
@@ -228,11 +228,11 @@ class Fleet:
             if "capture" in spec:
                 self._capture(host, spec["capture"])
             if "put" in spec:
-                self.shell(host, self._filled(host, spec["put"]))
+                self.shell(host, self.filled(host, spec["put"]))
             yield variables
         finally:
             if "out" in spec:
-                self.shell(host, self._filled(host, spec["out"]))
+                self.shell(host, self.filled(host, spec["out"]))
             for path in ("/usr/bin/nvidia-smi", "/usr/local/sbin/modinfo", "/etc/simulated-gpus.csv"):
                 kept = "/run/faults-kept" + path.replace("/", "_")
                 self.shell(host, f"if [ -e {kept}.none ]; then rm -f {path} {kept}.none; fi; "

@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from typing import Any
 
 WAITING, WARMING, ANSWERED, FAILED = "waiting", "warming", "answered", "failed"
+# Of a model that has answered, and that onprem-llm-recovery.service keeps from the gateways.
+WITHHELD = "withheld"
 SILENT_INTERVAL = 0.5  # seconds between two looks for an engine that is down
 LOOK_TIMEOUT = 10.0  # seconds that the engine has to say what is loaded
 SETTLED = 600.0  # seconds in memory after which a model's earlier failures count no more
@@ -240,6 +242,18 @@ def held_until(path: str, seconds: float) -> float | None:
     return written + seconds if abs(time.time() - written) < seconds else None
 
 
+def withheld_models(path: str) -> frozenset[str]:
+    """Models that onprem-llm-recovery.service has taken out of service; none once its verdict has ended."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            state = json.load(file)
+        if float(state["withheld_until"] or 0.0) > time.time():
+            return frozenset(map(str, state["withheld"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return frozenset()
+
+
 def notify(*lines: str) -> None:
     """Tell systemd, as sd_notify(3) describes it; nothing where nobody listens."""
     address = os.environ.get("NOTIFY_SOCKET")
@@ -269,8 +283,10 @@ def replace_file(path: str, text: str) -> None:
 class Warmer:
     """Looks, and has what is not warm answer; one step at a time."""
 
-    def __init__(self, engine: Engine, plan: str, state: str, hold: str, hold_seconds: float) -> None:
+    def __init__(self, engine: Engine, plan: str, state: str, hold: str, hold_seconds: float, recovery: str) -> None:
         self._engine = engine
+        self._recovery_path = recovery
+        self._withheld: frozenset[str] = frozenset()
         self._plan_path, self._state_path = plan, state
         self._hold_path, self._hold_seconds = hold, hold_seconds
         self._plan_seen: Any = None
@@ -304,6 +320,7 @@ class Warmer:
             self._judge(listed)
         # After the look: whoever holds and then unloads finds no decision of before.
         self._held_until = held_until(self._hold_path, self._hold_seconds)
+        self._withheld = withheld_models(self._recovery_path)
         self._tell()
         if self._engine_fault or self._held_until is not None:
             return False
@@ -405,6 +422,8 @@ class Warmer:
                 text += f"; loading {model.name}"
             elif model.reason:
                 text += f"; {model.name}: {model.reason}"
+            elif self._shown(model) == WITHHELD:
+                text += f"; {model.name} is out of service, says {self._recovery_path}"
         if self._held_until is not None:
             text += f"; held until {timestamp(self._held_until)} by {self._hold_path}"
         return text
@@ -429,6 +448,9 @@ class Warmer:
             self._ready_told = True
         notify(*lines)
 
+    def _shown(self, model: Model) -> str:
+        return WITHHELD if model.state == ANSWERED and model.name in self._withheld else model.state
+
     def _document(self) -> dict[str, Any]:
         """The state file; times are UTC in ISO 8601, durations in seconds."""
         return {
@@ -446,7 +468,7 @@ class Warmer:
             "models": [
                 {
                     "name": model.name,
-                    "state": model.state,
+                    "state": self._shown(model),
                     "loaded": model.listed or model.state == ANSWERED,
                     "reason": model.reason,
                     "failures": 0 if model.state == ANSWERED else model.attempts,
@@ -465,7 +487,7 @@ def watch(options: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     engine = Engine(options.engine, options.timeout)
-    warmer = Warmer(engine, options.plan, options.state, options.hold, options.hold_seconds)
+    warmer = Warmer(engine, options.plan, options.state, options.hold, options.hold_seconds, options.recovery)
     try:
         while True:
             if not warmer.step():
@@ -521,6 +543,11 @@ def main(arguments: list[str] | None = None) -> int:
     watching.add_argument("--timeout", type=float, default=1800.0, help="seconds that a load may take")
     watching.add_argument("--interval", type=float, default=2.0, help="seconds between two looks")
     watching.add_argument("--hold-seconds", type=float, default=7200.0, help="how long a hold lasts at most")
+    watching.add_argument(
+        "--recovery",
+        default="/var/lib/onprem-llm-recovery/state.json",
+        help="state file of the service that takes failing models out of service",
+    )
     waiting = commands.add_parser("await", help="wait until every planned model is warm")
     waiting.set_defaults(run=wait_until_ready)
     waiting.add_argument("--seconds", type=float, default=1800.0, help="how long to wait")

@@ -47,6 +47,15 @@ KEPT_SOURCES = "/etc/onprem-llm/apt-sources"
 TIME_RECORD = "/etc/onprem-llm/time-service-installed"
 TIME_UNITS = ("systemd-timesyncd", "chrony", "chronyd", "ntpsec", "ntpd", "ntp", "openntpd")
 PROBE_SECONDS = 10
+# The main file comes before every drop-in, whatever their names.
+JOURNAL = (
+    "/etc/systemd/journald.conf",
+    *(f"{place}/systemd/journald.conf.d/*.conf" for place in ("/etc", "/run", "/usr/lib")),
+)
+OUR_JOURNAL = "/etc/systemd/journald.conf.d/00-onprem-llm.conf"
+FORWARD_RECORD = "/etc/onprem-llm/log-forwarder-installed"
+# Packages that forward logs over TLS, by a file that each has.
+FORWARDER = {"rsyslog": "/usr/sbin/rsyslogd", "rsyslog-gnutls": "/usr/lib/*/rsyslog/lmnsd_gtls.so"}
 
 
 def lists(mirror: str) -> list[str]:
@@ -89,6 +98,18 @@ def recorded(path: str) -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+def journal_settings(paths: list[str]) -> list[str]:
+    """Names of the settings that files of journald's configuration have."""
+    found = set()
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                found.update(re.findall(r"(?m)^[ \t]*(\w+)[ \t]*=[ \t]*\S", file.read()))
+        except OSError:
+            continue
+    return sorted(found)
 
 
 def body(pem: str) -> str:
@@ -204,6 +225,9 @@ def state(wanted: dict[str, Any]) -> dict[str, Any]:
         "authorities": sorted(
             [*glob.glob(AUTHORITIES), *(link for link in glob.glob(LINKS) if not os.path.exists(link))]
         ),
+        "journal": journal_settings([path for place in JOURNAL for path in glob.glob(place) if path != OUR_JOURNAL]),
+        "forwarder_lacks": [package for package, path in FORWARDER.items() if not glob.glob(path)],
+        "forward_record": recorded(FORWARD_RECORD),
         "swappiness": recorded("/proc/sys/vm/swappiness"),
         "untrusted": untrusted(wanted["certificates"], BUNDLE),
         "mirror_lists": bool(lists(wanted["mirror"])),

@@ -24,15 +24,15 @@ PLAY = """
   module_defaults:
     onprem.llm.ollama_model: {api_url: "{{ models_engine_url }}", models_dir: "{{ models_store_dir }}", timeout: 5}
   tasks:
-    - ansible.builtin.include_role: {name: onprem.llm.models, tasks_from: install}
+    - ansible.builtin.include_role: {name: onprem.llm.models, tasks_from: %s}
 """
 
 
 class Site:
     """Two models of files, and a server that has none of them yet."""
 
-    def __init__(self, place: Path, url: str) -> None:
-        self.place, self.url = place, url
+    def __init__(self, place: Path, url: str, state: ollama_fake.State) -> None:
+        self.place, self.url, self.state = place, url, state
         for name in NAMES:
             self.file(name).write_bytes(self.weights(name))
 
@@ -46,7 +46,7 @@ class Site:
     def blob(self, name: str) -> Path:
         return self.place / "models/blobs" / ollama_fake.digest(self.weights(name)).replace(":", "-")
 
-    def play(self, **more: Any) -> dict[tuple[str, str], str]:
+    def play(self, tasks_from: str = "install", **more: Any) -> dict[tuple[str, str], str]:
         """What each task of the role said of each model: (task, model) → ok or changed."""
         wanted = [
             {
@@ -63,10 +63,11 @@ class Site:
         given = {
             "models_engine_url": self.url, "models_store_dir": str(self.place / "models"),
             "models_files_dir": str(self.place / "files"), "models_mirrors": [],
+            "models_staging_dir": str(self.place / "staging"),
             "__models_wanted": wanted,
             "__models_derived_pins": [], **plays.local(), **more,
         }  # fmt: skip
-        (self.place / "play.yml").write_text(PLAY)
+        (self.place / "play.yml").write_text(PLAY % tasks_from)
         done = plays.run(self.place / "play.yml", inventory="node1,", variables=given, timeout=300)
         assert done.returncode == 0, done.stdout
         found = {}
@@ -84,7 +85,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     state.directory = tmp_path / "models"
     (state.directory / "blobs").mkdir(parents=True)
     with ollama_fake.serve(state) as (_state, url):
-        yield Site(tmp_path, url)
+        yield Site(tmp_path, url, state)
 
 
 COPY, PUT = "Copy files of the controller to the host", "Put the models into the engine's store"
@@ -105,3 +106,16 @@ def test_a_copy_is_made_of_what_lacks_or_is_damaged_and_none_to_verify_it(site: 
     assert (second[PUT, "one"], second[COPY, "other"], second[PUT, "other"]) == ("ok", "changed", "changed")
     assert site.blob("other").read_bytes() == site.weights("other")
     assert not (site.place / "files").exists()
+
+
+@pytest.mark.contract(9)
+def test_while_a_node_serves_only_models_of_new_names_are_brought(site: Site) -> None:
+    """One that has other weights under its name would be served with the new ones at the next request."""
+    served = ollama_fake.digest(b"what users have now")
+    site.state.put("one:1", served)
+    site.state.put("gone:1", served)
+    found = site.play("prefetch", models_prune=True, models_update=True)
+    assert {key[1] for key in found if key[0] in (COPY, PUT)} == {"other"}
+    assert site.blob("other").read_bytes() == site.weights("other")
+    assert site.state.models["one:1"]["weights"] == served
+    assert "gone:1" in site.state.models

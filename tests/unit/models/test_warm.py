@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from typing import Any
 
 import ollama_fake
 import pytest
+from ansible_collections.onprem.llm.plugins.module_utils._balancing import warm_pattern
 
 SCRIPT = Path(__file__).resolve().parents[3] / "roles/models/files/warm.py"
 SMALL, LARGE, EMBEDDING = "small:1b", "large:70b", "embedder:latest"
@@ -53,6 +55,7 @@ class Site:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.plan_file, self.state_file, self.hold = (directory / name for name in ("plan.json", "warm.json", "hold"))
+        self.recovery_file = directory / "recovery.json"
         self.engine = ollama_fake.State()
         for number, name in enumerate((SMALL, LARGE, EMBEDDING, "other:1b")):
             self.engine.put(name, f"sha256:{number}")
@@ -87,6 +90,8 @@ class Site:
             f"http://127.0.0.1:{self.port}",
             "--interval",
             "0.02",
+            "--recovery",
+            self.recovery_file,
             *arguments,
         ]
         self.process = subprocess.Popen(
@@ -172,6 +177,29 @@ def test_loads_in_the_plans_order_and_is_ready_after_the_last(site: Site) -> Non
             assert body["keep_alive"] == -1
             assert "num_ctx" not in body.get("options", {})
             assert body.get("options", {}).get("num_predict") == (1 if path == "/api/generate" else None)
+
+
+def test_a_withheld_model_is_told_as_such_until_the_verdict_ends(site: Site) -> None:
+    """Balancers look for the state `answered`; what the node itself waits for is none the worse for it."""
+    site.plan(LARGE, SMALL)
+    site.start()
+    site.until_ready()
+    pattern = warm_pattern(LARGE).strip("'")
+    assert re.search(pattern, site.state_file.read_text())
+    verdict = {"withheld": [LARGE], "withheld_until": time.time() + 600}
+    site.recovery_file.write_text(json.dumps(verdict))
+    site.until(lambda: site.model(LARGE)["state"] == "withheld")
+    assert not re.search(pattern, site.state_file.read_text())
+    assert re.search(warm_pattern(SMALL).strip("'"), site.state_file.read_text())
+    assert site.state["ready"] is True
+    assert site.model(LARGE)["failures"] == 0
+    assert "large:70b is out of service" in site.state["status"]
+    for over in ({**verdict, "withheld_until": time.time() - 1}, {**verdict, "withheld": []}, "broken"):
+        site.recovery_file.write_text(json.dumps(verdict))
+        site.until(lambda: site.model(LARGE)["state"] == "withheld")
+        site.recovery_file.write_text(over if isinstance(over, str) else json.dumps(over))
+        site.until(lambda: site.model(LARGE)["state"] == "answered")
+    assert site.loads == [LARGE, SMALL], "nothing was asked for it"
 
 
 def test_asks_once_what_others_loaded_and_then_only_looks(site: Site) -> None:

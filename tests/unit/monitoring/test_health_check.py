@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
 import stat
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_engine import FakeEngine
 
 SCRIPT = Path(__file__).resolve().parents[3] / "roles/monitoring/files/programs/health_check.py"
 CHAT = {
@@ -28,52 +25,6 @@ CHAT = {
     "account": {"weights_bytes": 600, "total_bytes": 900, "budget_bytes": 2000},
 }
 EMBEDDING = {"name": "embedder", "use": "embedding", "context_length": 512, "gpus": [], "account": {"total_bytes": 50}}
-
-
-class FakeEngine:
-    """Ollama's API as far as the check uses it; `posts` keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.loaded = [
-            {"name": "chat-model:q4", "size": 1000, "size_vram": 1000, "context_length": 8192},
-            {"name": "embedder:latest", "size": 60, "size_vram": 0, "context_length": 512},
-        ]
-        self.answers: dict[str, tuple[int, Any]] = {
-            "/api/version": (200, {"version": "0.32.15"}),
-            "/api/generate": (200, {"response": "x", "done": True}),
-            "/api/embed": (200, {"embeddings": [[0.1, 0.2]]}),
-        }
-        self.shown: dict[str, dict[str, str]] = {}  # what /api/show says of models that are there
-        self.delay = 0.0
-        self.posts: list[tuple[str, dict[str, Any]]] = []
-        engine = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                if self.path == "/api/show":
-                    shown = engine.shown.get(json.loads(body)["model"])
-                    engine.answers[self.path] = (404, {"error": "not found"}) if shown is None else (200, shown)
-                elif body:
-                    engine.posts.append((self.path, json.loads(body)))
-                    time.sleep(engine.delay)
-                answers = {**engine.answers, "/api/ps": (200, {"models": engine.loaded})}
-                code, content = answers[self.path]
-                data = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(code)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                with contextlib.suppress(BrokenPipeError):  # a client that gave up
-                    self.wfile.write(data)
-
-            do_GET = do_POST = answer
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
 
 @pytest.fixture
@@ -137,6 +88,11 @@ def test_what_the_warmer_says_is_told(
     assert check.line["status"] == ("degraded" if said else "healthy")
     assert (said or "") in check.stderr
     assert check.metrics["onprem_llm_warm"] == warm
+
+
+def test_the_report_is_the_line(engine: FakeEngine, tmp_path: Path) -> None:
+    check = Check(tmp_path, engine.url, [CHAT, EMBEDDING], "--report", str(tmp_path / "report.json"))
+    assert json.loads((tmp_path / "report.json").read_text()) == check.line
 
 
 def test_probes_change_no_residency(engine: FakeEngine, tmp_path: Path) -> None:
@@ -294,7 +250,7 @@ def test_slow_model_times_out(engine: FakeEngine, tmp_path: Path) -> None:
     engine.delay = 1.5
     check = Check(tmp_path, engine.url, [CHAT, EMBEDDING], "--timeout", "0.3")
     assert check.exit_status == 1
-    assert {finding for finding, _ in check.findings} == {"no_answer"}
+    assert {finding for finding, _ in check.findings} == {"no_answer_in_time"}
     assert 600 <= check.line["duration_ms"] < 1400
 
 

@@ -113,7 +113,7 @@ class Host:
         return {name: float(value) for name, value in found}
 
     def node(self) -> list[object]:
-        files = {name: self.root / f"{name}.json" for name in ("plan", "release", "warm")}
+        files = {name: self.root / f"{name}.json" for name in ("plan", "release", "warm", "recovery", "gpu-proof")}
         options: list[object] = ["--engine", self.url, "--models", self.root / "models", "--hold", self.root / "hold"]
         for name, file in files.items():
             options += [f"--{name}", file]
@@ -210,6 +210,90 @@ def test_a_node(node: Host) -> None:
         'release_info{engine="0.32.15",collection="0.3.0",driver=""}': 1,
     }.items():  # fmt: skip
         assert told[name] == value, name
+
+
+def test_two_gpus_of_one_name_stay_two(node: Host) -> None:
+    told = node.run(*node.node())
+    named = [name for name in told if name.startswith("gpu_info{")]
+    assert named == [f'gpu_info{{gpu="GPU-{n}",index="{n - 1}",name="NVIDIA L40S"}}' for n in (1, 2)]
+    assert {f'gpu_temperature_celsius{{gpu="GPU-{n}"}}' for n in (1, 2)} <= told.keys()
+
+
+def test_json_lines_of_gpus_are_an_option(node: Host) -> None:
+    log = node.root / "gpu_metrics.log"
+    node.run(*node.node())
+    assert not log.exists()
+    node.run(*node.node(), "--gpu-log", log)
+    log.rename(node.root / "gpu_metrics.log.1")
+    node.run(*node.node(), "--gpu-log", log)
+    rows = [json.loads(row) for row in log.read_text().splitlines()]
+    assert len(rows) == 2
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$", rows[0].pop("ts"))
+    assert rows[0] == {
+        "event": "gpu_metrics", "gpu_index": 0, "gpu_uuid": "GPU-1", "gpu_name": "NVIDIA L40S", "utilization_pct": 100,
+        "vram_used_mb": 44000, "vram_total_mb": 46068, "temperature_c": 41, "power_w": 310.5,
+    }  # fmt: skip
+    assert (rows[1]["utilization_pct"], rows[1]["power_w"]) == (None, None), "[N/A] is no number, and no broken line"
+
+
+def test_when_a_model_was_pulled(node: Host) -> None:
+    node.answers["/api/tags"]["models"][0]["modified_at"] = "2026-11-22T10:00:00.5+01:00"
+    node.answers["/api/tags"]["models"][1]["modified_at"] = "2026-11-22T10:00:00Z"
+    told = {name: value for name, value in node.run(*node.node()).items() if name.startswith("installed_model_t")}
+    assert told == {'installed_model_timestamp_seconds{model="chat:q4"}': 1795338000.5}
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "success"),
+    [("healthy", "", 1), ("degraded", "", 1), ("unhealthy", "nvml_lost", 0), ("idle", "", None)],
+)
+def test_the_proof_on_the_gpu(node: Host, status: str, cause: str, success: int | None) -> None:
+    node.write("gpu-proof.json", {"schema": 1, "ts": "2026-11-22T08:00:00.250Z", "status": status, "cause": cause})
+    told = node.run(*node.node())
+    assert told.get("gpu_proof_success") == success
+    assert told.get("gpu_proof_timestamp_seconds") == (None if success is None else 1795334400.25)
+    assert ('gpu_proof_cause_info{cause="nvml_lost"}' in told) == bool(cause)
+
+
+def recovery_state(**more: Any) -> dict[str, Any]:
+    now = time.time()
+    state = {
+        "schema": 1, "ts": now, "failures": 0, "good": 3, "failing_since": None, "restarts": [], "restarts_total": 0,
+        "withheld": [], "withheld_since": None, "withheld_until": None, "held": "",
+    }  # fmt: skip
+    return {**state, **more}
+
+
+def test_what_the_recovery_did(node: Host) -> None:
+    now = time.time()
+    node.write(
+        "recovery.json",
+        recovery_state(
+            failures=2, failing_since=now - 900, restarts=[now - 90000, now - 600], restarts_total=7, held="busy",
+            withheld=["chat:q4"], withheld_since=now - 300, withheld_until=now + 900,
+        ),
+    )  # fmt: skip
+    told = node.run(*node.node())
+    for name, value in {
+        "recovery_failures": 2, "recovery_restarts_total": 7, "recovery_restarts_today": 1, "recovery_held": 1,
+        "recovery_withheld_models": 1, "recovery_last_restart_timestamp_seconds": now - 600,
+        'recovery_model_withheld_since_timestamp_seconds{model="chat:q4"}': now - 300,
+    }.items():  # fmt: skip
+        assert told[name] == pytest.approx(value), name
+    # A verdict that nobody renewed has ended.
+    node.write("recovery.json", recovery_state(withheld=["chat:q4"], withheld_since=now, withheld_until=now - 1))
+    told = node.run(*node.node())
+    assert told["recovery_withheld_models"] == 0
+    assert 'recovery_model_withheld_since_timestamp_seconds{model="chat:q4"}' not in told
+    assert "recovery_last_restart_timestamp_seconds" not in told
+
+
+@pytest.mark.parametrize("name", ["recovery", "gpu-proof"])
+def test_a_state_that_is_none_fails_its_collector_alone(node: Host, name: str) -> None:
+    node.write(f"{name}.json", "[]")
+    told = node.run(*node.node())
+    failed = {key for key, value in told.items() if key.startswith("collector_success") and not value}
+    assert failed == {f'collector_success{{collector="{name.replace("-", "_")}"}}'}
 
 
 def test_what_is_not_known_is_left_out(node: Host) -> None:
@@ -405,6 +489,11 @@ haproxy_server_status{proxy="model:hub::team::chat:q4",server="gpu2",state="UP"}
 def test_everything_that_the_table_has_is_told_and_promtool_agrees(node: Host, gateway: Host) -> None:
     assert node is gateway
     node.write("access.log", line())
+    node.answers["/api/tags"]["models"][0]["modified_at"] = "2026-11-22T10:00:00Z"
+    node.write("gpu-proof.json", {"ts": "2026-11-22T08:00:00Z", "status": "unhealthy", "cause": "nvml_lost"})
+    now = time.time()
+    withheld = {"withheld": ["chat:q4"], "withheld_since": now, "withheld_until": now + 900}
+    node.write("recovery.json", recovery_state(restarts=[now], **withheld))
     told = node.run(*node.node(), *node.gateway())
     names = {re.sub(r"_(bucket|sum|count)$", "", name.partition("{")[0]) for name in told}
     assert set(FAMILIES) - names == {"certificate_not_after_timestamp_seconds", "gateway_node_up"}

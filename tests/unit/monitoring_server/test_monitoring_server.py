@@ -14,10 +14,10 @@ import pytest
 import yaml
 from role_templates import evaluated, rendered, role_variables, trusted
 
-from tests.alerts.promtool import RULES, alerts, files
+from tests.alerts.promtool import RULES, alerts, files, promtool
 from tests.packages import unpacked
 
-PROMTOOL = unpacked("prometheus") / "usr/bin/promtool"
+PROMTOOL = promtool()
 AMTOOL = unpacked("prometheus-alertmanager") / "usr/bin/amtool"
 BLACKBOX = unpacked("prometheus-blackbox-exporter") / "usr/bin/prometheus-blackbox-exporter"
 HOSTS = {
@@ -76,6 +76,14 @@ def test_targets_come_from_the_inventory() -> None:
         "192.0.2.11:11434",
         "[2001:db8::12]:11434",
     }
+
+
+def test_monitoring_servers_watch_each_other() -> None:
+    hosts = {**HOSTS, "mon2": {"ansible_host": "192.0.2.51"}}
+    groups = {**FLEET["groups"], "monitoring_servers": ["mon1", "mon2"]}
+    for own in groups["monitoring_servers"]:
+        found = targets("node", inventory_hostname=own, hostvars=hosts, groups=groups)
+        assert {entry["labels"]["instance"] for entry in found} == {"gpu1", "gpu2", "gw1", "mon1", "mon2"}
 
 
 def test_a_host_is_not_asked_for_its_own_closed_ports() -> None:
@@ -182,7 +190,7 @@ def test_nothing_listens_beyond_the_host() -> None:
         assert "--web.listen-address=127.0.0.1:" in commands[unit]
         drop_in = written("drop-in.conf.j2", item={"unit": unit})
         assert "\nExecStart=\nExecStart=/usr/bin/prometheus" in drop_in
-    assert commands["prometheus-alertmanager.service"].endswith("--cluster.listen-address=")
+    assert " --cluster.listen-address= " in commands["prometheus-alertmanager.service"]
     assert "--storage.tsdb.retention.size=20GB" in commands["prometheus.service"]
 
 

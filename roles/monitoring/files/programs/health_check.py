@@ -5,9 +5,10 @@ Every planned model must be resident, must answer one token (an embedding model:
 memory where the plan gives it GPUs. Nothing is loaded and no residency changes: a model that is not resident is
 reported and not asked.
 
-Standard output gets one JSON line, the file named by --metrics the same as metrics for the node exporter. Exit status:
-0 when every planned model serves (status healthy, or degraded when something else is worth a look), 1 when one does not
-or the engine is silent, 2 when the plan cannot be read. Needs Python 3.9 and nothing beside it.
+Standard output gets one JSON line, the file named by --report the same one, and that named by --metrics metrics for
+the node exporter. Exit status: 0 when every planned model serves (status healthy, or degraded when something else is
+worth a look), 1 when one does not or the engine is silent, 2 when the plan cannot be read. Needs Python 3.9 and nothing
+beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import datetime
 import json
 import os
 import re
+import socket
 import sys
 import tempfile
 import time
@@ -33,7 +35,14 @@ LOADING = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_threa
 
 
 class EngineError(Exception):
-    """The engine is silent, answers with an error, or answers what is no JSON object."""
+    """The engine is silent, answers with an error, or answers what is no JSON object.
+
+    ``late``: it took the question and gave no answer in time.
+    """
+
+    def __init__(self, message: str, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
 
 
 @dataclass
@@ -93,7 +102,8 @@ class Engine:
                 reason = error.read(500).decode(errors="replace").strip()
             raise EngineError(f"{path}: HTTP {error.code}: {reason}") from error
         except (OSError, ValueError) as error:
-            raise EngineError(f"{path}: {error}") from error
+            reason = getattr(error, "reason", error)  # urllib wraps what happens before the answer begins
+            raise EngineError(f"{path}: {error}", late=isinstance(reason, socket.timeout)) from error
         if not isinstance(answer, dict):
             raise EngineError(f"{path}: expected a JSON object")
         if answer.get("error"):  # Ollama also puts errors into answers with status 200.
@@ -242,7 +252,7 @@ def _check_model(
     try:
         (engine.embed if model.get("use") == "embedding" else engine.generate_token)(health.name)
     except EngineError as error:
-        report.find(ERROR, "no_answer", str(error), health.name)
+        report.find(ERROR, "no_answer_in_time" if error.late else "no_answer", str(error), health.name)
     else:
         health.answered = True
     health.probe_seconds = time.monotonic() - begin
@@ -352,6 +362,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="whether a planned GPU model with a part in the host's memory is a fault or a remark",
     )
     parser.add_argument("--metrics", help="file for the node exporter's textfile collector")
+    parser.add_argument("--report", help="file that gets the JSON line, too")
     parser.add_argument("--warm", help="state file of the service that loads models again after restarts")
     options = parser.parse_args(arguments)
     try:
@@ -366,6 +377,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(log_line(report), flush=True)
     for finding in report.findings:
         print(f"{finding['level']}: {finding.get('model', 'engine')}: {finding['message']}", file=sys.stderr)
+    if options.report:
+        replace_file(options.report, log_line(report) + "\n")
     if options.metrics:
         replace_file(options.metrics, metrics(report))
     return 1 if report.status == "unhealthy" else 0

@@ -94,7 +94,18 @@ loaded_model_context_tokens gauge model Context length with which the model is l
 loaded_model_expiry_timestamp_seconds gauge model Unix time at which the engine may unload the model.
 loaded_model_planned gauge model 1 when the plan has the loaded model.
 gpus_planned gauge - GPUs that the plan uses.
+installed_model_timestamp_seconds gauge model Unix time at which the planned model was last pulled or made.
+recovery_failures gauge - Deep health checks in a row that have failed.
+recovery_restarts_total counter - Restarts of the engine because of failed checks.
+recovery_restarts_today gauge - Such restarts within the last 24 hours.
+recovery_last_restart_timestamp_seconds gauge - Unix time of the last such restart within these hours.
+recovery_held gauge - 1 while checks fail and nothing may be done about it.
+recovery_withheld_models gauge - Models that the node has taken out of service by itself.
+recovery_model_withheld_since_timestamp_seconds gauge model Unix time since which the model is out of service.
 on nodes with NVIDIA GPUs:
+gpu_proof_success gauge - 1 when the engine computes on the plan's GPUs, 0 when it does not.
+gpu_proof_timestamp_seconds gauge - Unix time of the last proof.
+gpu_proof_cause_info gauge cause What is wrong by the last proof; always 1.
 gpus_visible gauge - GPUs that nvidia-smi lists.
 gpu_info gauge gpu,index,name A GPU by its UUID; always 1.
 gpu_temperature_celsius gauge gpu Temperature of the GPU.
@@ -361,8 +372,10 @@ def engine(out: Exposition, url: str, plan_path: str, release_path: str) -> None
     names = {str(model.get("name")) for model in installed}
     out.add("models_installed", len(names))
     out.add("models_installed_bytes", sum(int(model.get("size") or 0) for model in installed))
+    made = {str(model.get("name")): unix_time(model.get("modified_at")) for model in installed}
     for name in list(models)[:MAX_MODELS]:
         out.add("planned_model_installed", int(name in names), model=name)
+        out.add("installed_model_timestamp_seconds", made.get(name), model=name)
     out.add("models_loaded", len(loaded))
     # The largest are named where there are too many.
     for row in sorted(loaded, key=lambda model: -int(model.get("size") or 0))[:MAX_MODELS]:
@@ -386,10 +399,38 @@ def warmth(out: Exposition, path: str, hold: str) -> None:
     out.add("engine_since_timestamp_seconds", unix_time((state.get("engine") or {}).get("since")))
     for model in (state.get("models") or [])[:MAX_MODELS]:
         name = full_name(str(model.get("name")))
-        ready = model.get("state") == "answered" and bool(model.get("loaded"))
+        ready = model.get("state") in ("answered", "withheld") and bool(model.get("loaded"))
         out.add("planned_model_ready", int(ready), model=name)
         out.add("planned_model_failures", model.get("failures"), model=name)
         out.add("planned_model_load_seconds", model.get("seconds"), model=name)
+
+
+def recovery(out: Exposition, path: str) -> None:
+    """What onprem-llm-recovery.service has counted and done; nothing where it has not run yet."""
+    state = read_json(path)
+    if state is None:
+        return
+    now, restarts = time.time(), [float(moment) for moment in state["restarts"]]
+    out.add("recovery_failures", state["failures"])
+    out.add("recovery_restarts_total", state["restarts_total"])
+    out.add("recovery_restarts_today", sum(now - moment < 86400 for moment in restarts))
+    out.add("recovery_last_restart_timestamp_seconds", max(restarts, default=None))
+    out.add("recovery_held", int(bool(state["held"] and state["failing_since"])))
+    withheld = state["withheld"] if (state["withheld_until"] or 0) > now else []
+    out.add("recovery_withheld_models", len(withheld))
+    for name in withheld[:MAX_MODELS]:
+        out.add("recovery_model_withheld_since_timestamp_seconds", state["withheld_since"], model=name)
+
+
+def gpu_proof(out: Exposition, path: str) -> None:
+    """What onprem-llm-gpu-proof.service last saw. A plan without GPUs has no proof."""
+    state = read_json(path)
+    if state is None or state["status"] == "idle":
+        return
+    out.add("gpu_proof_success", int(state["status"] != "unhealthy"))
+    out.add("gpu_proof_timestamp_seconds", unix_time(state["ts"]))
+    if state.get("cause"):
+        out.add("gpu_proof_cause_info", 1, cause=state["cause"])
 
 
 def disk(out: Exposition, directory: str) -> None:
@@ -428,7 +469,25 @@ def query(kind: str, fields: Iterable[str]) -> list[dict[str, str]]:
     return [dict(zip(fields, row)) for row in rows]
 
 
-def gpus(out: Exposition, root: str) -> None:
+def append_lines(path: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines at a log's end. It is opened each time, so that a rotation needs nobody to tell of it."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def gpu_lines(rows: Iterable[Mapping[str, str]], now: float) -> Iterator[dict[str, Any]]:
+    """One log entry a GPU: its time in UTC, percent, MiB and degrees Celsius; null for what the GPU does not tell."""
+    stamp = datetime.datetime.fromtimestamp(now, datetime.timezone.utc).isoformat(timespec="milliseconds")
+    for row in rows:
+        yield {
+            "ts": stamp.replace("+00:00", "Z"), "event": "gpu_metrics", "gpu_index": number(row["index"]),
+            "gpu_uuid": row["uuid"], "gpu_name": row["name"], "utilization_pct": number(row["utilization.gpu"]),
+            "vram_used_mb": number(row["memory.used"]), "vram_total_mb": number(row["memory.total"]),
+            "temperature_c": number(row["temperature.gpu"]), "power_w": number(row["power.draw"]),
+        }  # fmt: skip
+
+
+def gpus(out: Exposition, root: str, log: str) -> None:
     if not has_gpus(root):
         return
     measured = (
@@ -443,6 +502,8 @@ def gpus(out: Exposition, root: str) -> None:
         out.add("gpus_visible", 0)
         raise
     out.add("gpus_visible", len(rows))
+    if log:
+        append_lines(log, gpu_lines(rows, time.time()))
     for row in rows:
         uuid = row["uuid"]
         out.add("gpu_info", 1, gpu=uuid, index=row["index"], name=row["name"])
@@ -771,8 +832,10 @@ def collectors(options: argparse.Namespace) -> dict[str, tuple[float, Callable[[
     if options.engine:
         found["engine"] = (0, lambda out: engine(out, options.engine, options.plan, options.release))
         found["warmth"] = (0, lambda out: warmth(out, options.warm, options.hold))
+        found["recovery"] = (0, lambda out: recovery(out, options.recovery))
+        found["gpu_proof"] = (0, lambda out: gpu_proof(out, options.gpu_proof))
         found["disk"] = (600, lambda out: disk(out, options.models))
-        found["gpus"] = (options.gpu_interval, lambda out: gpus(out, options.root))
+        found["gpus"] = (options.gpu_interval, lambda out: gpus(out, options.root, options.gpu_log))
         found["driver"] = (600, lambda out: driver(out, options.root))
         found["xids"] = (60, lambda out: xids(out, options.root))
     if options.gateway_log:
@@ -833,8 +896,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--release", default="/etc/onprem-llm/release.json")
     parser.add_argument("--warm", default="/run/onprem-llm/warm.json")
     parser.add_argument("--hold", default="/run/onprem-llm-warm.hold")
+    parser.add_argument("--recovery", default="/var/lib/onprem-llm-recovery/state.json")
+    parser.add_argument("--gpu-proof", default="/run/onprem-llm-gpu/proof.json")
     parser.add_argument("--models", default="/var/lib/onprem-llm/ollama", help="directory of the models")
     parser.add_argument("--gpu-interval", type=float, default=30.0, help="seconds between two questions to nvidia-smi")
+    parser.add_argument("--gpu-log", default="", help="file that gets a JSON line a GPU each time")
     parser.add_argument("--gateway-log", help="nginx's access log, on a gateway")
     parser.add_argument("--gateway-rules", default="/etc/nginx/onprem-llm-gateway.json")
     parser.add_argument("--gateway-status", default="http://127.0.0.1:9145/status")
