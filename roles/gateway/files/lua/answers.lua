@@ -11,12 +11,13 @@ local ngx = ngx
 local TYPES = {[429] = "rate_limit_error", [500] = "server_error", [503] = "server_error"}
 
 local function refuse(status, code, message, param, retry_after)
+    ngx.var.gateway_code = code
     ngx.status = status
     ngx.header["Content-Type"] = "application/json"
     if retry_after then
         ngx.header["Retry-After"] = retry_after
     end
-    if status == 401 then
+    if status == 401 and not ngx.header["WWW-Authenticate"] then
         ngx.header["WWW-Authenticate"] = 'Bearer realm="onprem-llm"'
     end
     ngx.print(cjson.encode({error = {

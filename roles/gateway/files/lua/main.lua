@@ -81,6 +81,13 @@ end
 local rules = load_rules()
 local origins = set(rules.cors.origins)
 local exact_routes, below_routes = {}, {}
+-- The files of the status page, which another program writes.
+local PAGES = {["/status/"] = {"index.html", "text/html; charset=utf-8"}, ["/status/style.css"] = {"style.css", "text/css; charset=utf-8"}}
+if rules.page then
+    for path in pairs(PAGES) do
+        exact_routes[path] = {path = path, method = "GET", role = rules.page.role}
+    end
+end
 for _, route in ipairs(rules.routes) do
     if sub(route.path, -1) == "/" then
         below_routes[#below_routes + 1] = route
@@ -443,11 +450,46 @@ local function access()
     end
 end
 
+-- As access, for the status page, which some networks see without a credential.
+local function page_access()
+    local var = ngx.var
+    local method = ngx.req.get_method()
+    local path = written_path(method, var.request, var.uri)
+    if var.onprem_llm_page_open == "1" and path and PAGES[path] and (method == "GET" or method == "HEAD") then
+        var.gateway_route = path
+        ngx.req.discard_body()
+        return
+    end
+    return access()
+end
+
+-- The status page. One that is older than it says it may be is marked, so that whoever wrote it may be gone.
+local function page()
+    local name, kind = unpack(PAGES[ngx.var.gateway_route] or {})
+    local file = name and io.open(rules.page.directory .. "/" .. name, "rb")
+    if not file then
+        return refuse(503, "no_status", "There is no status page yet. onprem-llm-status.service writes it.", nil, 30)
+    end
+    local text = file:read("*a")
+    file:close()
+    local until_when = tonumber(match(text, '^<!doctype html>\n<html lang="en" data%-fresh%-until="(%d+)">'))
+    if until_when and ngx.time() > until_when then
+        text = text:gsub("<html ", '<html class="stale" ', 1)
+    end
+    ngx.header["Content-Type"] = kind
+    ngx.header["Content-Length"] = #text
+    ngx.print(text)
+end
+
 -- Answers who has no credential, in a location that does not keep the connection.
 local function stranger()
     local wait = ngx.var.gateway_wait
     if wait ~= "" then
         return refuse(429, "rate_limit_exceeded", "Too many failed attempts. Wait, and try again.", nil, wait)
+    end
+    -- A browser asks for a password.
+    if rules.page and find(ngx.var.request_uri, "/status/", 1, true) == 1 then
+        ngx.header["WWW-Authenticate"] = 'Basic realm="onprem-llm", charset="UTF-8"'
     end
     return refuse(401, "invalid_api_key", "Missing or wrong credentials. Send Authorization: Bearer <API key>.")
 end
@@ -529,4 +571,4 @@ local function log()
     end
 end
 
-return {access = access, stranger = stranger, status = status, header_filter = header_filter, body_filter = body_filter, log = log}
+return {access = access, page_access = page_access, page = page, stranger = stranger, status = status, header_filter = header_filter, body_filter = body_filter, log = log}
