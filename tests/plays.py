@@ -46,9 +46,10 @@ def start(
     given = {key: value for key, value in os.environ.items() if not key.startswith(("ANSIBLE_", "FORCE_COLOR"))}
     given |= {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **(environment or {})}
     options = [f"--inventory={inventory}"] if inventory else []
-    options += ["--extra-vars", json.dumps(variables)] if variables else []
+    # The last ones win over files of variables among the arguments.
+    told = ["--extra-vars", json.dumps(variables)] if variables else []
     return subprocess.Popen(
-        [Path(sys.executable).with_name("ansible-playbook"), *options, *arguments, playbook],
+        [Path(sys.executable).with_name("ansible-playbook"), *options, *arguments, *told, playbook],
         cwd=ROOT,
         env=given,
         stdin=subprocess.DEVNULL,

@@ -252,15 +252,19 @@ def _kept(version: str, directory: Path, key: str) -> tuple[Path, str] | None:
     return (path, identity.read_text(encoding="utf-8")) if path.is_file() and identity.is_file() else None
 
 
-def archive(client: docker.DockerClient, tag: str, version: str, directory: Path) -> tuple[Path, str]:
+def archive(
+    client: docker.DockerClient, tag: str, version: str, directory: Path, changes: tuple[str, ...] = ()
+) -> tuple[Path, str]:
     """A docker-save tar of the stand-in as ``ollama/ollama:<version>``, and its image ID; kept in ``directory``.
 
     The server answers ``version`` on /api/version, because the version is an environment variable of the image.
+
+    :param changes: more lines of a Dockerfile, for a release that is to behave in another way.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    versioned = f"{tag}-{version}"
+    versioned = f"{tag}-{version}" + (f"-{_digest(*changes)}" if changes else "")
     if not _present(client, versioned):
-        _commit(client, tag, versioned, None, [f"ENV OLLAMA_STANDIN_VERSION={version}"])
+        _commit(client, tag, versioned, None, [f"ENV OLLAMA_STANDIN_VERSION={version}", *changes])
     image = client.images.get(versioned)
     key = image.id.removeprefix("sha256:")[:12]
     kept = _kept(version, directory, key)

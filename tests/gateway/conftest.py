@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser import Browser
 from tests.gateway import packages
 from tests.gateway.packages import Nginx
 from tests.gateway.sites import Site, free_port, variables
@@ -204,3 +205,10 @@ def gateway(start: Any) -> Gateway:
     """One that most tests share."""
     found: Gateway = start(gateway_admin_api=True, gateway_cors_origins=["https://chat.example.com"])
     return found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, for the pages."""
+    with Browser() as found:
+        yield found

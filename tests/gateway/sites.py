@@ -100,7 +100,10 @@ class Site:
 
     def moved(self, text: str) -> str:
         """A configuration with its paths below the directory."""
-        for path in ("/etc/nginx/", "/etc/onprem-llm/", "/var/log/nginx/", "/run/onprem-llm-"):
+        for path in (
+            "/etc/nginx/", "/etc/onprem-llm/", "/var/log/nginx/", "/var/lib/prometheus/",
+            "/run/onprem-llm-", "/run/onprem-llm/",
+        ):  # fmt: skip
             text = text.replace(path, f"{self.directory}{path}")
         return text
 
@@ -203,7 +206,7 @@ def endpoint(nginx: Nginx, directory: Path, engine: int) -> tuple[Site, int]:
         "endpoint_client_names": ["localhost"], "endpoint_engine_address": "127.0.0.1",
         "endpoint_engine_port": engine,
         "endpoint_read_timeout_seconds": 900, "endpoint_admin_api": False,
-        "__gateway_routes": role_variables("gateway")["__gateway_routes"],
+        **{name: role_variables("gateway")[name] for name in ("__gateway_routes", "__gateway_node_files")},
     })  # fmt: skip
     site.start(port)
     return site, port

@@ -225,7 +225,11 @@ def test_failures_of_an_address(start: Any) -> None:
     assert int(answers[-1].headers["retry-after"]) >= 1
     # Whoever has a key is let in all the same.
     assert gateway.ask("GET", "/api/version").status == 200
-    assert sum(row["status"] == 401 for row in gateway.logged()) >= 3
+    rows = gateway.logged()
+    assert sum(row["status"] == 401 for row in rows) >= 3
+    assert {(row["status"], row["code"]) for row in rows} == {
+        (200, ""), (401, "invalid_api_key"), (429, "rate_limit_exceeded"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -243,6 +247,7 @@ def test_tokens_of_a_day(start: Any, path: str, more: dict[str, Any], told: bool
     assert gateway.ask("POST", path, body, user="daily").status == 200
     refused = gateway.ask("POST", path, body, user="daily")
     assert (refused.status, refused.code) == (429, "daily_tokens_exceeded")
+    assert [row["code"] for row in gateway.logged() if row["status"] == 429] == [refused.code]
     assert 0 < int(refused.headers["retry-after"]) <= 86400
     assert gateway.ask("POST", path, body).status == 200
     rows = [row for row in gateway.logged() if row["status"] == 200]

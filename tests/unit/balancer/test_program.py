@@ -103,7 +103,7 @@ def test_the_check_reads_what_the_warmer_writes(tmp_path: Path) -> None:
     spec.loader.exec_module(warm)
     source = (ROLES / "models/files/warm.py").read_text(encoding="utf-8")
     # The order of the two fields, and a line each.
-    assert '"name": model.name,\n                    "state": model.state,' in source
+    assert '"name": model.name,\n                    "state": self._shown(model),' in source
     text = json.dumps({"models": [{"name": "a:1", "state": warm.ANSWERED, "loaded": True}]}, indent=1)
     assert re.search(_balancing.warm_pattern("a:1").strip("'"), text)
     assert "json.dumps(self._document(), indent=1" in source

@@ -228,6 +228,23 @@ def test_any_variable_makes_another_edition() -> None:
     assert edition() == editions[0]
 
 
+def test_monitoring_servers_see_each_other_and_take_packages_from_the_mirror() -> None:
+    groups = {"llm_nodes": ["box2"], "monitoring_servers": ["mon1", "mon2"], "model_mirrors": ["box1"]}
+    hosts = {f"mon{number}": {"ansible_host": f"192.0.2.5{number}"} for number in (1, 2)}
+    hosts |= {f"box{number}": {"ansible_host": f"192.0.2.1{number}"} for number in (1, 2)}
+
+    def rules(host: str) -> set[str]:
+        given = variables(inventory_hostname=host, group_names=[], groups=groups, hostvars=hosts)
+        return {" ".join(rule.split()[1:5]) for rule in evaluated("__firewall_rules", given)}
+
+    exporter = {own: {f"node-exporter 9100 tcp 192.0.2.5{number}" for number in seen} for own, seen in
+                {"mon1": (2,), "mon2": (1,), "box1": (1, 2), "box2": (1, 2)}.items()}  # fmt: skip
+    for own, wanted in exporter.items():
+        assert {rule for rule in rules(own) if rule.startswith("node-exporter")} == wanted
+    mirror = {rule for rule in rules("box1") if rule.startswith("mirror")}
+    assert mirror == {f"mirror 8444 tcp 192.0.2.{number}" for number in (12, 51, 52)}
+
+
 # --- Faults
 
 

@@ -23,8 +23,11 @@ def key(path: Path) -> None:
     path.write_bytes(made.private_bytes(*kinds, encryption))
 
 
-def faults(directory: Path) -> str:
-    """The role's faults as Ansible itself evaluates them; in a process of its own, as lookups need all its plugins."""
+def evaluated(directory: Path, name: str) -> str:
+    """One of the role's variables as Ansible itself evaluates it.
+
+    In a process of its own, as lookups need all its plugins. Spaces and line ends are made one.
+    """
     given = {"pki_directory": str(directory), "pki_ca_passphrase": PASSPHRASE, "pki_certificates": []}
     variables = [f"@{ROLE}/defaults/main.yml", f"@{ROLE}/vars/main.yml", json.dumps(given)]
     # The unit tests' own shows Ansible the collection in the making alone.
@@ -34,12 +37,16 @@ def faults(directory: Path) -> str:
         [
             sys.executable, "-m", "ansible", "adhoc", "localhost", "--connection=local",
             "--module-name=ansible.builtin.debug",
-            "--args=msg=faults:{{ __pki_faults | default('', true) }}", *words,
+            "--args=msg=said:{{ " + name + " | default('', true) }}", *words,
         ],
         capture_output=True, text=True, check=True, cwd=directory, env=environment,
     ).stdout  # fmt: skip
     said: str = json.loads(told.split("=>", 1)[1])["msg"]
-    return " ".join(said.removeprefix("faults:").split())
+    return " ".join(said.removeprefix("said:").split())
+
+
+def faults(directory: Path) -> str:
+    return evaluated(directory, "__pki_faults")
 
 
 @pytest.fixture
@@ -62,3 +69,12 @@ def test_a_key_that_has_issued_has_lost_its_certificate(directory: Path) -> None
     (directory / "issued" / "box_endpoint.crt").touch()
     said = f"pki_directory: {directory} holds ca.key and certificates that it issued, and no ca.crt"
     assert faults(directory).startswith(said)
+
+
+def test_hosts_trust_what_lies_beside_the_authority(directory: Path) -> None:
+    (directory / "ca.crt").write_text("own\n")
+    said = evaluated(directory, "__pki_ca")
+    assert said == "own"
+    (directory / "trusted").mkdir()
+    (directory / "trusted/previous.crt").write_text("the other\n")
+    assert evaluated(directory, "__pki_ca") == "own the other"

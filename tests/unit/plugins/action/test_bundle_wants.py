@@ -30,9 +30,9 @@ def wants(act: Any, given: dict[str, Any], **arguments: Any) -> dict[str, Any]:
 def test_a_release_has_every_role_s_packages_and_their_sources(act: Any) -> None:
     found = wants(act, {"docker_source": "distribution"}, releases=["trixie", "noble"], mirrors=MIRRORS)
     debian, ubuntu = found["packages"]
-    assert {"docker.io", "docker-compose", "nginx", "ufw", "docker-registry", "python3-apt"} <= debian[
-        "packages"
-    ].keys()
+    everything = {"docker.io", "docker-compose", "nginx", "ufw", "docker-registry", "python3-apt"}
+    watching = {"prometheus-node-exporter", "prometheus", "prometheus-alertmanager", "prometheus-blackbox-exporter"}
+    assert everything | watching <= debian["packages"].keys()
     assert "docker-compose-v2" in ubuntu["packages"]
     assert "URIs: http://deb.example/debian-security\n" in debian["sources"]["archive.sources"]
     assert "Suites: noble noble-updates\n" in ubuntu["sources"]["archive.sources"]

@@ -72,6 +72,38 @@ def check(act: Act) -> Callable[..., dict[str, Any]]:
     return call
 
 
+@pytest.fixture
+def replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "replaced.yml"
+    entries = [
+        {"name": "engine_egress", "since": "1.2.0", "instead": "engine_hosts"},
+        {"name": "engine_mode", "since": "1.3.0", "works_until": "2.0.0", "instead": "engine_version"},
+    ]
+    path.write_text(yaml.safe_dump({"replaced_variables": entries}))
+    monkeypatch.setattr(check_inventory, "REPLACED", str(path))
+
+
+@pytest.mark.usefixtures("roles", "replaced")
+def test_replaced_variables(check: Check) -> None:
+    found = check({"engine_egress": "secret value", "engine_mode": "fast"}, tell=False)
+    assert [fault["message"] for fault in found["faults"]] == [
+        "engine_egress: is no variable any more since 1.2.0; instead: engine_hosts"
+    ]
+    assert found["faults"][0]["role"] == "engine"
+    assert found["warnings"] == ["engine_mode: works until 2.0.0; from 1.3.0 on, engine_version"]
+    assert "warnings" not in check({})
+
+
+def test_the_list_of_replaced_variables() -> None:
+    """What is no more is in no specification, what still works is; and the page of upgrades names each."""
+    known = {name for options in check_inventory.specifications(check_inventory.ROLES).values() for name in options}
+    page = (Path(check_inventory.ROLES).parent / "docs/upgrading.md").read_text(encoding="utf-8")
+    for name, entry in check_inventory.replaced(check_inventory.REPLACED).items():
+        assert set(entry) <= {"name", "since", "works_until", "instead"}
+        assert (name in known) == ("works_until" in entry)
+        assert f"`{name}`" in page
+
+
 @pytest.mark.usefixtures("roles")
 def test_a_good_inventory_passes(check: Check) -> None:
     users = [{"name": "alice", "role": "admin", "key": "{{ secret_of_alice }}", "age": 5}]

@@ -262,7 +262,7 @@ def test_an_engine_that_is_restarted_between_turns_gets_its_model(
     server, restart = restarted
     data = b"GGUF" + bytes(3 * 2**20)
     server.offer(data)
-    server.registry.bucket = registry_fake.Bucket(2 * 2**20)
+    server.registry.bucket = registry_fake.Bucket(2**20)
     result, fetched, turns = server.model(transfer_seconds=0.5), 0, 0
     while result["pending"]:
         fetched, turns = fetched + result["transfer"]["fetched_bytes"], turns + 1

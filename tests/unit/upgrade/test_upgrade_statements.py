@@ -1,0 +1,126 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role upgrade states: faults, whom a drain would leave alone, and what an operator is told of a failure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from role_templates import ROLES, evaluated, role_variables
+
+NODE = {
+    "inventory_hostname": "n1",
+    "ansible_play_batch": ["n1"],
+    "groups": {"llm_nodes": ["n1", "n2"], "gateways": ["g"]},
+}
+
+
+def stated(name: str, **given: Any) -> Any:
+    variables = {**role_variables("upgrade"), **NODE, **given}
+    return evaluated(variables[name], variables)
+
+
+def test_the_defaults_are_no_fault() -> None:
+    assert stated("__upgrade_faults") == []
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"upgrade_drain_seconds": -1}, "upgrade_drain_seconds is -1; needed are seconds, 0 or more."),
+        ({"upgrade_gate_seconds": 0}, "upgrade_gate_seconds is 0"),
+        ({"upgrade_keep_releases": 1}, "releases, 2 or more"),
+        ({"upgrade_speed_loss_percent": 120}, "a percentage from 0 to 100"),
+        ({"upgrade_answer_agreement": 30}, "upgrade_answer_agreement is 30; needed is a share from 0 to 1."),
+        ({"upgrade_prompts": []}, "upgrade_prompts is empty"),
+    ],
+)
+def test_what_is_out_of_range_is_told(given: dict[str, Any], told: str) -> None:
+    (fault,) = stated("__upgrade_faults", **given)
+    assert told in fault
+
+
+def status(**states: str) -> dict[str, Any]:
+    """A gateway's answer: by node, the state of its server for one model."""
+    servers = [{"backend": "model:chat", "node": node, "status": state} for node, state in states.items()]
+    return {"results": [{"item": "g", "stdout": json.dumps({"servers": servers})}]}
+
+
+@pytest.mark.parametrize(
+    "states", [{"n1": "UP", "n2": "UP"}, {"n1": "UP"}, {"n2": "DOWN"}, {"n1": "UP", "n2": "UP 2/3"}]
+)
+def test_a_node_may_go_where_another_is_up_or_none_was_planned(states: dict[str, str]) -> None:
+    assert stated("__upgrade_unserved", __upgrade_status=status(**states)) == []
+
+
+@pytest.mark.parametrize("state", ["DOWN", "DRAIN", "MAINT", "DOWN 1/2"])
+def test_a_node_may_not_go_where_the_others_are_out(state: str) -> None:
+    (told,) = stated("__upgrade_unserved", __upgrade_status=status(n1="UP", n2=state))
+    assert told == f"model:chat (by g: n2 is {state})"
+
+
+def test_who_goes_at_the_same_time_does_not_count() -> None:
+    both = {"__upgrade_status": status(n1="UP", n2="UP"), "ansible_play_batch": ["n1", "n2"]}
+    assert len(stated("__upgrade_unserved", **both)) == 1
+
+
+def said(**given: Any) -> str:
+    failure = {"task": "Hold answers", "msg": "chat agrees by 0.01", "changed": True}
+    known = {
+        "__upgrade_back": False,
+        "__upgrade_failure": failure,
+        "__upgrade_left": "r1",
+        "__upgrade_out_seconds": 74.3,
+    }
+    return " ".join(str(stated("__upgrade_said", **{**known, **given})).split())
+
+
+def test_the_operator_is_told_what_failed_and_what_serves() -> None:
+    text = said()
+    assert text.startswith('n1: the upgrade failed at "Hold answers". chat agrees by 0.01 The release r1 is back')
+    assert "out for 74 s" in text
+    assert text.endswith("Nodes that had not had their turn are as they were.")
+
+
+def test_the_operator_is_told_that_nothing_had_changed() -> None:
+    assert "Nothing on the node had been changed" in said(__upgrade_failure={"task": "t", "msg": "m", "changed": False})
+
+
+def test_the_operator_is_told_that_the_old_one_did_not_come_back() -> None:
+    text = said(__upgrade_lost="Start its engine: no card.")
+    assert "And r1 did not come back: Start its engine: no card. The node stays drained" in text
+    assert "is back" not in text
+
+
+def tasks(name: str) -> Any:
+    return yaml.safe_load((ROLES / "upgrade" / "tasks" / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.contract(9)
+def test_a_node_is_put_back_before_its_failure_is_told() -> None:
+    """A failing task ends the play for the whole batch; whoever is drained then stays so."""
+    main = tasks("main.yml")
+    names = [task["name"] for task in main]
+    (whole,) = [task for task in main if "rescue" in task]
+    assert not any("fail" in key for task in whole["rescue"] for key in task)
+    assert names.index("Put it back into service") < names.index("Say what failed") == len(names) - 1
+
+
+@pytest.mark.contract(9)
+def test_the_batches_begin_with_one_and_end_at_the_first_failure() -> None:
+    for playbook in ("upgrade.yml", "rollback.yml"):
+        plays = yaml.safe_load((ROLES.parent / "playbooks" / playbook).read_text(encoding="utf-8"))
+        (turn,) = [play for play in plays if "serial" in play]
+        assert turn["serial"][0] == "1"
+        assert turn["max_fail_percentage"] == "{{ upgrade_max_fail_percentage | default(0) }}"
+
+
+@pytest.mark.contract(9)
+def test_what_is_gone_back_to_is_kept_before_the_change() -> None:
+    (whole,) = [task for task in tasks("main.yml") if "rescue" in task]
+    steps = [task["ansible.builtin.include_tasks"] for task in whole["block"]]
+    assert [step.split(".")[0].split("'")[-1] for step in steps] == ["prefetch", "drain", "keep", "back", "gate"]

@@ -1,0 +1,1 @@
+"""Upgrades under load, on a fleet of a gateway and two nodes."""

@@ -1,0 +1,294 @@
+"""``python -m tests.upgrade [STEP...]``: a good upgrade, two bad releases and a killed node, all under load.
+
+The steps are in order; each leaves the fleet as the next needs it. ``KEEP=1`` leaves the fleet up, and steps that are
+named run on it. What the requests came to is written to ``build/bench/upgrade.json`` after each step.
+
+The engines are stand-ins (tests/engine): 0.32.16 is a good one, 0.32.17 never answers, and 0.32.18 answers nonsense,
+since its image has llama-server turn the positions of its tokens by another base than the model was trained with.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import docker
+
+from tests import plays
+from tests.engine import image
+from tests.fleet.hosts import ROOT, Fleet
+from tests.fleet.supplies import CACHE, ENGINE_VERSION, supply
+from tests.upgrade.load import Load, figures
+
+INVENTORY = ROOT / "tests" / "upgrade" / "inventory"
+RESULT = ROOT / "build" / "bench" / "upgrade.json"
+GATEWAY, NODES = "upgrade-gw1", ("upgrade-cpu1", "upgrade-cpu2")
+MODEL = "gemma3:270m"
+GOOD, SILENT, NONSENSE = "0.32.16", "0.32.17", "0.32.18"
+RELEASES: dict[str, tuple[str, ...]] = {
+    GOOD: (),
+    SILENT: ('ENTRYPOINT ["/bin/sleep"]', 'CMD ["infinity"]'),
+    NONSENSE: ("ENV LLAMA_ARG_ROPE_FREQ_BASE=7",),
+}
+# Requests that each phase sends at least, so that the whole has more than 500.
+LEAST = 130
+STATISTICS = """
+import glob, socket, sys
+for path in glob.glob("/run/onprem-llm-balancer/*.sock"):
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(3)
+            connection.connect(path)
+            connection.sendall(b"show stat\\n")
+            data = b""
+            while block := connection.recv(65536):
+                data += block
+        if data.startswith(b"# pxname"):
+            print(data.decode())
+            break
+    except OSError:
+        continue
+"""
+
+
+class Site:
+    """The fleet, what its plays say, and what held."""
+
+    def __init__(self, client: docker.DockerClient, fleet: Fleet) -> None:
+        self.client, self.fleet = client, fleet
+        self.failed = self.passed = 0
+        secrets = json.loads((fleet.state / "secrets.json").read_text(encoding="utf-8"))
+        self.key = secrets["users"]["app"]["api_key"]
+        self.url = f"https://{next(host.address for host in fleet.hosts if host.name == GATEWAY)}"
+
+    def check(self, what: str, found: object, ok: bool) -> None:
+        print(f"{'ok    ' if ok else 'FAILED'} {what}: {found}", flush=True)
+        self.passed += ok
+        self.failed += not ok
+
+    def inside(self, host: str, *command: str) -> str:
+        return self.client.containers.get(host).exec_run(list(command)).output.decode().strip()
+
+    def play(self, playbook: str, *arguments: str, release: str = "", fails: bool = False, **more: object) -> str:
+        """A play's output, for a release of the engine.
+
+        :raises SystemExit: it did not end as it should.
+        """
+        variables = {**self.release(release), **more} if release else more
+        began = time.monotonic()
+        run = plays.run(f"playbooks/{playbook}", *arguments, inventory=INVENTORY, variables=variables)
+        print(f"--- {playbook} {release}: status {run.returncode} after {time.monotonic() - began:.0f} s", flush=True)
+        name = f"{playbook.removesuffix('.yml')}-{release or 'plain'}{'-check' if '--check' in arguments else ''}.log"
+        (self.fleet.state / name).write_text(run.stdout, encoding="utf-8")
+        if bool(run.returncode) != fails:
+            print(run.stdout[-9000:])
+            raise SystemExit(f"{playbook} ended with {run.returncode}")
+        return run.stdout
+
+    def release(self, version: str) -> dict[str, object]:
+        """What the inventory would say of a release."""
+        if version == ENGINE_VERSION:
+            return {}
+        tag = image.build(self.client)
+        path, image_id = image.archive(self.client, tag, version, CACHE, RELEASES[version])
+        return {"ollama_version": version, "ollama_image_archive": str(path), "ollama_image_id": image_id}
+
+    def load(self, **more: int) -> Load:
+        return Load(self.url, str(self.fleet.state / "pki" / "ca.crt"), self.key, MODEL, **more)
+
+    def versions(self) -> dict[str, str]:
+        """What the nodes' own records say of the engine that runs."""
+        found = {}
+        for node in NODES:
+            found[node] = json.loads(self.inside(node, "cat", "/etc/onprem-llm/release.json"))["engine"]["version"]
+        return found
+
+    def out_seconds(self) -> dict[str, float]:
+        """By node, how long the last change took it out of service, by its newest record."""
+        script = "ls -d /etc/onprem-llm/releases/2* | tail -1 | xargs -I{} cat {}/record.json"
+        records = {node: json.loads(self.inside(node, "sh", "-c", script)) for node in NODES}
+        return {node: (record.get("times") or {}).get("out_seconds") for node, record in records.items()}
+
+    def retries(self) -> int:
+        """Connections that the balancer tried again, at the same node or at another, since it was started."""
+        text = self.inside(GATEWAY, "python3", "-c", STATISTICS).removeprefix("# ")
+        rows = [row for row in csv.DictReader(text.splitlines()) if row["svname"] == "BACKEND"]
+        return sum(int(row["wretr"] or 0) + int(row["wredis"] or 0) for row in rows)
+
+    def running(self, node: str) -> int:
+        program = ("/usr/bin/python3", "-I", "/usr/local/lib/onprem-llm/balancer.py", "streams", node)
+        return int(json.loads(self.inside(GATEWAY, *program))["running"])
+
+
+def keep(phase: str, found: dict[str, object]) -> None:
+    """Put a phase's figures into the result, with the sums of all phases."""
+    phases = json.loads(RESULT.read_text(encoding="utf-8"))["phases"] if RESULT.exists() else {}
+    phases[phase] = found
+    sums = {key: sum(each[key] for each in phases.values()) for key in ("sent", "failed", "retried_by_gateway")}
+    result = {
+        **sums,
+        "cut_by_kill": sum(each.get("cut_by_kill", 0) for each in phases.values()),
+        "longest_token_gap_s": max(each["longest_token_gap_s"] for each in phases.values()),
+        "rolled_back_nodes": [node for each in phases.values() for node in each.get("rolled_back_nodes", [])],
+        "seconds_per_node": phases.get("good", {}).get("seconds_per_node", {}),
+        "phases": phases,
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found), flush=True)
+
+
+def enough(load: Load, since: float, least: int = LEAST, seconds: float = 8) -> None:
+    """Until so many requests are sent, and some of them well after what happened."""
+    while len(load.requests) < least or time.monotonic() - since < seconds:
+        time.sleep(0.2)
+
+
+def whole(site: Site) -> None:
+    """The fleet with the first engine."""
+    # What is not on a request's way is left out: it takes half of the time.
+    site.play("site.yml", "--skip-tags", "firewall,monitoring,logrotate")
+
+
+def shown(site: Site) -> None:
+    """What there is to be done, before anything is."""
+    nothing = site.play("upgrade.yml")
+    site.check("there is nothing to do, and that is said", "Nothing to do" in nothing, "Nothing to do" in nothing)
+    shown = site.play("upgrade.yml", "--check", release=GOOD)
+    lines = [
+        line
+        for line in shown.splitlines()
+        if re.match(r"  (engine|image|restart|out)|upgrade-|  the canary|  batch", line)
+    ]
+    print("\n".join(lines))
+    site.check(
+        "check mode shows what would change",
+        f"engine   {ENGINE_VERSION} -> {GOOD}",
+        f"{ENGINE_VERSION} -> {GOOD}" in shown,
+    )
+    site.check("and changes nothing", site.versions(), set(site.versions().values()) == {ENGINE_VERSION})
+
+
+def good(site: Site) -> None:
+    """A good upgrade under load."""
+    before = site.retries()
+    with site.load() as load:
+        time.sleep(5)
+        site.play("upgrade.yml", release=GOOD)
+        enough(load, time.monotonic())
+        load.stop()
+    found = {
+        **figures(load.requests), "retried_by_gateway": site.retries() - before, "rolled_back_nodes": [],
+        "seconds_per_node": site.out_seconds(),
+    }  # fmt: skip
+    keep("good", found)
+    site.check("both nodes run the new engine", site.versions(), set(site.versions().values()) == {GOOD})
+    site.check("no request failed", (found["sent"], found["failed"], found["errors"]), found["failed"] == 0)
+
+
+def bad(site: Site, phase: str, version: str, why: str) -> None:
+    before, untouched = site.retries(), site.versions()
+    with site.load() as load:
+        time.sleep(5)
+        said = site.play("upgrade.yml", release=version, fails=True)
+        enough(load, time.monotonic())
+        load.stop()
+    back = re.findall(r"(\S+): the upgrade failed at .*?is back, has passed the gate", said, re.DOTALL)
+    rolled = sorted(set(back))
+    found = {**figures(load.requests), "retried_by_gateway": site.retries() - before, "rolled_back_nodes": rolled}
+    keep(phase, found)
+    site.check("the canary alone was changed, and went back", rolled, rolled == [NODES[0]])
+    site.check("the operator is told why", why, why in said)
+    site.check("all nodes run what they ran", site.versions(), site.versions() == untouched)
+    site.check("no request failed", (found["sent"], found["failed"], found["errors"]), found["failed"] == 0)
+
+
+def silent(site: Site) -> None:
+    """A bad release under load: its engine never answers."""
+    bad(site, "silent", SILENT, "The engine does not start")
+
+
+def nonsense(site: Site) -> None:
+    """A bad release under load: its engine answers nonsense."""
+    bad(site, "nonsense", NONSENSE, "agrees with its answers before by")
+
+
+def back(site: Site) -> None:
+    """One release back under load."""
+    before = site.retries()
+    with site.load() as load:
+        site.play("rollback.yml")
+        enough(load, time.monotonic(), least=1)
+        load.stop()
+    found = {**figures(load.requests), "retried_by_gateway": site.retries() - before, "rolled_back_nodes": []}
+    keep("rollback", found)
+    site.check("both nodes run the first engine", site.versions(), set(site.versions().values()) == {ENGINE_VERSION})
+    site.check("no request failed", (found["sent"], found["failed"], found["errors"]), found["failed"] == 0)
+
+
+def killed(site: Site) -> None:
+    """A node that is killed in the middle of the load."""
+    before, node = site.retries(), NODES[1]
+    with site.load(short=2, long=3) as load:
+        enough(load, time.monotonic(), least=20)
+        while not site.running(node):
+            time.sleep(0.05)
+        running = site.running(node)
+        moment = time.monotonic()
+        site.client.containers.get(node).kill()
+        enough(load, time.monotonic(), seconds=45)
+        load.stop()
+    failed = [request for request in load.requests if request.failed]
+    cut = [request for request in failed if request.began < moment + 1]
+    found = {
+        **figures([request for request in load.requests if request not in cut]), "sent": len(load.requests),
+        "cut_by_kill": len(cut), "ran_on_it": running, "retried_by_gateway": site.retries() - before,
+        "cut_after_s": [round(request.ended - moment, 2) for request in cut],
+        "cut_errors": sorted({request.error or "it ended without a reason" for request in cut}),
+    }  # fmt: skip
+    keep("killed", found)
+    site.check("at most the node's slots were cut", (len(cut), running), len(cut) <= 4)
+    site.check("nobody else failed", (found["failed"], found["errors"]), found["failed"] == 0)
+    site.check("they were told at once", found["cut_after_s"], all(after < 5 for after in found["cut_after_s"]))
+    site.client.containers.get(node).start()
+
+
+STEPS = {step.__name__: step for step in (whole, shown, good, silent, nonsense, back, killed)}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in STEPS]
+    if unknown:
+        print(f"no step {unknown[0]!r}; there are: {', '.join(STEPS)}", file=sys.stderr)
+        return 2
+    client = docker.from_env(timeout=300)
+    fleet = Fleet.load("upgrade")
+    if not names:
+        fleet.down(client)
+        RESULT.unlink(missing_ok=True)
+    supply(client, fleet.state)
+    fleet.up(client)
+    site = Site(client, fleet)
+    try:
+        for name in [name for name in STEPS if name in (names or STEPS)]:
+            started = time.monotonic()
+            print(f"=== {name}: {STEPS[name].__doc__}", flush=True)
+            STEPS[name](site)
+            print(f"    {time.monotonic() - started:.0f} s", flush=True)
+    finally:
+        if not os.environ.get("KEEP"):
+            fleet.down(client)
+    if not names:
+        result = json.loads(RESULT.read_text(encoding="utf-8"))
+        site.check("more than 500 requests were sent", result["sent"], result["sent"] >= 500)
+    print(f"{site.passed} passed, {site.failed} failed; {Path(RESULT).relative_to(ROOT)}")
+    return int(site.failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
