@@ -43,19 +43,23 @@ lint unit gateway sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## What takes long: kills at every tenth task, the gateway's limit, mirrors, the firewall's trials, two gateways, every fault that diagnose.yml is to name, all moves of NVIDIA's packages, fuzzing, drawn models, slow transfers
+test-long: venv docker ## What takes long: kills, mirrors, the edge, every fault and what tells of it, runbooks, the collection as installed, NVIDIA's packages, fuzzing, slow transfers
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.fuzz_gguf
 	@$(MAKE) bench-memory-drawn
-	@$(PYTHON) -m pytest -q -m long tests/unit
+	@$(PYTHON) -m pytest -q -m long tests/unit tests/gates
+	@$(PYTHON) -m tests.installed --importer
 	@$(PYTHON) -m tests.mirror
 	@$(PYTHON) -m tests.edge
-	@$(PYTHON) -m tests.faults
+	@$(PYTHON) -m tests.fleet down faults
+	@status=0; $(PYTHON) -m tests.faults --keep || status=1; $(PYTHON) -m tests.faults.watched --keep || status=1; \
+		$(PYTHON) -m tests.fleet down faults; exit $$status
+	@$(PYTHON) -m tests.runbooks
 	@PYTEST_ADDOPTS="-m ''" molecule test --scenario-name nvidia
 	@$(PYTHON) -m tests.long
 
 # The benches import the collection by its name.
-bench-memory bench-memory-drawn bench-plan bench-distribution gateway-local bench-gateway: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
+bench-memory bench-memory-drawn bench-plan bench-distribution gateway-local bench-gateway bench-llm: export PYTHONPATH := $(CURDIR)/$(VENV)/collections
 
 .PHONY: gateway-local
 gateway-local: venv ## The gateway on loopback before UPSTREAM=host:port, on PORT=n, with one user; prints the key and the authority's file
@@ -81,9 +85,21 @@ bench-plan: venv ## Seconds that plans for 500 hosts, 60 candidates and 8 contex
 bench-distribution: venv ## One model to 4 nodes, through the role's mirror and straight from an upstream of 200 Mbit/s
 	@$(PYTHON) -m tests.distribution
 
+.PHONY: bench-llm
+bench-llm: venv docker ## Our benchmark beside guidellm (5.6 GB, in a venv of its own) on the same endpoints; build/bench/llm.json
+	@$(PYTHON) -m tests.load
+
+.PHONY: bench-scale
+bench-scale: venv docker ## What site.yml's second run, preflight and verify cost the controller, by hosts and strategy; build/bench/scale.json
+	@$(PYTHON) -m tests.scale
+
 .PHONY: bench-warm
 bench-warm: venv docker ## Seconds to the first token after a restart of the engine, with the warmer and without; on the running demo
 	@$(PYTHON) -m tests.warm
+
+.PHONY: bench-upgrade
+bench-upgrade: venv docker ## Requests that a good upgrade, two bad releases, a rollback and a killed node cost under load; build/bench/upgrade.json
+	@$(PYTHON) -m tests.upgrade $(STEPS)
 
 .PHONY: test-alerts
 test-alerts: venv ## Each alert fires when it should, is silent just under, and does not flap: promtool, and how many tests they were
@@ -100,6 +116,10 @@ soak: venv ## The gateway at its limit for MINUTES (10), its memory and descript
 .PHONY: clients
 clients: venv ## The examples of docs/clients.md on a running fleet; ACCESS=.demo/access.json
 	@$(PYTHON) -m tests.clients $(or $(ACCESS),.demo/access.json)
+
+.PHONY: screenshots
+screenshots: venv ## The status page as pictures, in docs/images, by a real browser
+	@$(PYTHON) -m tests.screenshots
 
 .PHONY: docs
 docs: venv ## Write what is made: the roles' README files, docs/contracts.md, the tables and answers of docs/{preflight,diagnosis,metrics,gpu,planning,memory}.md

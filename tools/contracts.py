@@ -31,7 +31,6 @@ CONTRACTS = {
 # What of a contract has no test, since it is not built.
 LATER = {
     5: "installing a driver, after which a reboot is due, comes with a later release; the consent is there.",
-    9: "batches, canary, drain and rescue come with upgrade and rollback; what a rescue would restore is recorded.",
 }
 
 

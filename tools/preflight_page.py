@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write the table of docs/preflight.md from what the tests prove, molecule/shared/refusals/refusals.yml.
+"""Write the table of docs/preflight.md from what the tests prove, the refusals.yml of Molecule's scenarios.
 
 tools/preflight_page.py
 """
@@ -8,6 +8,7 @@ tools/preflight_page.py
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "preflight.md"
 REFUSALS = ROOT / "molecule" / "shared" / "refusals" / "refusals.yml"
+DRIVERS = ROOT / "molecule" / "nvidia" / "refusals" / "refusals.yml"
+# What a case gives, and what users give.
+GIVEN = {name: f"nvidia_driver_{name}" for name in ("branch", "version", "source", "kernel_modules")}
 BEGIN, END = "<!-- Made by tools/preflight_page.py: begin -->", "<!-- Made by tools/preflight_page.py: end -->"
 
 
@@ -34,7 +38,19 @@ def table() -> str:
         for refusal in run["refusals"]:
             given = ", ".join(_value(*item) for item in (refusal.get("set") or {}).items())
             lines.append(f"| {_cell(refusal['what'])} | {_cell(given)} | {_cell(refusal['said'])} |")
+    for case in yaml.safe_load(DRIVERS.read_text(encoding="utf-8")):
+        if case["said"]:
+            # An address is that of the test's own repository.
+            shown = [
+                _value(variable, case[key]) for key, variable in GIVEN.items() if "://" not in case.get(key, "://")
+            ]
+            lines.append(f"| {_cell(case['what'])} | {', '.join(shown)} | {_cell(_words(case['said']))} |")
     return "\n".join(lines)
+
+
+def _words(pattern: str) -> str:
+    """A regular expression of plain words, as somebody reads it."""
+    return re.sub(r"\\(.)", r"\1", pattern.replace("|", " … or … ").replace(".*", " … "))
 
 
 def page(text: str) -> str:
