@@ -14,15 +14,11 @@ INVENTORY = HERE / "inventory"
 HOSTS = {"gpu": "faults-gpu1", "node": "faults-cpu1", "gateway": "faults-gw1", "mirror": "faults-gw1"}
 
 
-class NotBuilt(Exception):
-    """site.yml failed; the message is the end of its output."""
-
-
 def built(keep: bool) -> Fleet:
     """The fleet, bare hosts made into a fleet by site.yml.
 
     :param keep: take one that is up.
-    :raises NotBuilt: site.yml failed.
+    :raises SystemExit: site.yml failed; the message is the end of its output.
     """
     client = docker.from_env(timeout=300)
     described = hosts.Fleet.load("faults")
@@ -32,7 +28,7 @@ def built(keep: bool) -> Fleet:
         described.up(client)
         run = plays.run("site.yml", inventory=INVENTORY)
         if run.returncode != 0:
-            raise NotBuilt(run.stdout[-4000:])
+            raise SystemExit(run.stdout[-4000:])
         (described.state / "up").touch()
     return Fleet(client, INVENTORY, described.state, HOSTS)
 

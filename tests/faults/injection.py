@@ -180,7 +180,8 @@ class Fleet:
             raise RuntimeError(f"{host}: {script}\n{output}")
         return output
 
-    def _given(self, host: str, script: str, text: str) -> None:
+    def feed(self, host: str, script: str, text: str) -> None:
+        """Run a script with ``text`` as its standard input."""
         encoded = base64.b64encode(text.encode()).decode()
         self.shell(host, f"echo {encoded} | base64 -d | {script}")
 
@@ -244,7 +245,7 @@ class Fleet:
     def _replace(self, host: str, path: str, text: str) -> None:
         kept = "/run/faults-kept" + path.replace("/", "_")
         self.shell(host, f"if [ -e {path} ]; then cp -p {path} {kept}; else touch {kept}.none; fi")
-        self._given(host, f"cat > {path}", text)
+        self.feed(host, f"cat > {path}", text)
         self.shell(host, f"chmod 755 {path}")
 
     def _capture(self, host: str, values: Mapping[str, str]) -> None:
@@ -280,7 +281,7 @@ class Fleet:
                     del tree[below]
             tree[path] = what
         ready = {path: {"content": what} if isinstance(what, str) else what for path, what in tree.items()}
-        self._given(host, f"python3 -I -c {shlex.quote(BUILD)} {TREE}", json.dumps(ready))
+        self.feed(host, f"python3 -I -c {shlex.quote(BUILD)} {TREE}", json.dumps(ready))
 
     def settle(self, host: str) -> None:
         """Wait until a node's models are warm again."""

@@ -56,7 +56,6 @@ class Bench:
         """
         up = self.described.state / "up"
         if not (keep and up.exists()):
-            up.unlink(missing_ok=True)
             self.described.down(self.client)
             supply(self.client, self.described.state)
             self.described.up(self.client)

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import sys
 import time
-from pathlib import Path
 
 import docker
 
-from tests import plays
+from tests import steps
 from tests.engine import image
 from tests.fleet.hosts import ROOT, Fleet
-from tests.fleet.supplies import CACHE, ENGINE_VERSION, supply
+from tests.fleet.supplies import CACHE, ENGINE_VERSION
 from tests.upgrade.load import Load, figures
 
 INVENTORY = ROOT / "tests" / "upgrade" / "inventory"
 RESULT = ROOT / "build" / "bench" / "upgrade.json"
+UPGRADE = "playbooks/upgrade.yml"
 GATEWAY, NODES = "upgrade-gw1", ("upgrade-cpu1", "upgrade-cpu2")
 MODEL = "gemma3:270m"
 GOOD, SILENT, NONSENSE = "0.32.16", "0.32.17", "0.32.18"
@@ -56,39 +55,14 @@ for path in glob.glob("/run/onprem-llm-balancer/*.sock"):
 """
 
 
-class Site:
-    """The fleet, what its plays say, and what held."""
+class Site(steps.Site):
+    """The fleet, its load, and what its nodes and its balancer count."""
 
     def __init__(self, client: docker.DockerClient, fleet: Fleet) -> None:
-        self.client, self.fleet = client, fleet
-        self.failed = self.passed = 0
+        super().__init__(client, fleet, INVENTORY)
         secrets = json.loads((fleet.state / "secrets.json").read_text(encoding="utf-8"))
         self.key = secrets["users"]["app"]["api_key"]
-        self.url = f"https://{next(host.address for host in fleet.hosts if host.name == GATEWAY)}"
-
-    def check(self, what: str, found: object, ok: bool) -> None:
-        print(f"{'ok    ' if ok else 'FAILED'} {what}: {found}", flush=True)
-        self.passed += ok
-        self.failed += not ok
-
-    def inside(self, host: str, *command: str) -> str:
-        return self.client.containers.get(host).exec_run(list(command)).output.decode().strip()
-
-    def play(self, playbook: str, *arguments: str, release: str = "", fails: bool = False, **more: object) -> str:
-        """A play's output, for a release of the engine.
-
-        :raises SystemExit: it did not end as it should.
-        """
-        variables = {**self.release(release), **more} if release else more
-        began = time.monotonic()
-        run = plays.run(f"playbooks/{playbook}", *arguments, inventory=INVENTORY, variables=variables)
-        print(f"--- {playbook} {release}: status {run.returncode} after {time.monotonic() - began:.0f} s", flush=True)
-        name = f"{playbook.removesuffix('.yml')}-{release or 'plain'}{'-check' if '--check' in arguments else ''}.log"
-        (self.fleet.state / name).write_text(run.stdout, encoding="utf-8")
-        if bool(run.returncode) != fails:
-            print(run.stdout[-9000:])
-            raise SystemExit(f"{playbook} ended with {run.returncode}")
-        return run.stdout
+        self.url = f"https://{self.address[GATEWAY]}"
 
     def release(self, version: str) -> dict[str, object]:
         """What the inventory would say of a release."""
@@ -105,24 +79,24 @@ class Site:
         """What the nodes' own records say of the engine that runs."""
         found = {}
         for node in NODES:
-            found[node] = json.loads(self.inside(node, "cat", "/etc/onprem-llm/release.json"))["engine"]["version"]
+            found[node] = json.loads(self.inside(node, "cat /etc/onprem-llm/release.json"))["engine"]["version"]
         return found
 
     def out_seconds(self) -> dict[str, float]:
         """By node, how long the last change took it out of service, by its newest record."""
         script = "ls -d /etc/onprem-llm/releases/2* | tail -1 | xargs -I{} cat {}/record.json"
-        records = {node: json.loads(self.inside(node, "sh", "-c", script)) for node in NODES}
+        records = {node: json.loads(self.inside(node, script)) for node in NODES}
         return {node: (record.get("times") or {}).get("out_seconds") for node, record in records.items()}
 
     def retries(self) -> int:
         """Connections that the balancer tried again, at the same node or at another, since it was started."""
-        text = self.inside(GATEWAY, "python3", "-c", STATISTICS).removeprefix("# ")
+        text = self.run(GATEWAY, "python3", "-c", STATISTICS).stdout.strip().removeprefix("# ")
         rows = [row for row in csv.DictReader(text.splitlines()) if row["svname"] == "BACKEND"]
         return sum(int(row["wretr"] or 0) + int(row["wredis"] or 0) for row in rows)
 
     def running(self, node: str) -> int:
         program = ("/usr/bin/python3", "-I", "/usr/local/lib/onprem-llm/balancer.py", "streams", node)
-        return int(json.loads(self.inside(GATEWAY, *program))["running"])
+        return int(json.loads(self.run(GATEWAY, *program).stdout)["running"])
 
 
 def keep(phase: str, found: dict[str, object]) -> None:
@@ -150,16 +124,17 @@ def enough(load: Load, since: float, least: int = LEAST, seconds: float = 8) -> 
 
 
 def whole(site: Site) -> None:
-    """The fleet with the first engine."""
+    """The fleet with the first engine; figures of earlier runs are gone."""
+    RESULT.unlink(missing_ok=True)
     # What is not on a request's way is left out: it takes half of the time.
-    site.play("site.yml", "--skip-tags", "firewall,monitoring,logrotate")
+    site.play("--skip-tags", "firewall,monitoring,logrotate", "playbooks/site.yml")
 
 
 def shown(site: Site) -> None:
     """What there is to be done, before anything is."""
-    nothing = site.play("upgrade.yml")
+    nothing = site.play(UPGRADE)
     site.check("there is nothing to do, and that is said", "Nothing to do" in nothing, "Nothing to do" in nothing)
-    shown = site.play("upgrade.yml", "--check", release=GOOD)
+    shown = site.play("--check", UPGRADE, **site.release(GOOD))
     lines = [
         line
         for line in shown.splitlines()
@@ -179,7 +154,7 @@ def good(site: Site) -> None:
     before = site.retries()
     with site.load() as load:
         time.sleep(5)
-        site.play("upgrade.yml", release=GOOD)
+        site.play(UPGRADE, **site.release(GOOD))
         enough(load, time.monotonic())
         load.stop()
     found = {
@@ -195,9 +170,10 @@ def bad(site: Site, phase: str, version: str, why: str) -> None:
     before, untouched = site.retries(), site.versions()
     with site.load() as load:
         time.sleep(5)
-        said = site.play("upgrade.yml", release=version, fails=True)
+        said = site.play(UPGRADE, fails=True, **site.release(version))
         enough(load, time.monotonic())
         load.stop()
+    (site.fleet.state / f"{phase}.log").write_text(said, encoding="utf-8")
     back = re.findall(r"(\S+): the upgrade failed at .*?is back, has passed the gate", said, re.DOTALL)
     rolled = sorted(set(back))
     found = {**figures(load.requests), "retried_by_gateway": site.retries() - before, "rolled_back_nodes": rolled}
@@ -222,7 +198,7 @@ def back(site: Site) -> None:
     """One release back under load."""
     before = site.retries()
     with site.load() as load:
-        site.play("rollback.yml")
+        site.play("playbooks/rollback.yml")
         enough(load, time.monotonic(), least=1)
         load.stop()
     found = {**figures(load.requests), "retried_by_gateway": site.retries() - before, "rolled_back_nodes": []}
@@ -258,37 +234,11 @@ def killed(site: Site) -> None:
     site.client.containers.get(node).start()
 
 
-STEPS = {step.__name__: step for step in (whole, shown, good, silent, nonsense, back, killed)}
-
-
-def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in STEPS]
-    if unknown:
-        print(f"no step {unknown[0]!r}; there are: {', '.join(STEPS)}", file=sys.stderr)
-        return 2
-    client = docker.from_env(timeout=300)
-    fleet = Fleet.load("upgrade")
-    if not names:
-        fleet.down(client)
-        RESULT.unlink(missing_ok=True)
-    supply(client, fleet.state)
-    fleet.up(client)
-    site = Site(client, fleet)
-    try:
-        for name in [name for name in STEPS if name in (names or STEPS)]:
-            started = time.monotonic()
-            print(f"=== {name}: {STEPS[name].__doc__}", flush=True)
-            STEPS[name](site)
-            print(f"    {time.monotonic() - started:.0f} s", flush=True)
-    finally:
-        if not os.environ.get("KEEP"):
-            fleet.down(client)
-    if not names:
-        result = json.loads(RESULT.read_text(encoding="utf-8"))
-        site.check("more than 500 requests were sent", result["sent"], result["sent"] >= 500)
-    print(f"{site.passed} passed, {site.failed} failed; {Path(RESULT).relative_to(ROOT)}")
-    return int(site.failed > 0)
+def enough_in_all(site: Site) -> None:
+    """Whether all phases together say something."""
+    sent = json.loads(RESULT.read_text(encoding="utf-8"))["sent"]
+    site.check("500 requests or more were sent", sent, sent >= 500)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(steps.run("upgrade", Site, (whole, shown, good, silent, nonsense, back, killed, enough_in_all)))
