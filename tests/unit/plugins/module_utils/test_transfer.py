@@ -523,8 +523,9 @@ def test_a_disk_that_fills_up_keeps_what_is_there(
         assert real(staging) >= 0
         held = staging.held(DIGEST)
         assert 2 * MIB <= held < len(DATA)
-        # On a full disk there is no room for the last journal either, which is behind by a MiB and what came since.
-        assert 0 <= len(DATA) - held - caught.value.needed <= 4 * MIB
+        # On a full disk there may be no room for the last journal, which is then behind by a MiB and what came since;
+        # where there is, it has what other connections wrote after the first found the disk full.
+        assert abs(len(DATA) - held - caught.value.needed) <= 4 * MIB
         grow()
         world.state.requests.clear()
         staged = _transfer.fetch(DIGEST, len(DATA), [world.origin()], staging, QUICK)
