@@ -10,7 +10,7 @@ import typing as t
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible.plugins.loader import lookup_loader
+from ansible_collections.onprem.llm.plugins.lookup import template
 from ansible_collections.onprem.llm.plugins.module_utils import _preflight
 from ansible_collections.onprem.llm.plugins.plugin_utils._roles import ROLES, short_names
 
@@ -23,15 +23,6 @@ def innermost(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(getattr(error, "message", None) or error).split()) or type(error).__name__
-
-
-class Shallow(dict):  # type: ignore[type-arg]
-    """Variables for the template lookup, which takes a deep copy of all of them for each file to add a few names at the
-    top. No template of ours changes one in place, so a copy of the top does."""
-
-    def __deepcopy__(self, _memo: dict[int, t.Any]) -> dict[str, t.Any]:
-        # Templates take a dict itself, no kind of it.
-        return dict(self)
 
 
 class Statements:
@@ -77,8 +68,8 @@ class Statements:
         try:
             if "template" in entry:
                 source = os.path.join(ROLES, role, "templates", entry["template"])
-                lookup = lookup_loader.get("template", loader=self._loader, templar=self._templar_of(role, {}))
-                content = str(lookup.run([source], variables=Shallow(self._context(role, {})))[0]).encode()
+                lookup = template.LookupModule(loader=self._loader, templar=self._templar_of(role, {}))
+                content = str(lookup.run([source], self._context(role, {}))[0]).encode()
             elif "source" in entry:
                 with open(os.path.join(ROLES, role, "files", entry["source"]), "rb") as stream:
                     content = stream.read()

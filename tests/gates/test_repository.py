@@ -109,8 +109,8 @@ def test_every_action_plugin_is_documented_as_a_module() -> None:
     assert actions - {path.stem for path in MODULES} == set()
 
 
-def test_every_filter_is_documented() -> None:
-    for path in (ROOT / "plugins/filter").glob("[a-z]*.py"):
+def test_every_filter_and_lookup_is_documented() -> None:
+    for path in [path for kind in ("filter", "lookup") for path in (ROOT / "plugins" / kind).glob("[a-z]*.py")]:
         assert path.with_suffix(".yml").is_file() or "DOCUMENTATION = " in path.read_text(encoding="utf-8"), path.name
 
 
