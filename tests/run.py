@@ -72,7 +72,9 @@ def lint() -> Iterator[Check]:
 
 
 def unit() -> Iterator[Check]:
-    yield pytest("unit", "tests/unit", "tests/gates", "tests/alerts")
+    # The longest first, since two run at once.
+    yield pytest("unit", "tests/unit", "--ignore", "tests/unit/plugins", "tests/gates", "tests/alerts")
+    yield pytest("unit of plugins", "tests/unit/plugins")
     yield from sanity.newest_core(lambda python: pytest("unit on the newest core", "tests/unit/plugins", python=python))
 
 
