@@ -186,14 +186,6 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _kept_releases, _mirror, _registry, _upgrade
 
-MANIFESTS = ", ".join(
-    (
-        _mirror.OCI_INDEX,
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        _mirror.OCI_MANIFEST,
-        _registry.MANIFEST_TYPE,
-    )
-)
 # As an index of images names processors.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 ASK_SECONDS = 10.0
@@ -230,13 +222,13 @@ def compressed_bytes(client: _registry.Client, reference: str) -> int:
     """
     digest = reference.partition("@")[2]
     repository = _mirror.parse_image(reference).repository
-    data = client.manifest(repository, digest, MANIFESTS)
+    data = client.manifest(repository, digest, _registry.ANY_MANIFEST)
     children = _registry.children(data)
     if children:
         wanted = ARCHITECTURES.get(platform.machine(), platform.machine())
         for entry in json.loads(data)["manifests"]:
             if (entry.get("platform") or {}).get("architecture") == wanted:
-                data = client.manifest(repository, entry["digest"], MANIFESTS)
+                data = client.manifest(repository, entry["digest"], _registry.ANY_MANIFEST)
                 break
         else:
             raise _registry.RegistryError(f"{reference} has no image for {wanted}")
