@@ -22,6 +22,8 @@ import typing as t
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ansible_collections.onprem.llm.plugins.module_utils import _disk
+
 SCHEMA = 1
 MANIFEST = "manifest.json"
 
@@ -279,25 +281,18 @@ def changes(backup: Backup, places: t.Iterable[Place]) -> list[Change]:
     return found
 
 
-def _existing(path: str) -> str:
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path
-
-
 def _shortage(needed: t.Mapping[str, int]) -> str:
     """Which of the directories lies on a file system without so many bytes, or an empty text."""
-    by_device: dict[int, tuple[str, int]] = {}
+    by_device: dict[int, tuple[_disk.Room, int]] = {}
     for wanted, size in needed.items():
-        directory = _existing(wanted)
-        device = os.stat(directory).st_dev
-        by_device[device] = (directory, by_device.get(device, ("", 0))[1] + size)
-    for directory, total in by_device.values():
-        room = os.statvfs(directory)
-        free = room.f_bavail * room.f_frsize
-        if total + RESERVE_BYTES > free:
+        room = _disk.room(wanted)
+        total = by_device[room.device][1] if room.device in by_device else 0
+        by_device[room.device] = (room, total + size)
+    for room, total in by_device.values():
+        if total + RESERVE_BYTES > room.free_bytes:
             return (
-                f"the file system of {directory} has {free} bytes free; {total} and {RESERVE_BYTES} to spare are needed"
+                f"the file system of {room.path} has {room.free_bytes} bytes free; {total} and {RESERVE_BYTES} to "
+                f"spare are needed"
             )
     return ""
 

@@ -179,12 +179,11 @@ load_seconds:
 """
 
 import json
-import os
 import platform
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _kept_releases, _mirror, _registry, _upgrade
+from ansible_collections.onprem.llm.plugins.module_utils import _disk, _kept_releases, _mirror, _registry, _upgrade
 
 # As an index of images names processors.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -306,10 +305,6 @@ def main() -> None:
     running["image_id"] = docker(module, "container", "inspect", "--format", "{{.Image}}", "onprem-llm-ollama").strip()
     running["models"] = (found or {}).get("models")
     root = docker(module, "info", "--format", "{{.DockerRootDir}}").strip() or "/var/lib/docker"
-    place = root
-    while not os.path.exists(place):
-        place = os.path.dirname(place)
-    room = os.statvfs(place)
     module.exit_json(
         changed=False,
         release=found,
@@ -322,7 +317,7 @@ def main() -> None:
         image_bytes=size,
         registry_faults=faults,
         docker_root=root,
-        free_bytes=room.f_bavail * room.f_frsize,
+        free_bytes=_disk.room(root).free_bytes,
         load_seconds=load_seconds(params["warm"]),
     )
 
