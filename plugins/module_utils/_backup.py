@@ -327,22 +327,12 @@ def unpack(backup: Backup, wanted: t.Sequence[Change]) -> None:
 def _place(change: Change, content: t.IO[bytes]) -> None:
     user, group, mode = _ownership(change.entry)
     os.makedirs(os.path.dirname(change.path), mode=0o755, exist_ok=True)
-    fresh = f"{change.path}.restored"
-    with suppress(FileNotFoundError):
-        os.unlink(fresh)
-    try:
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            for block in iter(lambda: content.read(_CHUNK), b""):
-                stream.write(block)
-            if os.geteuid() == 0:
-                os.fchown(stream.fileno(), user, group)
-            os.fchmod(stream.fileno(), mode)
-            stream.flush()
-            os.fsync(stream.fileno())
+    # What one that was killed left goes with the next: of some places whatever lies there is read.
+    with _disk.replacing(change.path, mode, temporary=f"{change.path}.restored") as stream:
+        for block in iter(lambda: content.read(_CHUNK), b""):
+            stream.write(block)
+        if os.geteuid() == 0:
+            os.fchown(stream.fileno(), user, group)
         # The order of a key's and its certificate's times is what tells that they belong together.
-        os.utime(fresh, (change.entry.mtime, change.entry.mtime))
-        os.replace(fresh, change.path)
-    except OSError:
-        with suppress(FileNotFoundError):
-            os.unlink(fresh)
-        raise
+        stream.flush()
+        os.utime(stream.fileno(), (change.entry.mtime, change.entry.mtime))

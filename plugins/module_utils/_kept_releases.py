@@ -15,7 +15,7 @@ import stat
 import tempfile
 import typing as t
 
-from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store, _upgrade
+from ansible_collections.onprem.llm.plugins.module_utils import _disk, _ollama_store, _upgrade
 
 RECORD = "record.json"
 SCHEMA = 1
@@ -53,21 +53,6 @@ def files_as_they_are(files: t.Mapping[str, str]) -> dict[str, dict[str, str]]:
         except FileNotFoundError:
             continue
     return found
-
-
-def _write(path: str, content: bytes, mode: int) -> None:
-    """Replace a file in one step, so that whoever is killed meanwhile leaves the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".kept-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            os.fchmod(stream.fileno(), mode)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _as_json(value: t.Mapping[str, t.Any]) -> bytes:
@@ -140,7 +125,7 @@ class Kept:
                 merged = {**before, **{key: value for key, value in about.items() if value is not None}}
                 self._keep_models(merged)
                 if merged != before:
-                    _write(os.path.join(self._directory, known, RECORD), _as_json(merged), 0o644)
+                    _disk.write(os.path.join(self._directory, known, RECORD), _as_json(merged), 0o644)
                 return known, merged != before
         self._keep_models(record)
         os.makedirs(self._directory, mode=0o755, exist_ok=True)
@@ -148,8 +133,8 @@ class Kept:
         place = tempfile.mkdtemp(dir=self._directory, prefix=".new-")
         for file, told in now.items():
             with open(told["path"], "rb") as stream:
-                _write(os.path.join(place, file), stream.read(), 0o644)
-        _write(os.path.join(place, RECORD), _as_json(record), 0o644)
+                _disk.write(os.path.join(place, file), stream.read(), 0o644)
+        _disk.write(os.path.join(place, RECORD), _as_json(record), 0o644)
         os.chmod(place, 0o755)
         os.replace(place, os.path.join(self._directory, name))
         return name, True
@@ -168,8 +153,7 @@ class Kept:
         for file, content in contents.items():
             about = record["files"][file]
             if files_as_they_are({file: about["path"]}).get(file) != about:
-                os.makedirs(os.path.dirname(about["path"]), exist_ok=True)
-                _write(about["path"], content, int(about["mode"], 8))
+                _disk.write(about["path"], content, int(about["mode"], 8))
                 changed.append(about["path"])
         return changed
 

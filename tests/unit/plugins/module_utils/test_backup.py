@@ -71,11 +71,13 @@ def test_what_is_packed_comes_back(tmp_path: Path, places: list[Place], archive:
     assert _backup.changes(backup, back) == []
     key.write_bytes(b"another")
     assert [(change.path, change.there) for change in _backup.changes(backup, back)] == [(str(key), True)]
-    # A link in the place of a file is replaced, not followed.
+    # A link in the place of a file is replaced, not followed; what a restore that was killed left goes.
     key.unlink()
     key.symlink_to(tmp_path / "plan.json")
+    key.with_name("host.key.restored").write_bytes(b"sec")
     _backup.unpack(backup, _backup.changes(backup, back))
     assert (tmp_path / "plan.json").read_bytes() == b"{}"
+    assert sorted(os.listdir(key.parent)) == ["deeper", "host.key"]
 
 
 def test_only_what_is_asked_for(archive: Path, tmp_path: Path) -> None:
