@@ -10,25 +10,24 @@ A place is a name for a file or directory of the host, so that what it leads to 
 from __future__ import annotations
 
 import grp
-import hashlib
 import io
 import json
 import os
 import pwd
 import re
+import shutil
 import stat
 import tarfile
 import typing as t
 from contextlib import suppress
 from dataclasses import dataclass
 
-from ansible_collections.onprem.llm.plugins.module_utils import _disk
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _disk
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 
 _MAX_MANIFEST_BYTES = 2**24
-_CHUNK = 2**20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Room for what the host itself writes meanwhile.
 RESERVE_BYTES = 64 * 2**20
@@ -128,17 +127,13 @@ def pack(path: str, places: t.Sequence[Place], about: t.Mapping[str, t.Any]) -> 
                 with open(full, "rb") as source:
                     state = os.fstat(source.fileno())
                     offsets.append(body.tell())
-                    digest, size = hashlib.sha256(), 0
-                    for block in iter(lambda: source.read(_CHUNK), b""):
-                        digest.update(block)
-                        size += len(block)
-                        body.write(block)
+                    digest = _digest.of_stream(source, body)
                 entries.append(
                     Entry(
                         place.name,
                         relative,
-                        size,
-                        digest.hexdigest(),
+                        body.tell() - offsets[-1],
+                        digest[7:],
                         stat.S_IMODE(state.st_mode),
                         _named(state.st_uid, pwd.getpwuid),
                         _named(state.st_gid, grp.getgrgid),
@@ -217,10 +212,7 @@ class Backup:
                     content = archive.extractfile(member) if entry and member.isreg() else None
                     if entry is None or content is None:
                         raise BackupError(f"it holds {member.name}, which its manifest does not name")
-                    digest = hashlib.sha256()
-                    for block in iter(lambda: content.read(_CHUNK), b""):  # noqa: B023
-                        digest.update(block)
-                    if digest.hexdigest() != entry.sha256:
+                    if _digest.of_stream(content)[7:] != entry.sha256:
                         raise BackupError(f"it is damaged: {member.name} does not have the sha256 of its manifest")
                 if wanted:
                     raise BackupError(f"it is damaged: {', '.join(sorted(wanted)[:5])} is missing")
@@ -273,10 +265,8 @@ def changes(backup: Backup, places: t.Iterable[Place]) -> list[Change]:
             continue
         path = os.path.join(known[entry.place].path, entry.path) if entry.path else known[entry.place].path
         there = os.path.lexists(path)
-        if there and stat.S_ISREG(os.lstat(path).st_mode):
-            with open(path, "rb") as stream:
-                if hashlib.sha256(stream.read()).hexdigest() == entry.sha256:
-                    continue
+        if there and stat.S_ISREG(os.lstat(path).st_mode) and _digest.of_file(path)[7:] == entry.sha256:
+            continue
         found.append(Change(entry, path, there))
     return found
 
@@ -329,8 +319,7 @@ def _place(change: Change, content: t.IO[bytes]) -> None:
     os.makedirs(os.path.dirname(change.path), mode=0o755, exist_ok=True)
     # What one that was killed left goes with the next: of some places whatever lies there is read.
     with _disk.replacing(change.path, mode, temporary=f"{change.path}.restored") as stream:
-        for block in iter(lambda: content.read(_CHUNK), b""):
-            stream.write(block)
+        shutil.copyfileobj(content, stream)
         if os.geteuid() == 0:
             os.fchown(stream.fileno(), user, group)
         # The order of a key's and its certificate's times is what tells that they belong together.
