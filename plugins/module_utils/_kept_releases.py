@@ -55,6 +55,12 @@ def files_as_they_are(files: t.Mapping[str, str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def _manifests(record: t.Mapping[str, t.Any]) -> t.Iterator[tuple[str, bytes]]:
+    """Name and manifest of each of a release's models, byte by byte as the engine's store had it."""
+    for name, text in (record.get("manifests") or {}).items():
+        yield name, text.encode("utf-8", "surrogateescape")
+
+
 def _as_json(value: t.Mapping[str, t.Any]) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
@@ -165,7 +171,8 @@ class Kept:
         needed: set[str] = set()
         for name in self.names():
             try:
-                needed.update(_ollama_store.blob_name(blob.digest) for blob in self._blobs_of(self.record(name)))
+                for _model, manifest in _manifests(self.record(name)):
+                    needed.update(_ollama_store.blob_name(blob.digest) for blob in _ollama_store.blobs(manifest))
             except (KeptError, _ollama_store.StoreError):
                 return  # Nobody knows what that one needs.
         place = os.path.join(self._blobs, "blobs")
@@ -191,32 +198,27 @@ class Kept:
                             kept.link(stream, blob.digest, blob.digest)
         record["manifests"] = manifests
 
-    def _blobs_of(self, record: t.Mapping[str, t.Any]) -> list[_ollama_store.Blob]:
-        texts = (record.get("manifests") or {}).values()
-        return [blob for text in texts for blob in _ollama_store.blobs(text.encode("utf-8", "surrogateescape"))]
-
     def _lost(self, record: t.Mapping[str, t.Any]) -> list[str]:
         """Models of which a blob is nowhere any more."""
         with _ollama_store.Store(self._models) as store, _ollama_store.Store(self._blobs) as kept:
             return [
                 name
-                for name, text in (record.get("manifests") or {}).items()
-                for blob in _ollama_store.blobs(text.encode("utf-8", "surrogateescape"))
+                for name, manifest in _manifests(record)
+                for blob in _ollama_store.blobs(manifest)
                 if not store.has(blob.digest) and not kept.has(blob.digest)
             ]
 
     def _restore_models(self, record: t.Mapping[str, t.Any]) -> list[str]:
         changed = []
         with _ollama_store.Store(self._models) as store, _ollama_store.Store(self._blobs) as kept:
-            for name, text in (record.get("manifests") or {}).items():
-                content = text.encode("utf-8", "surrogateescape")
-                for blob in _ollama_store.blobs(content):
+            for name, manifest in _manifests(record):
+                for blob in _ollama_store.blobs(manifest):
                     if not store.has(blob.digest):
                         with kept.opened(blob.digest) as stream:
                             store.link(stream, blob.digest, blob.digest)
                         changed.append(f"{name}: {blob.digest}")
-                if store.manifest(name) != content:
-                    store.write_manifest(name, content)
+                if store.manifest(name) != manifest:
+                    store.write_manifest(name, manifest)
                     changed.append(name)
         return changed
 
