@@ -49,6 +49,14 @@ class Place:
     match: str = ""
 
 
+# A place as modules take it.
+PLACE: dict[str, dict[str, t.Any]] = {
+    "name": {"type": "str", "required": True},
+    "path": {"type": "path", "required": True},
+    "match": {"type": "str", "default": ""},
+}
+
+
 @dataclass(frozen=True)
 class Entry:
     """One file as the manifest has it. ``path`` is relative to the place, and empty where that is a file itself."""
