@@ -10,23 +10,24 @@ A place is a name for a file or directory of the host, so that what it leads to 
 from __future__ import annotations
 
 import grp
-import hashlib
 import io
 import json
 import os
 import pwd
 import re
+import shutil
 import stat
 import tarfile
 import typing as t
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _disk
+
 SCHEMA = 1
 MANIFEST = "manifest.json"
 
 _MAX_MANIFEST_BYTES = 2**24
-_CHUNK = 2**20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Room for what the host itself writes meanwhile.
 RESERVE_BYTES = 64 * 2**20
@@ -46,6 +47,14 @@ class Place:
     name: str
     path: str
     match: str = ""
+
+
+# A place as modules take it.
+PLACE: dict[str, dict[str, t.Any]] = {
+    "name": {"type": "str", "required": True},
+    "path": {"type": "path", "required": True},
+    "match": {"type": "str", "default": ""},
+}
 
 
 @dataclass(frozen=True)
@@ -126,17 +135,13 @@ def pack(path: str, places: t.Sequence[Place], about: t.Mapping[str, t.Any]) -> 
                 with open(full, "rb") as source:
                     state = os.fstat(source.fileno())
                     offsets.append(body.tell())
-                    digest, size = hashlib.sha256(), 0
-                    for block in iter(lambda: source.read(_CHUNK), b""):
-                        digest.update(block)
-                        size += len(block)
-                        body.write(block)
+                    digest = _digest.of_stream(source, body)
                 entries.append(
                     Entry(
                         place.name,
                         relative,
-                        size,
-                        digest.hexdigest(),
+                        body.tell() - offsets[-1],
+                        digest[7:],
                         stat.S_IMODE(state.st_mode),
                         _named(state.st_uid, pwd.getpwuid),
                         _named(state.st_gid, grp.getgrgid),
@@ -215,10 +220,7 @@ class Backup:
                     content = archive.extractfile(member) if entry and member.isreg() else None
                     if entry is None or content is None:
                         raise BackupError(f"it holds {member.name}, which its manifest does not name")
-                    digest = hashlib.sha256()
-                    for block in iter(lambda: content.read(_CHUNK), b""):  # noqa: B023
-                        digest.update(block)
-                    if digest.hexdigest() != entry.sha256:
+                    if _digest.of_stream(content)[7:] != entry.sha256:
                         raise BackupError(f"it is damaged: {member.name} does not have the sha256 of its manifest")
                 if wanted:
                     raise BackupError(f"it is damaged: {', '.join(sorted(wanted)[:5])} is missing")
@@ -271,33 +273,24 @@ def changes(backup: Backup, places: t.Iterable[Place]) -> list[Change]:
             continue
         path = os.path.join(known[entry.place].path, entry.path) if entry.path else known[entry.place].path
         there = os.path.lexists(path)
-        if there and stat.S_ISREG(os.lstat(path).st_mode):
-            with open(path, "rb") as stream:
-                if hashlib.sha256(stream.read()).hexdigest() == entry.sha256:
-                    continue
+        if there and stat.S_ISREG(os.lstat(path).st_mode) and _digest.of_file(path)[7:] == entry.sha256:
+            continue
         found.append(Change(entry, path, there))
     return found
 
 
-def _existing(path: str) -> str:
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    return path
-
-
 def _shortage(needed: t.Mapping[str, int]) -> str:
     """Which of the directories lies on a file system without so many bytes, or an empty text."""
-    by_device: dict[int, tuple[str, int]] = {}
+    by_device: dict[int, tuple[_disk.Room, int]] = {}
     for wanted, size in needed.items():
-        directory = _existing(wanted)
-        device = os.stat(directory).st_dev
-        by_device[device] = (directory, by_device.get(device, ("", 0))[1] + size)
-    for directory, total in by_device.values():
-        room = os.statvfs(directory)
-        free = room.f_bavail * room.f_frsize
-        if total + RESERVE_BYTES > free:
+        room = _disk.room(wanted)
+        total = by_device[room.device][1] if room.device in by_device else 0
+        by_device[room.device] = (room, total + size)
+    for room, total in by_device.values():
+        if total + RESERVE_BYTES > room.free_bytes:
             return (
-                f"the file system of {directory} has {free} bytes free; {total} and {RESERVE_BYTES} to spare are needed"
+                f"the file system of {room.path} has {room.free_bytes} bytes free; {total} and {RESERVE_BYTES} to "
+                f"spare are needed"
             )
     return ""
 
@@ -332,22 +325,11 @@ def unpack(backup: Backup, wanted: t.Sequence[Change]) -> None:
 def _place(change: Change, content: t.IO[bytes]) -> None:
     user, group, mode = _ownership(change.entry)
     os.makedirs(os.path.dirname(change.path), mode=0o755, exist_ok=True)
-    fresh = f"{change.path}.restored"
-    with suppress(FileNotFoundError):
-        os.unlink(fresh)
-    try:
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            for block in iter(lambda: content.read(_CHUNK), b""):
-                stream.write(block)
-            if os.geteuid() == 0:
-                os.fchown(stream.fileno(), user, group)
-            os.fchmod(stream.fileno(), mode)
-            stream.flush()
-            os.fsync(stream.fileno())
+    # What one that was killed left goes with the next: of some places whatever lies there is read.
+    with _disk.replacing(change.path, mode, temporary=f"{change.path}.restored") as stream:
+        shutil.copyfileobj(content, stream)
+        if os.geteuid() == 0:
+            os.fchown(stream.fileno(), user, group)
         # The order of a key's and its certificate's times is what tells that they belong together.
-        os.utime(fresh, (change.entry.mtime, change.entry.mtime))
-        os.replace(fresh, change.path)
-    except OSError:
-        with suppress(FileNotFoundError):
-            os.unlink(fresh)
-        raise
+        stream.flush()
+        os.utime(stream.fileno(), (change.entry.mtime, change.entry.mtime))

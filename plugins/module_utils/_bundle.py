@@ -25,7 +25,7 @@ import stat
 import typing as t
 from dataclasses import asdict, dataclass
 
-from ansible_collections.onprem.llm.plugins.module_utils import _digest
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _disk
 
 SCHEMA = 1
 LIST = "bundle.json"
@@ -436,12 +436,6 @@ def write(path: str, data: bytes) -> bool:
                 return False
     except OSError:
         pass
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    fresh = path + ".new"
-    with open(fresh, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(fresh, 0o644)
-    os.replace(fresh, path)
+    # What one that was killed left goes with the next: whatever lies in a bundle is listed.
+    _disk.write(path, data, 0o644, temporary=path + ".new")
     return True

@@ -38,7 +38,7 @@ def of_bytes(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def of_stream(stream: t.BinaryIO, target: t.BinaryIO | None = None) -> str:
+def of_stream(stream: t.IO[bytes], target: t.BinaryIO | None = None) -> str:
     """The digest of what a stream has left, which is copied to ``target`` where there is one."""
     found = hashlib.sha256()
     while block := stream.read(_BLOCK_BYTES):

@@ -15,13 +15,12 @@ import glob
 import os
 import re
 import struct
-import tempfile
 import typing as t
 import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _gguf, _registry, _text, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _disk, _gguf, _registry, _text, _transfer
 
 # How far a catalog's size may be above the file's before it is told: listed sizes are rounded up.
 _TOLERANCE = 0.02
@@ -182,18 +181,7 @@ class Cache:
         if self._check:
             return
         with _on_disk():
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
-            try:
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary)
-                raise
+            _disk.write(path, data)
 
 
 @dataclass

@@ -15,7 +15,7 @@ import stat
 import tempfile
 import typing as t
 
-from ansible_collections.onprem.llm.plugins.module_utils import _ollama_store, _upgrade
+from ansible_collections.onprem.llm.plugins.module_utils import _disk, _ollama_store, _upgrade
 
 RECORD = "record.json"
 SCHEMA = 1
@@ -55,19 +55,10 @@ def files_as_they_are(files: t.Mapping[str, str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _write(path: str, content: bytes, mode: int) -> None:
-    """Replace a file in one step, so that whoever is killed meanwhile leaves the old one or the new one."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".kept-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            os.fchmod(stream.fileno(), mode)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def _manifests(record: t.Mapping[str, t.Any]) -> t.Iterator[tuple[str, bytes]]:
+    """Name and manifest of each of a release's models, byte by byte as the engine's store had it."""
+    for name, text in (record.get("manifests") or {}).items():
+        yield name, text.encode("utf-8", "surrogateescape")
 
 
 def _as_json(value: t.Mapping[str, t.Any]) -> bytes:
@@ -140,7 +131,7 @@ class Kept:
                 merged = {**before, **{key: value for key, value in about.items() if value is not None}}
                 self._keep_models(merged)
                 if merged != before:
-                    _write(os.path.join(self._directory, known, RECORD), _as_json(merged), 0o644)
+                    _disk.write(os.path.join(self._directory, known, RECORD), _as_json(merged), 0o644)
                 return known, merged != before
         self._keep_models(record)
         os.makedirs(self._directory, mode=0o755, exist_ok=True)
@@ -148,8 +139,8 @@ class Kept:
         place = tempfile.mkdtemp(dir=self._directory, prefix=".new-")
         for file, told in now.items():
             with open(told["path"], "rb") as stream:
-                _write(os.path.join(place, file), stream.read(), 0o644)
-        _write(os.path.join(place, RECORD), _as_json(record), 0o644)
+                _disk.write(os.path.join(place, file), stream.read(), 0o644)
+        _disk.write(os.path.join(place, RECORD), _as_json(record), 0o644)
         os.chmod(place, 0o755)
         os.replace(place, os.path.join(self._directory, name))
         return name, True
@@ -168,8 +159,7 @@ class Kept:
         for file, content in contents.items():
             about = record["files"][file]
             if files_as_they_are({file: about["path"]}).get(file) != about:
-                os.makedirs(os.path.dirname(about["path"]), exist_ok=True)
-                _write(about["path"], content, int(about["mode"], 8))
+                _disk.write(about["path"], content, int(about["mode"], 8))
                 changed.append(about["path"])
         return changed
 
@@ -181,7 +171,8 @@ class Kept:
         needed: set[str] = set()
         for name in self.names():
             try:
-                needed.update(_ollama_store.blob_name(blob.digest) for blob in self._blobs_of(self.record(name)))
+                for _model, manifest in _manifests(self.record(name)):
+                    needed.update(_ollama_store.blob_name(blob.digest) for blob in _ollama_store.blobs(manifest))
             except (KeptError, _ollama_store.StoreError):
                 return  # Nobody knows what that one needs.
         place = os.path.join(self._blobs, "blobs")
@@ -207,32 +198,27 @@ class Kept:
                             kept.link(stream, blob.digest, blob.digest)
         record["manifests"] = manifests
 
-    def _blobs_of(self, record: t.Mapping[str, t.Any]) -> list[_ollama_store.Blob]:
-        texts = (record.get("manifests") or {}).values()
-        return [blob for text in texts for blob in _ollama_store.blobs(text.encode("utf-8", "surrogateescape"))]
-
     def _lost(self, record: t.Mapping[str, t.Any]) -> list[str]:
         """Models of which a blob is nowhere any more."""
         with _ollama_store.Store(self._models) as store, _ollama_store.Store(self._blobs) as kept:
             return [
                 name
-                for name, text in (record.get("manifests") or {}).items()
-                for blob in _ollama_store.blobs(text.encode("utf-8", "surrogateescape"))
+                for name, manifest in _manifests(record)
+                for blob in _ollama_store.blobs(manifest)
                 if not store.has(blob.digest) and not kept.has(blob.digest)
             ]
 
     def _restore_models(self, record: t.Mapping[str, t.Any]) -> list[str]:
         changed = []
         with _ollama_store.Store(self._models) as store, _ollama_store.Store(self._blobs) as kept:
-            for name, text in (record.get("manifests") or {}).items():
-                content = text.encode("utf-8", "surrogateescape")
-                for blob in _ollama_store.blobs(content):
+            for name, manifest in _manifests(record):
+                for blob in _ollama_store.blobs(manifest):
                     if not store.has(blob.digest):
                         with kept.opened(blob.digest) as stream:
                             store.link(stream, blob.digest, blob.digest)
                         changed.append(f"{name}: {blob.digest}")
-                if store.manifest(name) != content:
-                    store.write_manifest(name, content)
+                if store.manifest(name) != manifest:
+                    store.write_manifest(name, manifest)
                     changed.append(name)
         return changed
 

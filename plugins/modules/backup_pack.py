@@ -101,18 +101,12 @@ import time
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _backup
 
-PLACE = {
-    "name": {"type": "str", "required": True},
-    "path": {"type": "path", "required": True},
-    "match": {"type": "str", "default": ""},
-}
-
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path"},
-            "places": {"type": "list", "elements": "dict", "required": True, "options": PLACE},
+            "places": {"type": "list", "elements": "dict", "required": True, "options": _backup.PLACE},
             "host": {"type": "str", "required": True},
             "version": {"type": "str", "required": True},
             "limit_bytes": {"type": "int", "default": 268435456},

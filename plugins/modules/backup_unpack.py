@@ -103,18 +103,12 @@ left_out:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _backup
 
-PLACE = {
-    "name": {"type": "str", "required": True},
-    "path": {"type": "path", "required": True},
-    "match": {"type": "str", "default": ""},
-}
-
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path", "required": True},
-            "places": {"type": "list", "elements": "dict", "required": True, "options": PLACE},
+            "places": {"type": "list", "elements": "dict", "required": True, "options": _backup.PLACE},
             "host": {"type": "str", "required": True},
             "version": {"type": "str", "required": True},
             "other_version": {"type": "bool", "default": False},

@@ -93,23 +93,7 @@ import json
 import os
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _gateway_keys
-
-
-def write(path: str, text: str, mode: int) -> None:
-    """Replace a file whole."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    fresh = f"{path}.{os.getpid()}.new"
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(fresh, path)
-    except OSError:
-        os.unlink(fresh)
-        raise
+from ansible_collections.onprem.llm.plugins.module_utils import _disk, _gateway_keys
 
 
 def main() -> None:
@@ -173,8 +157,11 @@ def main() -> None:
         try:
             # The keys first: a digest whose key nobody has would lock its user out.
             if made:
-                write(given["handout"], json.dumps(made, indent=2, sort_keys=True) + "\n", 0o600)
-            write(given["path"], after, 0o644)
+                _disk.write(given["handout"], (json.dumps(made, indent=2, sort_keys=True) + "\n").encode())
+            # An inventory's files are as closed as its owner's umask makes them.
+            umask = os.umask(0o077)
+            os.umask(umask)
+            _disk.write(given["path"], after.encode(), 0o644 & ~umask)
         except OSError as error:
             module.fail_json(msg=f"cannot write {error.filename}: {error.strerror}")
     module.exit_json(changed=changed, made=sorted(made), digests=keys)

@@ -121,6 +121,7 @@ import stat
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.onprem.llm.plugins.module_utils import _disk
 
 # Configuration is small; weights of gigabytes are not to be read for a look.
 READ_LIMIT = 16 * 1024 * 1024
@@ -141,15 +142,8 @@ def file_state(path: str) -> dict[str, t.Any]:
 
 def filesystem_state(path: str) -> dict[str, t.Any]:
     """Device and room of the file system that holds a path, or will."""
-    place = os.path.abspath(path)
-    while not os.path.exists(place) and place != os.path.dirname(place):
-        place = os.path.dirname(place)
-    room = os.statvfs(place)
-    return {
-        "device": os.stat(place).st_dev,
-        "free_bytes": room.f_bavail * room.f_frsize,
-        "total_bytes": room.f_blocks * room.f_frsize,
-    }
+    room = _disk.room(path)
+    return {"device": room.device, "free_bytes": room.free_bytes, "total_bytes": room.total_bytes}
 
 
 def package_versions(module: AnsibleModule, names: list[str]) -> dict[str, str]:

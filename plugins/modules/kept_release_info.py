@@ -179,21 +179,12 @@ load_seconds:
 """
 
 import json
-import os
 import platform
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _kept_releases, _mirror, _registry, _upgrade
+from ansible_collections.onprem.llm.plugins.module_utils import _disk, _kept_releases, _mirror, _registry, _upgrade
 
-MANIFESTS = ", ".join(
-    (
-        _mirror.OCI_INDEX,
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        _mirror.OCI_MANIFEST,
-        _registry.MANIFEST_TYPE,
-    )
-)
 # As an index of images names processors.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 ASK_SECONDS = 10.0
@@ -230,13 +221,13 @@ def compressed_bytes(client: _registry.Client, reference: str) -> int:
     """
     digest = reference.partition("@")[2]
     repository = _mirror.parse_image(reference).repository
-    data = client.manifest(repository, digest, MANIFESTS)
+    data = client.manifest(repository, digest, _registry.ANY_MANIFEST)
     children = _registry.children(data)
     if children:
         wanted = ARCHITECTURES.get(platform.machine(), platform.machine())
         for entry in json.loads(data)["manifests"]:
             if (entry.get("platform") or {}).get("architecture") == wanted:
-                data = client.manifest(repository, entry["digest"], MANIFESTS)
+                data = client.manifest(repository, entry["digest"], _registry.ANY_MANIFEST)
                 break
         else:
             raise _registry.RegistryError(f"{reference} has no image for {wanted}")
@@ -314,10 +305,6 @@ def main() -> None:
     running["image_id"] = docker(module, "container", "inspect", "--format", "{{.Image}}", "onprem-llm-ollama").strip()
     running["models"] = (found or {}).get("models")
     root = docker(module, "info", "--format", "{{.DockerRootDir}}").strip() or "/var/lib/docker"
-    place = root
-    while not os.path.exists(place):
-        place = os.path.dirname(place)
-    room = os.statvfs(place)
     module.exit_json(
         changed=False,
         release=found,
@@ -330,7 +317,7 @@ def main() -> None:
         image_bytes=size,
         registry_faults=faults,
         docker_root=root,
-        free_bytes=room.f_bavail * room.f_frsize,
+        free_bytes=_disk.room(root).free_bytes,
         load_seconds=load_seconds(params["warm"]),
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.onprem.llm.plugins.module_utils import _backup
+from ansible_collections.onprem.llm.plugins.module_utils import _backup, _disk
 from ansible_collections.onprem.llm.plugins.module_utils._backup import Backup, BackupError, Place
 
 ABOUT = {"host": "node1", "version": "1.2.0", "made": 1}
@@ -71,11 +71,13 @@ def test_what_is_packed_comes_back(tmp_path: Path, places: list[Place], archive:
     assert _backup.changes(backup, back) == []
     key.write_bytes(b"another")
     assert [(change.path, change.there) for change in _backup.changes(backup, back)] == [(str(key), True)]
-    # A link in the place of a file is replaced, not followed.
+    # A link in the place of a file is replaced, not followed; what a restore that was killed left goes.
     key.unlink()
     key.symlink_to(tmp_path / "plan.json")
+    key.with_name("host.key.restored").write_bytes(b"sec")
     _backup.unpack(backup, _backup.changes(backup, back))
     assert (tmp_path / "plan.json").read_bytes() == b"{}"
+    assert sorted(os.listdir(key.parent)) == ["deeper", "host.key"]
 
 
 def test_only_what_is_asked_for(archive: Path, tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_cut_off_and_foreign_files(archive: Path) -> None:
 def test_no_room(archive: Path, tmp_path: Path, places: list[Place], monkeypatch: pytest.MonkeyPatch) -> None:
     room = os.statvfs(tmp_path)
     full = os.statvfs_result((*room[:4], 10, *room[5:]))
-    monkeypatch.setattr(_backup.os, "statvfs", lambda path: full)
+    monkeypatch.setattr(_disk.os, "statvfs", lambda path: full)
     wanted = _backup.changes(Backup(str(archive)), elsewhere(tmp_path, places))
     assert "bytes free; 24 and 67108864 to spare are needed" in _backup.shortage(wanted)
     with pytest.raises(BackupError, match="bytes free; 48 and"):

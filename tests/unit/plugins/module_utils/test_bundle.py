@@ -306,6 +306,13 @@ def test_a_name_that_no_bundle_can_have(tmp_path: Path) -> None:
 def test_writing_the_same_is_no_change(tmp_path: Path) -> None:
     path = str(tmp_path / "a" / "b")
     assert [_bundle.write(path, b"1"), _bundle.write(path, b"1"), _bundle.write(path, b"2")] == [True, False, True]
+    assert os.stat(path).st_mode & 0o777 == 0o644
+
+
+def test_what_a_run_that_was_killed_left_goes_with_the_next(tmp_path: Path) -> None:
+    (tmp_path / "b.new").write_bytes(b"half")
+    assert _bundle.write(str(tmp_path / "b"), b"whole")
+    assert os.listdir(tmp_path) == ["b"]
 
 
 def test_the_releases_are_those_of_the_roles() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 from ansible_collections.onprem.llm.plugins.module_utils import _gguf, _headers
@@ -54,3 +55,10 @@ def test_any_metadata_survives(metadata: dict[str, Any]) -> None:
     # Compared by their text: a float that is no number equals nothing.
     assert repr(read(kept)) == repr(read(data))
     assert read(kept).tensors == read(data).tensors
+
+
+def test_what_is_kept_is_its_owners_alone(tmp_path: Path) -> None:
+    data = llama()
+    kept = _headers.Cache(str(tmp_path / "cache")).keep_header("sha256:" + "a" * 64, 5, read(data), data)
+    assert [str(path) for path in (tmp_path / "cache").iterdir()] == [kept.path]
+    assert Path(kept.path).stat().st_mode & 0o777 == 0o600
