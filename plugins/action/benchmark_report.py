@@ -7,24 +7,18 @@ from __future__ import annotations
 import typing as t
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils import _load_report
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
 
 # Ansible's own, of no use later; the key is not among a result's members.
 DROPPED = ("changed", "failed", "invocation", "exception", "warnings", "deprecations")
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {"runs": {"type": "list", "elements": "dict", "required": True}}
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={"runs": {"type": "list", "elements": "dict", "required": True}}
-        )
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
         runs = [{name: value for name, value in run.items() if name not in DROPPED} for run in arguments["runs"]]
         try:
             lines = _load_report.lines(_load_report.checked(runs))
@@ -32,5 +26,4 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(error)) from error
         show([(line, None) for line in lines])
         svg = _load_report.plot(runs) if any(run["steps"] for run in runs) else ""
-        result.update(changed=False, lines=lines, svg=svg, report={"schema": 1, "runs": runs})
-        return result
+        return {"lines": lines, "svg": svg, "report": {"schema": 1, "runs": runs}}

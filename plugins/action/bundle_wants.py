@@ -9,10 +9,10 @@ import os
 import typing as t
 
 from ansible.errors import AnsibleError
-from ansible.plugins.action import ActionBase
 from ansible.plugins.loader import lookup_loader
 from ansible_collections.onprem.llm.plugins.action.check_host import Statements, innermost
 from ansible_collections.onprem.llm.plugins.module_utils import _bundle, _catalog, _registry
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._roles import ROLES
 
 # Debian's names of architectures, by the kernel's.
@@ -24,7 +24,7 @@ SYSTEM_SOURCES, DOCKER_SOURCES = ("system", "mirror.sources.j2"), ("docker", "do
 class Host:
     """What one host wants, by its roles' own statements."""
 
-    def __init__(self, name: str, variables: dict[str, t.Any], action: ActionBase) -> None:
+    def __init__(self, name: str, variables: dict[str, t.Any], action: ControllerAction) -> None:
         self.name, self.variables, self._action = name, variables, action
         self._statements = Statements(action._loader, action._templar, action._display, variables)
 
@@ -110,26 +110,19 @@ def gather(found: list[dict[str, t.Any]], want: dict[str, t.Any], host: str) -> 
     found.append({**want, "hosts": [host]})
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {
+        "hosts": {"type": "list", "elements": "str", "required": True},
+        "releases": {"type": "list", "elements": "str", "default": []},
+        "architecture": {"type": "str", "default": "amd64", "choices": sorted(ARCHITECTURES.values())},
+        "mirrors": {"type": "dict", "default": {}},
+        "plans": {"type": "path"},
+        "more_packages": {"type": "list", "elements": "str", "default": []},
+        "more_models": {"type": "list", "elements": "dict", "default": []},
+        "more_images": {"type": "list", "elements": "dict", "default": []},
+    }
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={
-                "hosts": {"type": "list", "elements": "str", "required": True},
-                "releases": {"type": "list", "elements": "str", "default": []},
-                "architecture": {"type": "str", "default": "amd64", "choices": sorted(ARCHITECTURES.values())},
-                "mirrors": {"type": "dict", "default": {}},
-                "plans": {"type": "path"},
-                "more_packages": {"type": "list", "elements": "str", "default": []},
-                "more_models": {"type": "list", "elements": "dict", "default": []},
-                "more_images": {"type": "list", "elements": "dict", "default": []},
-            }
-        )
-        variables = task_vars or {}
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
         unknown = [name for name in arguments["releases"] if name not in _bundle.RELEASES]
         if unknown:
             raise AnsibleError(f"releases has {unknown[0]}; known are {', '.join(_bundle.RELEASES)}")
@@ -160,8 +153,7 @@ class ActionModule(ActionBase):
             gather(wants["models"], {"name": full, "digest": model.get("digest") or ""}, "the bundle")
         for image in arguments["more_images"]:
             gather(wants["images"], {"reference": image["reference"], "digest": image["digest"]}, "the bundle")
-        result.update(changed=False, wants=wants)
-        return result
+        return {"wants": wants}
 
     def _variables_of(self, host: str, variables: dict[str, t.Any]) -> dict[str, t.Any]:
         hostvars = variables.get("hostvars") or {}

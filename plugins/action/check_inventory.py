@@ -12,8 +12,8 @@ import typing as t
 import yaml
 from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils._text import nearest
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._roles import REPLACED, ROLES, short_names
 
 # Names that roles hand on during a run, and groups whose names begin like a role's; nobody sets them.
@@ -169,21 +169,15 @@ def unknown(
             yield name, role, rest[likely] if likely else None
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {
+        "roles": {"type": "list", "elements": "str", "required": True},
+        "foreign": {"type": "list", "elements": "str", "default": []},
+        "tell": {"type": "bool", "default": True},
+    }
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={
-                "roles": {"type": "list", "elements": "str", "required": True},
-                "foreign": {"type": "list", "elements": "str", "default": []},
-                "tell": {"type": "bool", "default": True},
-            }
-        )
-        variables = task_vars or {}
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
+        result: dict[str, t.Any] = {}
         specs = specifications(ROLES)
         roles = short_names(arguments["roles"], specs, " with a meta/argument_specs.yml")
         faults: list[dict[str, str]] = []
@@ -213,7 +207,7 @@ class ActionModule(ActionBase):
         ):
             hint = f"did you mean {likely}?" if likely else f"the role {role} has none like it"
             faults.append({"variable": name, "role": role, "message": f"{name}: no role has this variable; {hint}"})
-        result.update(changed=False, checked=checked, faults=faults)
+        result.update(checked=checked, faults=faults)
         if faults and arguments["tell"]:
             host = variables.get("inventory_hostname", "this host")
             head = "{} {} in the variables of {}:".format(len(faults), "fault" if len(faults) == 1 else "faults", host)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible import constants as C
-from ansible.plugins.action import ActionBase
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
 
 from .check_results import FACT
@@ -35,35 +35,27 @@ def report(results: t.Mapping[str, t.Sequence[t.Mapping[str, str]]]) -> list[tup
     return lines
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {
+        "hosts": {"type": "list", "elements": "str", "required": True},
+        "dropped": {"type": "list", "elements": "str", "default": []},
+    }
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={
-                "hosts": {"type": "list", "elements": "str", "required": True},
-                "dropped": {"type": "list", "elements": "str", "default": []},
-            }
-        )
-        variables = (task_vars or {}).get("hostvars") or {}
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
+        hostvars = variables.get("hostvars") or {}
         results: dict[str, list[dict[str, str]]] = {}
         for host in sorted(arguments["hosts"]):
-            facts = variables[host]["ansible_facts"] if host in variables else {}
+            facts = hostvars[host]["ansible_facts"] if host in hostvars else {}
             results[host] = list(facts.get(FACT) or [])
             if host in arguments["dropped"]:
                 results[host].append(DROPPED)
         lines = report(results)
         colours = {"FAILED": C.COLOR_ERROR, "not asked": C.COLOR_SKIP}
         show((text, colours.get(verdict)) for verdict, text in lines)
-        result.update(
-            changed=False,
-            lines=[text for _verdict, text in lines],
-            failed_checks={
+        return {
+            "lines": [text for _verdict, text in lines],
+            "failed_checks": {
                 host: ["{component}: {check}".format(**item) for item in items if item["verdict"] == "FAILED"]
                 for host, items in results.items()
             },
-        )
-        return result
+        }

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible.plugins.action import ActionBase
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 
 # The fact that gathers the results of a run, and the variable by which playbooks/verify.yml says that it reads them.
 FACT = "onprem_llm_check_results"
@@ -20,31 +20,24 @@ def line(result: t.Mapping[str, t.Any]) -> str:
     return f"{text}: {found}" if found else text
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {
+        "component": {"type": "str", "required": True},
+        "results": {
+            "type": "list",
+            "elements": "dict",
+            "required": True,
+            "options": {
+                "check": {"type": "str", "required": True},
+                "found": {"type": "str", "default": ""},
+                "ok": {"type": "bool", "required": True},
+                "asked": {"type": "bool", "default": True},
+            },
+        },
+        "first": {"type": "bool", "default": False},
+    }
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={
-                "component": {"type": "str", "required": True},
-                "results": {
-                    "type": "list",
-                    "elements": "dict",
-                    "required": True,
-                    "options": {
-                        "check": {"type": "str", "required": True},
-                        "found": {"type": "str", "default": ""},
-                        "ok": {"type": "bool", "required": True},
-                        "asked": {"type": "bool", "default": True},
-                    },
-                },
-                "first": {"type": "bool", "default": False},
-            }
-        )
-        variables = task_vars or {}
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
         results = [
             {
                 "component": arguments["component"],
@@ -56,11 +49,9 @@ class ActionModule(ActionBase):
         ]
         failed = [item for item in results if item["verdict"] == "FAILED"]
         before = [] if arguments["first"] else list((variables.get("ansible_facts") or {}).get(FACT) or [])
-        result.update(
-            changed=False,
-            results=results,
-            ansible_facts={FACT: before + results},
-            failed=bool(failed) and not variables.get(GATHER),
-            msg="\n".join(line(item) for item in (failed or results)),
-        )
-        return result
+        return {
+            "results": results,
+            "ansible_facts": {FACT: before + results},
+            "failed": bool(failed) and not variables.get(GATHER),
+            "msg": "\n".join(line(item) for item in (failed or results)),
+        }

@@ -7,8 +7,8 @@ from __future__ import annotations
 import typing as t
 
 from ansible import constants as C
-from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils import _fleet, _plan_text
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
 
 
@@ -31,29 +31,23 @@ def report(selections: t.Mapping[str, t.Mapping[str, t.Any]]) -> tuple[list[tupl
     return lines, without
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {
+        "hosts": {"type": "list", "elements": "str", "required": True},
+        "registered": {"type": "str", "default": "models_selection"},
+    }
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={
-                "hosts": {"type": "list", "elements": "str", "required": True},
-                "registered": {"type": "str", "default": "models_selection"},
-            }
-        )
-        variables = (task_vars or {}).get("hostvars") or {}
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
+        hostvars = variables.get("hostvars") or {}
         lines, without = report(
             {
-                host: variables[host].get(arguments["registered"]) or {}
+                host: hostvars[host].get(arguments["registered"]) or {}
                 for host in sorted(arguments["hosts"])
-                if host in variables
+                if host in hostvars
             }
         )
         show(lines)
-        result.update(changed=False, lines=[text for text, _colour in lines], without=without)
+        result: dict[str, t.Any] = {"lines": [text for text, _colour in lines], "without": without}
         if without:
             result.update(failed=True, msg="no plan for {}".format(", ".join(without)))
         return result

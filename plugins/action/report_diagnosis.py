@@ -13,30 +13,24 @@ import typing as t
 
 from ansible import constants as C
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils import _diagnosis as ladder
 from ansible_collections.onprem.llm.plugins.module_utils import _diagnosis_report as report
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {
+        "hosts": {"type": "list", "elements": "str", "required": True},
+        "registered": {"type": "str", "required": True},
+        "directory": {"type": "path", "default": ""},
+        "bundle": {"type": "bool", "default": False},
+    }
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={
-                "hosts": {"type": "list", "elements": "str", "required": True},
-                "registered": {"type": "str", "required": True},
-                "directory": {"type": "path", "default": ""},
-                "bundle": {"type": "bool", "default": False},
-            }
-        )
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
         if arguments["bundle"] and not arguments["directory"]:
             raise AnsibleActionFail("bundle is true and directory is empty; give a directory on the controller")
-        hostvars = (task_vars or {}).get("hostvars") or {}
+        hostvars = variables.get("hostvars") or {}
         found: dict[str, list[ladder.Finding]] = {}
         lost: list[str] = []
         collected: dict[str, t.Mapping[str, str]] = {}
@@ -51,12 +45,11 @@ class ActionModule(ActionBase):
         lines = report.table(hosts, lost)
         colours = {ladder.BROKEN: C.COLOR_ERROR, ladder.REMARK: C.COLOR_WARN, ladder.UNKNOWN: C.COLOR_SKIP}
         show((text, colours.get(verdict)) for verdict, text in lines)
-        result.update(
-            changed=False,
-            report=report.data(hosts, lost),
-            markdown=report.markdown(hosts, lost),
-            lines=[text for _verdict, text in lines],
-        )
+        result: dict[str, t.Any] = {
+            "report": report.data(hosts, lost),
+            "markdown": report.markdown(hosts, lost),
+            "lines": [text for _verdict, text in lines],
+        }
         texts = {
             "diagnosis.json": json.dumps(result["report"], indent=1) + "\n",
             "diagnosis.md": result["markdown"],

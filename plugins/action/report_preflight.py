@@ -6,26 +6,19 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils import _preflight
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {
+        "hosts": {"type": "list", "elements": "str", "required": True},
+        "reached": {"type": "list", "elements": "str", "required": True},
+        "registered": {"type": "list", "elements": "str", "required": True},
+    }
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={
-                "hosts": {"type": "list", "elements": "str", "required": True},
-                "reached": {"type": "list", "elements": "str", "required": True},
-                "registered": {"type": "list", "elements": "str", "required": True},
-            }
-        )
-        variables = task_vars or {}
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
         groups, hostvars = variables.get("groups") or {}, variables.get("hostvars") or {}
         hosts, lost = arguments["hosts"], [name for name in arguments["hosts"] if name not in arguments["reached"]]
         told: dict[str, list[str]] = {}
@@ -38,18 +31,15 @@ class ActionModule(ActionBase):
                     outlooks[host] = found["outlook"]
         faults = _preflight.groups_faults(groups) + _preflight.address_faults(self._addresses(groups, hostvars))
         faults += _preflight.grouped(told, hosts)
-        result.update(changed=False)
         absent = [f"Not reached, and left out: {', '.join(lost)}"] if lost else []
         if faults:
             head = "{} {}; nothing was changed on any host:".format(
                 len(faults), "fault in the way" if len(faults) == 1 else "faults in the way"
             )
-            result.update(failed=True, msg="\n".join([head] + ["- " + fault for fault in faults] + absent))
-        else:
-            lines = _preflight.outlook_lines(outlooks, hosts) + absent
-            result.update(lines=lines)
-            show((line, None) for line in ["", "What site.yml would do:", *lines])
-        return result
+            return {"failed": True, "msg": "\n".join([head] + ["- " + fault for fault in faults] + absent)}
+        lines = _preflight.outlook_lines(outlooks, hosts) + absent
+        show((line, None) for line in ["", "What site.yml would do:", *lines])
+        return {"lines": lines}
 
     def _addresses(self, groups: t.Mapping[str, t.Any], hostvars: t.Any) -> dict[str, dict[str, t.Any]]:
         """What the inventory says of the places of its hosts, of all of them: a run may be limited to a few."""

@@ -9,29 +9,23 @@ import typing as t
 
 from ansible import constants as C
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils import _fleet_status as status
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
 
 COLOURS = {"": None, status.OK: C.COLOR_OK, "degraded": C.COLOR_WARN}
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {
+        "hosts": {"type": "list", "elements": "str", "required": True},
+        "registered": {"type": "str", "required": True},
+        "functions": {"type": "dict", "default": {}},
+        "file": {"type": "path", "default": ""},
+    }
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={
-                "hosts": {"type": "list", "elements": "str", "required": True},
-                "registered": {"type": "str", "required": True},
-                "functions": {"type": "dict", "default": {}},
-                "file": {"type": "path", "default": ""},
-            }
-        )
-        hostvars, groups = ((task_vars or {}).get(name) or {} for name in ("hostvars", "groups"))
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
+        hostvars, groups = (variables.get(name) or {} for name in ("hostvars", "groups"))
         told = []
         for host in arguments["hosts"]:
             functions = [what for group, what in arguments["functions"].items() if host in groups.get(group, [])]
@@ -44,7 +38,6 @@ class ActionModule(ActionBase):
             for row in fleet["hosts"]
             if row["state"] != status.OK or row["drained"]
         ]
-        result.update(changed=False, fleet=fleet, unwell=unwell, lines=[text for _state, text in lines])
         if arguments["file"]:
             try:
                 with open(arguments["file"], "w", encoding="utf-8") as file:
@@ -52,4 +45,4 @@ class ActionModule(ActionBase):
                     file.write("\n")
             except OSError as error:
                 raise AnsibleActionFail(f"file is {arguments['file']}, and cannot be written: {error}") from error
-        return result
+        return {"fleet": fleet, "unwell": unwell, "lines": [text for _state, text in lines]}

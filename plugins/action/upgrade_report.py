@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 import typing as t
 
-from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils import _upgrade
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
 
 
@@ -38,29 +38,23 @@ def node_of(found: t.Mapping[str, t.Any]) -> _upgrade.Node:
     )  # fmt: skip
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {
+        "hosts": {"type": "list", "elements": "str", "required": True},
+        "reached": {"type": "list", "elements": "str", "required": True},
+        "canary": {"type": "str", "required": True},
+        "serial": {"type": "int", "default": 1},
+        "allow_older": {"type": "bool", "default": False},
+        "accept_gap": {"type": "bool", "default": False},
+        "back": {"type": "bool", "default": False},
+        "release": {"type": "str", "default": ""},
+        "found": {"type": "str", "default": "__upgrade_found"},
+    }
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={
-                "hosts": {"type": "list", "elements": "str", "required": True},
-                "reached": {"type": "list", "elements": "str", "required": True},
-                "canary": {"type": "str", "required": True},
-                "serial": {"type": "int", "default": 1},
-                "allow_older": {"type": "bool", "default": False},
-                "accept_gap": {"type": "bool", "default": False},
-                "back": {"type": "bool", "default": False},
-                "release": {"type": "str", "default": ""},
-                "found": {"type": "str", "default": "__upgrade_found"},
-            }
-        )
-        variables = (task_vars or {}).get("hostvars") or {}
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
+        hostvars = variables.get("hostvars") or {}
         reached = [host for host in arguments["hosts"] if host in arguments["reached"]]
-        found = {host: (variables.get(host) or {}).get(arguments["found"]) or {} for host in reached}
+        found = {host: (hostvars.get(host) or {}).get(arguments["found"]) or {} for host in reached}
         nodes = {host: node_of(known) for host, known in found.items() if known}
         faults = self._order_faults(arguments, nodes)
         targets: dict[str, t.Any] = {}
@@ -77,17 +71,14 @@ class ActionModule(ActionBase):
                 targets[host] = _upgrade.choose(look["kept"], look["current"], arguments["release"], left)
             except _upgrade.UpgradeError as error:
                 faults.append(f"{host}: {error}")
-        result.update(changed=False)
         if faults:
             counted = f"{len(faults)} {'fault' if len(faults) == 1 else 'faults'}"
             head = f"{counted} in the way; nothing was changed on any node:"
-            result.update(failed=True, msg="\n".join([head] + [f"- {fault}" for fault in faults]))
-            return result
+            return {"failed": True, "msg": "\n".join([head] + [f"- {fault}" for fault in faults])}
         due = list(targets) if arguments["back"] else [host for host, node in nodes.items() if node.due]
         lines = self._lines(arguments, nodes, targets, due)
         show((line, None) for line in ["", *lines])
-        result.update(lines=lines, due=due, targets={host: target["name"] for host, target in targets.items()})
-        return result
+        return {"lines": lines, "due": due, "targets": {host: target["name"] for host, target in targets.items()}}
 
     def _order_faults(self, arguments: t.Mapping[str, t.Any], nodes: t.Mapping[str, _upgrade.Node]) -> list[str]:
         canary, faults = arguments["canary"], []

@@ -7,25 +7,19 @@ from __future__ import annotations
 import typing as t
 
 from ansible.errors import AnsibleActionFail
-from ansible.plugins.action import ActionBase
 from ansible_collections.onprem.llm.plugins.module_utils import _usage
+from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._report import show
 
 
-class ActionModule(ActionBase):
-    TRANSFERS_FILES = False
-    _requires_connection = False
-    _supports_check_mode = True
+class ActionModule(ControllerAction):
+    ARGUMENTS: t.ClassVar[dict[str, t.Any]] = {
+        "ledgers": {"type": "dict", "required": True},
+        "month": {"type": "str", "required": True},
+        "by_model": {"type": "bool", "default": True},
+    }
 
-    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        result: dict[str, t.Any] = super().run(tmp, task_vars)
-        _given, arguments = self.validate_argument_spec(
-            argument_spec={
-                "ledgers": {"type": "dict", "required": True},
-                "month": {"type": "str", "required": True},
-                "by_model": {"type": "bool", "default": True},
-            }
-        )
+    def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
         fault = _usage.month_fault(arguments["month"])
         if fault:
             raise AnsibleActionFail(fault)
@@ -36,5 +30,4 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(error)) from error
         lines = _usage.lines(rows)
         show([(line, None) for line in lines])
-        result.update(changed=False, rows=rows, lines=lines, csv=_usage.as_csv(rows))
-        return result
+        return {"rows": rows, "lines": lines, "csv": _usage.as_csv(rows)}

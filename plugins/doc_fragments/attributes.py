@@ -39,6 +39,15 @@ attributes:
       - This action does not modify state.
 """
 
+    # For modules that are an action plugin, or have one before them.
+    ACTION = r"""
+options: {}
+attributes:
+  action:
+    description: Has an action plugin, which runs on the controller.
+    support: full
+"""
+
     # How the Ollama modules reach the server.
     OLLAMA = r"""
 options:

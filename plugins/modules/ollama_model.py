@@ -23,6 +23,7 @@ description:
   - Errors that the server reports inside a successful answer's stream are errors.
 extends_documentation_fragment:
   - onprem.llm.attributes
+  - onprem.llm.attributes.action
   - onprem.llm.attributes.ollama
   - onprem.llm.transfer
   - onprem.llm.transfer.turns
@@ -39,8 +40,6 @@ attributes:
     details:
       - With O(source=gguf) and without O(sha256) the file is read at every run to learn its digest.
   action:
-    description: Has an action plugin, which runs on the controller.
-    support: full
     details:
       - It calls the module again and again while there is something to transfer or to read, and prints a line each
         time.

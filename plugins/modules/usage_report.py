@@ -20,10 +20,7 @@ description:
 extends_documentation_fragment:
   - onprem.llm.attributes
   - onprem.llm.attributes.info
-attributes:
-  action:
-    description: Has an action plugin, which runs on the controller.
-    support: full
+  - onprem.llm.attributes.action
 options:
   ledgers:
     description:

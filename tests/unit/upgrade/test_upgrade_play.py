@@ -102,7 +102,9 @@ class Machine:
             "ollama/tasks/prefetch.yml": NOTHING,
             "models/tasks/prefetch.yml": NOTHING,
             "models/tasks/main.yml": NOTHING,
-            "ollama/tasks/proof.yml": NOTHING,
+            "ollama/tasks/proof.yml": [
+                {"name": "See the plan", "ansible.builtin.assert": {"that": "'engine' in ollama_plan"}},
+            ],
             "ollama/tasks/main.yml": [
                 {"name": "Install", "ansible.builtin.command": install},
                 {
