@@ -19,6 +19,7 @@ description:
 extends_documentation_fragment:
   - onprem.llm.attributes
   - onprem.llm.attributes.info
+  - onprem.llm.attributes.action
 options:
   hosts:
     description:
