@@ -220,11 +220,10 @@ def requirement_faults(requirements: Any, dependencies: Mapping[str, str], insta
 
 
 def _constants(path: Path) -> dict[str, Any]:
-    """The string constants of a module's top level."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    """The string constants of a file, at its top or in a class."""
     return {
         target.id: node.value.value
-        for node in tree.body
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
         for target in node.targets
         if isinstance(target, ast.Name)
@@ -244,9 +243,8 @@ def module_faults(path: Path, fragments: Path = ROOT / "plugins/doc_fragments") 
     faults += [f"has no {key}" for key in ("short_description", "description", "author") if not documentation.get(key)]
     attributes = dict(documentation.get("attributes") or {})
     for fragment in documentation.get("extends_documentation_fragment") or []:
-        source = fragments / f"{fragment.split('.')[2]}.py" if fragment.startswith("onprem.llm.") else None
-        if source and source.is_file():
-            attributes = _merge(_fragment_attributes(source), attributes)
+        if fragment.startswith("onprem.llm."):
+            attributes = _merge(_fragment_attributes(fragments, fragment), attributes)
     for attribute in ("check_mode", "diff_mode", "idempotent"):
         if not (attributes.get(attribute) or {}).get("support"):
             faults.append(f"attribute {attribute} has no support")
@@ -258,13 +256,12 @@ def module_faults(path: Path, fragments: Path = ROOT / "plugins/doc_fragments") 
     return [f"{path.name}: {fault}" for fault in faults]
 
 
-def _fragment_attributes(source: Path) -> dict[str, Any]:
-    """The attributes of all parts of a documentation fragment."""
-    found: dict[str, Any] = {}
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "attributes:" in node.value:
-            found = _merge(found, (yaml.safe_load(node.value) or {}).get("attributes") or {})
-    return found
+def _fragment_attributes(fragments: Path, name: str) -> dict[str, Any]:
+    """The attributes of the part of a documentation fragment that a module names."""
+    _namespace, _collection, file, *part = name.split(".")
+    source = fragments / f"{file}.py"
+    text = _constants(source).get(part[0].upper() if part else "DOCUMENTATION") if source.is_file() else None
+    return (yaml.safe_load(text) or {}).get("attributes") or {} if text else {}
 
 
 def _merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:

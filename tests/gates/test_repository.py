@@ -175,6 +175,7 @@ def test_gate_sees_requirements() -> None:
         ("EXAMPLES =", "_EXAMPLES ="),
         ("onprem.llm.gpu_info", "gpu_info"),
         ("returned:", "x:"),
+        ("  - onprem.llm.attributes.info\n", ""),
     ],
 )
 def test_gate_sees_module_documentation(tmp_path: Path, old: str, new: str) -> None:
