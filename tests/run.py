@@ -27,8 +27,8 @@ TAIL_LINES = 60
 PARTS = ("lint", "unit", "gateway", "sanity", "engine", "molecule")
 # Of the distribution, whose nginx has another way to say HTTP/2, and another Lua module.
 NEXT_RELEASE = "trixie"
-# Their checks touch nothing of each other, and wait for servers and clocks half of their time.
-AT_ONCE = {"unit": 2}
+# Their checks touch nothing of each other, and wait for servers, clocks and single processes half of their time.
+AT_ONCE = {"unit": 2, "sanity": 2}
 
 
 @dataclass(frozen=True)
