@@ -220,7 +220,7 @@ def killed(site: Site) -> None:
         enough(load, time.monotonic(), seconds=45)
         load.stop()
     failed = [request for request in load.requests if request.failed]
-    cut = [request for request in failed if request.began < moment + 1]
+    cut = [request for request in failed if request.began < moment + 1 and request.ended >= moment]
     found = {
         **figures([request for request in load.requests if request not in cut]), "sent": len(load.requests),
         "cut_by_kill": len(cut), "ran_on_it": running, "retried_by_gateway": site.retries() - before,
