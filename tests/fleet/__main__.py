@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import sys
+from collections.abc import Iterator
 
 import docker
 
 from tests.fleet.hosts import Fleet, FleetError
-from tests.fleet.supplies import supply
+from tests.fleet.supplies import CACHE, supply
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One fleet at a time makes what all share: images of engine and hosts, model files."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / ".lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def main() -> int:
@@ -29,8 +41,10 @@ def main() -> int:
                 print(f"{host}: {', '.join(paths[:20])}")
             return int(bool(changed))
         else:
-            if fleet.supplies:
-                supply(client, fleet.state)
+            with alone():
+                if fleet.supplies:
+                    supply(client, fleet.state)
+                fleet.build(client)
             fleet.up(client)
     except (FleetError, RuntimeError) as error:
         print(f"fleet: {error}", file=sys.stderr)

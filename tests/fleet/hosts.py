@@ -121,11 +121,14 @@ class Fleet:
     def network(self) -> str:
         return f"onprem-llm-{self.name}"
 
+    def build(self, client: docker.DockerClient) -> dict[str, str]:
+        """The tag of each suite's image; what is not there is built."""
+        return {suite: images.build(client, suite) for suite in sorted({host.suite for host in self.hosts})}
+
     def up(self, client: docker.DockerClient) -> None:
         """Boot every host that does not run yet as described; hosts that do are left alone."""
         public_key = self._ssh_key()
-        suites = {host.suite for host in self.hosts}
-        tags = {suite: images.build(client, suite) for suite in sorted(suites)}
+        tags = self.build(client)
         self._ensure_network(client, self.network, self.subnet, self.subnet6)
         if self.second_subnet:
             self._ensure_network(client, f"{self.network}-second", self.second_subnet)
