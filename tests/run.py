@@ -73,9 +73,10 @@ def lint() -> Iterator[Check]:
 
 def unit() -> Iterator[Check]:
     # The longest first, since two run at once.
-    yield pytest("unit", "tests/unit", "--ignore", "tests/unit/plugins", "tests/gates", "tests/alerts")
+    yield pytest("unit", "tests/unit", "--ignore", "tests/unit/plugins")
     yield pytest("unit of plugins", "tests/unit/plugins")
     yield from sanity.newest_core(lambda python: pytest("unit on the newest core", "tests/unit/plugins", python=python))
+    yield pytest("gates and alerts", "tests/gates", "tests/alerts")
 
 
 def gateway() -> Iterator[Check]:
