@@ -83,7 +83,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_a_long_transfer_tells_of_itself(site: Site) -> None:
-    site.registry.bucket = registry_fake.Bucket(1.3 * 2**20)
+    site.registry.bucket = registry_fake.Bucket(0.7 * 2**20)
     status, output = site.play("-v")
     assert status == 0, output
     lines = [line for line in output.splitlines() if line.startswith("node1: mine:1: ")]
