@@ -2,6 +2,9 @@
 
 A part is a list of checks; a check is a command with a name. pytest's tests are counted each; any other check is one.
 Everything lands in build/test/<check>.log; a failed check's last lines are printed.
+
+Tests that meet real servers and clocks share the machine with others. Where no more than ``AGAIN`` of a pytest check
+fail, these run once more, alone; what passes then counts, and is told with what it had said.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from tests import sanity
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "test"
 TAIL_LINES = 60
+AGAIN = 3
 PARTS = ("lint", "unit", "gateway", "sanity", "engine", "molecule")
 # Of the distribution, whose nginx has another way to say HTTP/2, and another Lua module.
 NEXT_RELEASE = "trixie"
@@ -54,7 +58,9 @@ class Tally:
 
 
 def pytest(name: str, *arguments: str, python: str = sys.executable, **environment: str) -> Check:
-    command = [python, "-m", "pytest", "-q", "--junitxml", str(LOGS / f"{name}.xml"), *arguments]
+    # Two run at once, and each knows what failed of its own.
+    cache = f"cache_dir={LOGS / name}.cache"
+    command = [python, "-m", "pytest", "-q", "-o", cache, "--junitxml", str(LOGS / f"{name}.xml"), *arguments]
     return Check(name, command, environment, junit=True)
 
 
@@ -131,16 +137,11 @@ def tallies(part: str) -> Iterator[Tally]:
         yield from pool.map(run, BUILDERS[part]())
 
 
-def run(check: Check) -> Tally:
-    """Run one check and count it; its output goes to a log, the end of it to the screen if it failed."""
-    LOGS.mkdir(parents=True, exist_ok=True)
-    log = LOGS / f"{check.name.replace(' ', '-')}.log"
-    report = LOGS / f"{check.name}.xml"
-    report.unlink(missing_ok=True)
-    started = time.monotonic()
-    with log.open("w", encoding="utf-8") as output:
-        code = subprocess.run(
-            check.command,
+def execute(check: Check, *more: str) -> int:
+    """Exit status of a check's command; its output is added to the check's log."""
+    with log_of(check).open("a", encoding="utf-8") as output:
+        return subprocess.run(
+            [*check.command, *more],
             cwd=check.directory,
             env=os.environ | check.environment,
             stdin=subprocess.DEVNULL,
@@ -148,28 +149,59 @@ def run(check: Check) -> Tally:
             stderr=subprocess.STDOUT,
             check=False,
         ).returncode
+
+
+def log_of(check: Check) -> Path:
+    return LOGS / f"{check.name.replace(' ', '-')}.log"
+
+
+def tail(check: Check) -> str:
+    """The last lines of a check's log, as they are shown."""
+    lines = log_of(check).read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+    return "\n".join(f"    | {line}" for line in lines)
+
+
+def counted(check: Check, code: int) -> Tally:
+    """What a check that ended came to."""
     tally = Tally(passed=int(code == 0), failed=int(code != 0))
+    report = LOGS / f"{check.name}.xml"
     if check.junit and report.exists():
         suite = next(ElementTree.parse(report).iter("testsuite"))
         failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
         skipped = int(suite.get("skipped", 0))
         # pytest may also fail as a whole, with no test to blame.
         tally = Tally(int(suite.get("tests", 0)) - failed - skipped, failed or int(code != 0))
-    text = log.read_text(encoding="utf-8", errors="replace")
+    text = log_of(check).read_text(encoding="utf-8", errors="replace")
     if check.forbidden and check.forbidden in text:
         tally = Tally(failed=1)
     if check.each:
         count = len(re.findall(check.each, text))
         # A run that tested nothing has proved nothing.
         tally = Tally(count, tally.failed) if count else Tally(failed=1)
+    return tally
+
+
+def run(check: Check) -> Tally:
+    """Run one check and count it; its output goes to a log, the end of it to the screen if it failed."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log_of(check).unlink(missing_ok=True)
+    (LOGS / f"{check.name}.xml").unlink(missing_ok=True)
+    started = time.monotonic()
+    tally = counted(check, execute(check))
+    told = tail(check) if tally.failed else ""
+    again = ""
+    if check.junit and 0 < tally.failed <= AGAIN:
+        second = counted(check, execute(check, "--last-failed", "--last-failed-no-failures=none"))
+        if second == Tally(passed=tally.failed):
+            again, tally = f", {tally.failed} of them at the second try", Tally(tally.passed + tally.failed)
+        else:
+            told = tail(check)
     verdict = "ok    " if tally.failed == 0 else "FAILED"
     spent = time.monotonic() - started
-    print(f"  {verdict} {check.name:<28} {tally.passed:>4} passed {tally.failed:>3} failed  {spent:6.1f} s")
-    if tally.failed:
-        lines = text.splitlines()[-TAIL_LINES:]
-        print("\n".join(f"    | {line}" for line in lines))
-        print(f"    the whole of it: {log.relative_to(ROOT)}")
-    sys.stdout.flush()
+    lines = [f"  {verdict} {check.name:<28} {tally.passed:>4} passed {tally.failed:>3} failed  {spent:6.1f} s{again}"]
+    if told:
+        lines += [told, f"    the whole of it: {log_of(check).relative_to(ROOT)}"]
+    print("\n".join(lines), flush=True)
     return tally
 
 
