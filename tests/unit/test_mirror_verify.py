@@ -23,8 +23,13 @@ def node(*models: dict[str, Any]) -> dict[str, Any]:
     return {"ansible_facts": {"ansible_local": {"onprem_llm": {"plan": plan, "release": None}}}}
 
 
-def verified(nodes: dict[str, Any], held: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the module is asked for, and the check of what the mirror holds."""
+def verified(
+    nodes: dict[str, Any], held: dict[str, Any], limited: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the module is asked for, and the check of what the mirror holds.
+
+    :param limited: whether the mirror alone is in the run.
+    """
     tasks = yaml.safe_load((ROLES / "model_mirror/tasks/verify.yml").read_text(encoding="utf-8"))
     asked, told = (
         next(task for task in tasks if task["name"] == name)
@@ -35,6 +40,7 @@ def verified(nodes: dict[str, Any], held: dict[str, Any]) -> tuple[dict[str, Any
         "inventory_hostname": "mirror01",
         "groups": {"llm_nodes": list(nodes), "model_mirrors": ["mirror01"]},
         "hostvars": {"mirror01": {}, **nodes},
+        "ansible_play_hosts_all": ["mirror01", *([] if limited else nodes)],
         "model_mirror_images": [IMAGE],
         "__model_mirror_asked": {"results": []},
         "__model_mirror_sockets": {"stdout_lines": []},
@@ -81,3 +87,14 @@ def test_a_fleet_whose_plans_are_not_known_cannot_pass(facts: dict[str, Any]) ->
 def test_a_node_that_was_not_reached_is_named() -> None:
     _, check = verified({"gpu1": node(CHAT), "gpu2": {}}, {"missing": NOTHING})
     assert (check["ok"], check["found"]) == (True, "1 models, 1 images, 0 files; not known is the plan of gpu2")
+
+
+def test_a_mirror_alone_is_not_asked_what_nobody_of_the_run_knows() -> None:
+    _, check = verified({"gpu1": {}, "gpu2": {}}, {"missing": NOTHING}, limited=True)
+    said = "nothing says what that is; not known is the plan of gpu1, gpu2"
+    assert (check["ok"], check["asked"], check["found"]) == (True, False, said)
+
+
+def test_a_mirror_alone_that_is_down_fails() -> None:
+    _, check = verified({"gpu1": {}}, {"msg": "the registry does not answer"}, limited=True)
+    assert (check["ok"], check["asked"]) == (False, True)
