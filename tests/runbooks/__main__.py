@@ -63,6 +63,10 @@ class Bench:
         if not (keep and self.inventory.exists()):
             shutil.rmtree(self.inventory, ignore_errors=True)
             shutil.copytree(Path(__file__).with_name("inventory"), self.inventory)
+            # Ansible passes over a group's file where it has a directory, and keys.yml goes into one.
+            group = self.inventory / "group_vars/gateways"
+            group.mkdir()
+            group.with_suffix(".yml").rename(group / "main.yml")
         secrets = json.loads((self.described.state / "secrets.json").read_text(encoding="utf-8"))
         self.key = secrets["users"]["app"]["api_key"]
         given = {

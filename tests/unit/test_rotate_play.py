@@ -97,3 +97,14 @@ def test_what_would_stay_valid_is_not_called_revoked(tmp_path: Path) -> None:
         *revoke,
         json.dumps({"rotate_users": ["app"], "rotate_digest": kept["app"][0]["sha256"][:12]}),
     )
+
+
+@pytest.mark.contract(2)
+def test_variables_of_the_group_are_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars/gateways.yml").write_text("gateway_server_name: llm.example.com\n", encoding="utf-8")
+    said = rotate(tmp_path, ok=False)
+    assert "gateways.yml holds variables, and Ansible passes over it" in said
+    assert not (tmp_path / "group_vars/gateways").exists()
+    assert not (tmp_path / "new-keys-spring.json").exists()
+    rotate(tmp_path, "-e", f"rotate_keys_file={tmp_path / 'keys.yml'}")
