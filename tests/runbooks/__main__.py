@@ -169,6 +169,8 @@ class Bench:
         fault = next((fault for fault in injection.load() if fault.name == run.fault), None)
         put = fault.spec["put"] if fault else run.put
         out = fault.spec["out"] if fault else run.out
+        # Those of an earlier try; a backup is never written over.
+        shutil.rmtree(self.inventory / "backups", ignore_errors=True)
         for text in run.prepare:
             self.execute(Command("", CONTROLLER, False, text), run, fails=[])
         before = self.fleet.shell(host, run.same) if run.same else ""
