@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import platform
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from tests.alone import alone
 
 CACHE = Path(__file__).resolve().parents[1] / "build" / "cache"
 
@@ -17,9 +18,7 @@ def know() -> None:
 
     Runs beside each other wait for one another, since apt itself would refuse the second.
     """
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / ".lists.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with alone(CACHE / ".lists.lock"):
         subprocess.run(["apt-get", "update", "-qq"], check=False, capture_output=True)
 
 

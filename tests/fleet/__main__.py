@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import sys
-from collections.abc import Iterator
 
 import docker
 
+from tests.alone import alone
 from tests.fleet.hosts import Fleet, FleetError
 from tests.fleet.supplies import CACHE, supply
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """One fleet at a time makes what all share: images of engine and hosts, model files."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / ".lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def main() -> int:
@@ -41,7 +30,8 @@ def main() -> int:
                 print(f"{host}: {', '.join(paths[:20])}")
             return int(bool(changed))
         else:
-            with alone():
+            # One at a time makes what all share: images of engine and hosts, model files.
+            with alone(CACHE / ".lock"):
                 if fleet.supplies:
                     supply(client, fleet.state)
                 fleet.build(client)
