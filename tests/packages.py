@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -85,3 +86,11 @@ def unpacked(*packages: str) -> Path:
                 if not place.exists():
                     raise
     return place
+
+
+def docker_registry() -> str:
+    """The distribution's docker-registry: the one that is installed, else unpacked from its package.
+
+    :raises subprocess.CalledProcessError: the package is not to be had.
+    """
+    return shutil.which("docker-registry") or str(unpacked("docker-registry") / "usr" / "bin" / "docker-registry")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import docker
 
+from tests.packages import docker_registry
 from tests.registry import CONFIG, MANIFEST, MODEL, descriptor, digest
 
 PORT = 5443
@@ -53,7 +54,7 @@ class Upstream:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["docker-registry", "serve", self.directory / "config.yml"], stdout=log, stderr=log
+                [docker_registry(), "serve", self.directory / "config.yml"], stdout=log, stderr=log
             )
         for _ in range(100):
             done = subprocess.run(

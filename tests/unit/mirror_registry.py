@@ -6,22 +6,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 from ansible_collections.onprem.llm.plugins.module_utils import _mirror
 
-from tests.packages import unpacked
+from tests.packages import docker_registry
 from tests.unit.role_templates import rendered
-
-
-def program() -> str:
-    """The distribution's docker-registry: the one that is installed, else unpacked from its package, once."""
-    installed = shutil.which("docker-registry")
-    if installed:
-        return installed
-    return str(unpacked("docker-registry") / "usr" / "bin" / "docker-registry")
 
 
 class MirrorRegistry:
@@ -49,7 +40,7 @@ class MirrorRegistry:
         quiet = os.environ | {"OTEL_TRACES_EXPORTER": "none"}
         with open(self.config.with_suffix(".log"), "ab") as log:
             self._process = subprocess.Popen(
-                [program(), "serve", self.config], stdout=log, stderr=log, env=quiet, group=group, umask=0o007
+                [docker_registry(), "serve", self.config], stdout=log, stderr=log, env=quiet, group=group, umask=0o007
             )
         self.registry.wait(20)
 
@@ -61,5 +52,5 @@ class MirrorRegistry:
     def collect(self) -> None:
         """As the module does it, without systemd."""
         self.stop()
-        subprocess.run([program(), "garbage-collect", self.config], check=True, capture_output=True)
+        subprocess.run([docker_registry(), "garbage-collect", self.config], check=True, capture_output=True)
         self.start()
