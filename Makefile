@@ -43,20 +43,9 @@ lint unit gateway sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## What takes long: kills, mirrors, the edge, every fault and what tells of it, runbooks, the collection as installed, NVIDIA's packages, fuzzing, slow transfers
+test-long: venv docker ## What takes long: kills, mirrors, the edge, every fault and what tells of it, runbooks, the collection as installed, NVIDIA's packages, fuzzing, slow transfers; PARTS="edge mirror" for some, WRITE=1 keeps the results
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
-	@$(PYTHON) -m tests.fuzz_gguf
-	@$(MAKE) bench-memory-drawn
-	@$(PYTHON) -m pytest -q -m long tests/unit tests/gates
-	@$(PYTHON) -m tests.installed --importer
-	@$(PYTHON) -m tests.mirror
-	@$(PYTHON) -m tests.edge
-	@$(PYTHON) -m tests.fleet down faults
-	@status=0; $(PYTHON) -m tests.faults --keep || status=1; $(PYTHON) -m tests.faults.watched --keep || status=1; \
-		$(PYTHON) -m tests.fleet down faults; exit $$status
-	@$(PYTHON) -m tests.runbooks
-	@PYTEST_ADDOPTS="-m ''" molecule test --scenario-name nvidia
-	@$(PYTHON) -m tests.long
+	@$(PYTHON) -m tests.long $(if $(WRITE),--write) $(PARTS)
 
 # The benches import the collection by its name.
 bench-memory bench-memory-drawn bench-plan bench-distribution gateway-local bench-gateway bench-llm: export PYTHONPATH := $(CURDIR)/$(VENV)/collections

@@ -1,103 +1,108 @@
-"""``make test-long``: site.yml on a virgin box, killed (SIGKILL) at every tenth task, then run to its end.
+"""``make test-long``: what takes longer than ``make test`` has, each part to its end whatever became of the one before.
 
-Each run goes on from what the one before left. At the end the box must be what an undisturbed run makes of it:
-verify.yml passes and a further run changes nothing. A table says of each kill what it left, and what the next run did
-over to mend it. Then its gateway is kept at its limit for ten minutes (tests/soak).
+``python -m tests.long PART...`` runs those parts. ``--write`` keeps each part's result, with commit and date, in
+long.json, from which docs/tested.md has its table. Logs are in build/test, as those of ``make test`` are.
 """
-
-# contract: 10
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import re
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
-import docker
-import yaml
+from tests import run
+from tests.run import ROOT, Check
 
-from tests import plays
-from tests.fleet import access
-from tests.fleet.hosts import ROOT, Fleet
-from tests.fleet.supplies import supply
-from tests.interrupt import Run, run_site
-
-STEP = 10
-WIDTH = 150
+RESULTS = ROOT / "tests" / "long.json"
+PAGE = ROOT / "docs" / "tested.md"
+HEAD = "| part of `make test-long` | commit | date | passed | failed | time |"
 
 
-def play(inventory: str, playbook: str, report: Path) -> tuple[bool, dict]:
-    settings = plays.callback("executions") | {"EXECUTIONS_FILE": str(report)}
-    run = plays.run(playbook, inventory=inventory, environment=settings)
-    if run.returncode != 0:
-        print(run.stdout[-4000:])
-    return run.returncode == 0, json.loads(report.read_text(encoding="utf-8"))["hosts"]
+def ours(name: str, module: str, *arguments: str, sums: bool = True) -> Check:
+    """A program of the tests. ``sums``: it ends by saying how many passed and failed."""
+    path = {"PYTHONPATH": str(ROOT / ".venv" / "collections")}
+    return Check(name, [sys.executable, "-m", module, *arguments], path, sums=sums)
 
 
-def soaked(client: docker.DockerClient, fleet: Fleet, inventory: Path) -> bool:
-    """Whether the box's gateway kept nothing that it should give back."""
-    hosts = access.variables(inventory)
-    node = client.containers.get(next(iter(hosts["llm_nodes"])))
-    plan = json.loads(node.exec_run(["cat", "/etc/onprem-llm/plan.json"]).output)
-    access.write(fleet, hosts, [model for instance in plan["instances"] for model in instance["models"]])
-    command = [sys.executable, "-m", "tests.soak", str(fleet.state / "access.json")]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+def parts() -> list[Check]:
+    """The longest last, so that a run that is cut off has seen most."""
+    return [
+        ours("fuzzing", "tests.fuzz_gguf", sums=False),
+        ours("drawn-models", "tests.memory.drawn", "--count", "100", "--seed", "1", sums=False),
+        run.pytest("slow-units", "-m", "long", "tests/unit", "tests/gates"),
+        ours("installed", "tests.installed", "--importer"),
+        ours("edge", "tests.edge"),
+        ours("kills", "tests.kills"),
+        Check(
+            "nvidia", ["molecule", "test", "--scenario-name", "nvidia"],
+            {"PYTEST_ADDOPTS": "-m ''", "NO_COLOR": "1"}, each=run.MOLECULE_TESTS, forbidden="Executed: Missing",
+        ),
+        ours("mirror", "tests.mirror"),
+        ours("faults", "tests.faults"),
+        ours("alerts", "tests.faults.watched"),
+        ours("runbooks", "tests.runbooks"),
+    ]  # fmt: skip
 
 
-def show(runs: list[Run]) -> None:
-    """Each kill with what it left and how the next run mended it."""
-    print("\nWhat each run left when it was killed, and what the next one mended before it went on")
-    for run, following in zip(runs, runs[1:]):
-        print(f"  task {run.task:>3}  {run.name}")
-        for title, text in (("left", run.left), ("mended", following.mended(run))):
-            print(textwrap.fill(text, WIDTH, initial_indent=f"            {title:<8}", subsequent_indent=" " * 20))
+def commit() -> str:
+    """What is tried, by Git; marked where files differ from it."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return told.stdout.strip()
+
+
+def table(known: dict[str, dict[str, object]]) -> str:
+    """The last result of every part."""
+    lines = [HEAD, "|---|---|---|---|---|---|"]
+    for check in parts():
+        seen = known.get(check.name, {})
+        cells = [seen.get(key, "") for key in ("commit", "date", "passed", "failed", "time")]
+        lines.append("| " + " | ".join([check.name, *(map(str, cells) if seen else ["never", "", "", "", ""])]) + " |")
+    return "\n".join(lines)
+
+
+def keep(known: dict[str, dict[str, object]]) -> None:
+    RESULTS.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
+    pattern = rf"(?m)^{re.escape(HEAD)}\n(?:\|.*\n)*"
+    PAGE.write_text(re.sub(pattern, lambda _match: table(known) + "\n", text), encoding="utf-8")
 
 
 def main() -> int:
+    checks = {check.name: check for check in parts()}
     parser = argparse.ArgumentParser(prog="python -m tests.long", description=__doc__)
-    parser.add_argument("fleet", nargs="?", default="molecule-single", help="a file under tests/fleet/fleets")
-    parser.add_argument("--step", type=int, default=STEP, help="tasks between two kills")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"one of: {', '.join(checks)}")
+    parser.add_argument("--write", action="store_true", help="keep the results, and the table of the page")
     arguments = parser.parse_args()
-    name, step = arguments.fleet, arguments.step
+    unknown = [name for name in arguments.parts if name not in checks]
+    if unknown:
+        parser.error(f"no part {unknown[0]!r}; there are: {', '.join(checks)}")
     os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
-    client = docker.from_env(timeout=300)
-    fleet = Fleet.load(name)
-    specification = yaml.safe_load((ROOT / "tests/fleet/fleets" / f"{name}.yml").read_text(encoding="utf-8"))
-    inventory = str(Path(specification["inventory"]).parent)
-    fleet.down(client)
-    supply(client, fleet.state)
-    fleet.up(client)
-    results: dict[str, bool] = {}
-    runs: list[Run] = []
-    task, started = step, time.monotonic()
-    while not runs or runs[-1].killed:
-        try:
-            runs.append(run_site(inventory, fleet.state / "interrupted.json", task))
-        except RuntimeError as error:
-            print(f"  FAILED {error}")
-            results[f"site.yml after its kill at task {task - step}"] = False
-            break
-        text = f"killed at task {task}" if runs[-1].killed else "ran to its end"
-        print(f"  ok     {text:<24} {time.monotonic() - started:6.0f} s", flush=True)
-        results[text] = True
-        task += step
-    report = fleet.state / "executions.json"
-    for text, playbook in (("verify", "playbooks/verify.yml"), ("second run", "site.yml")):
-        passed, hosts = play(inventory, playbook, report)
-        results[text] = passed and (text != "second run" or all(recap["changed"] == 0 for recap in hosts.values()))
-        print(f"  {'ok    ' if results[text] else 'FAILED'} {text}", flush=True)
-    results["soak"] = soaked(client, fleet, ROOT / inventory)
-    fleet.down(client)
-    show(runs)
-    failed = sum(not passed for passed in results.values())
-    print(f"\n{len(results) - failed} passed, {failed} failed")
-    return int(failed > 0)
+    known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    tried, total = commit(), run.Tally()
+    for name in arguments.parts or checks:
+        began = time.monotonic()
+        tally = run.run(checks[name])
+        total.passed += tally.passed
+        total.failed += tally.failed
+        known[name] = {
+            "commit": tried,
+            "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "passed": tally.passed,
+            "failed": tally.failed,
+            "time": f"{(time.monotonic() - began) / 60:.0f} min",
+        }
+        if arguments.write:
+            keep(known)
+    print(f"\n{total.passed} passed, {total.failed} failed")
+    return int(total.failed > 0)
 
 
 if __name__ == "__main__":

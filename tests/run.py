@@ -29,6 +29,9 @@ LOGS = ROOT / "build" / "test"
 TAIL_LINES = 60
 AGAIN = 3
 PARTS = ("lint", "unit", "gateway", "sanity", "engine", "molecule")
+# What marks one of them in a scenario's log: a step, or a test of pytest.
+MOLECULE_TESTS = r"Executed: Successful| PASSED "
+SUM = r"(?m)^(\d+) passed, (\d+) failed$"
 # Of the distribution, whose nginx has another way to say HTTP/2, and another Lua module.
 NEXT_RELEASE = "trixie"
 # Their checks touch nothing of each other, and wait for servers, clocks and single processes half of their time.
@@ -38,6 +41,7 @@ AT_ONCE = {"unit": 2, "sanity": 2, "molecule": 2}
 @dataclass(frozen=True)
 class Check:
     """One command. ``junit``: pytest counts its tests in a file. ``each``: a pattern of the log that marks one test.
+    ``sums``: it ends with a line as this program's last one.
 
     ``forbidden``: a text of the log that makes the check fail whatever its exit status.
     """
@@ -48,6 +52,7 @@ class Check:
     directory: Path = ROOT
     junit: bool = False
     each: str = ""
+    sums: bool = False
     forbidden: str = ""
 
 
@@ -107,7 +112,7 @@ def molecule() -> Iterator[Check]:
             f"molecule {scenario}",
             ["molecule", "test", "--scenario-name", scenario],
             {"NO_COLOR": "1"},
-            each=r"Executed: Successful| PASSED ",
+            each=MOLECULE_TESTS,
             forbidden="Executed: Missing",
         )
 
@@ -172,6 +177,10 @@ def counted(check: Check, code: int) -> Tally:
         # pytest may also fail as a whole, with no test to blame.
         tally = Tally(int(suite.get("tests", 0)) - failed - skipped, failed or int(code != 0))
     text = log_of(check).read_text(encoding="utf-8", errors="replace")
+    if check.sums:
+        # Without it the program did not come to its end.
+        passed, failed = ([(0, 1)] + [(int(one), int(two)) for one, two in re.findall(SUM, text)])[-1]
+        tally = Tally(passed, failed or int(code != 0))
     if check.forbidden and check.forbidden in text:
         tally = Tally(failed=1)
     if check.each:

@@ -21,6 +21,8 @@ from rules import (
     yaml_faults,
 )
 
+from tests import long
+
 ANSIBLE = ("roles", "playbooks", "inventories", "molecule")
 
 
@@ -65,6 +67,12 @@ def test_the_page_of_faults_is_up_to_date_and_has_no_miss() -> None:
     assert len(faults) >= 25
     assert [fault["fault"] for fault in faults if not results.get(fault["fault"], {}).get("hit")] == []
     assert [fault["fault"] for fault in faults if results[fault["fault"]]["first"] != fault["first"]] == []
+
+
+def test_the_table_of_long_tests_is_up_to_date() -> None:
+    """When this fails, run `python -m tests.long --write PART` of a part."""
+    results = json.loads(long.RESULTS.read_text(encoding="utf-8"))
+    assert long.table(results) in long.PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.contract(3)
