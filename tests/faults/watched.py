@@ -231,6 +231,8 @@ def try_out(fleet: Fleet, monitor: Monitor, case: Case) -> Seen:
 def a_typo(monitor: Monitor) -> str:
     """Why a rule of the operator's with a typo was not refused before Prometheus read it; empty where it was."""
     rules = "promtool query instant http://127.0.0.1:9090 'prometheus_config_last_reload_success_timestamp_seconds'"
+    # A Prometheus that has just begun has not scraped itself yet.
+    wait_for(lambda: monitor.shell(rules))
     before = monitor.shell(f"ls {Path(RULES).parent}; {rules} | sed 's/@.*//'")
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "own.yml"

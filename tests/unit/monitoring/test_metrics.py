@@ -163,6 +163,7 @@ def node(host: Host) -> Host:
     host.program("nvidia-smi", SMI)
     host.program("journalctl", JOURNAL)
     host.program("iptables-save", RULES)
+    host.program("systemctl", "#!/bin/sh\necho active\n")
     host.program("modinfo", "#!/bin/sh\necho 595.80\n")
     host.write(
         "proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  590.48.01  Release\n"
@@ -205,6 +206,7 @@ def test_a_node(node: Host) -> None:
         'gpu_clocks_slowed{gpu="GPU-2",reason="hw_thermal_slowdown"}': 1, 'gpu_row_remap_failed{gpu="GPU-2"}': 1,
         'gpu_ecc_errors_total{gpu="GPU-1"}': 0, 'xid_errors_total{code="79"}': 1, 'xid_errors_total{code="31"}': 2,
         'xid_errors_total{code="48"}': 0, 'xid_last_timestamp_seconds{code="79"}': 1763790000.25, "cdi_specs": 1,
+        "docker_active": 1,
         "driver_matches": 0, "firewall_active": 1, "firewall_container_rules": 1, "warming_held": 0,
         "engine_since_timestamp_seconds": 1795305600,
         'release_info{engine="0.32.15",collection="0.3.0",driver=""}': 1,
@@ -334,6 +336,12 @@ def test_a_dead_engine_and_a_broken_program(node: Host) -> None:
     assert failed == {f'collector_success{{collector="{name}"}}' for name in ("engine", "warmth", "gpus")}
     assert "GPU is lost" in node.said
     assert told['xid_errors_total{code="79"}'] == 1
+
+
+def test_docker_is_stopped(node: Host) -> None:
+    node.program("systemctl", "#!/bin/sh\n[ \"$*\" = 'is-active docker.service' ] && echo inactive\nexit 3\n")
+    assert node.run(*node.node())["docker_active"] == 0
+    assert node.said == ""
 
 
 def test_a_host_without_gpus_tells_nothing_of_them(host: Host) -> None:

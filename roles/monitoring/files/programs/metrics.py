@@ -72,6 +72,7 @@ engine_matches_release gauge - 1 when the engine's version is the one that the l
 engine_since_timestamp_seconds gauge - Unix time at which the engine began to answer, or stopped.
 node_ready gauge - 1 when every planned model has answered since it was loaded.
 warming_held gauge - 1 while somebody keeps models from being loaded.
+docker_active gauge - 1 when Docker's service runs.
 plan_timestamp_seconds gauge - Unix time at which the plan was written.
 models_planned gauge - Models that the plan has.
 models_installed gauge - Models that the engine has on its disk.
@@ -534,7 +535,14 @@ def gpus(out: Exposition, root: str, log: str) -> None:
             break
 
 
-def driver(out: Exposition, root: str) -> None:
+def docker(out: Exposition) -> None:
+    """Containers outlive it where ``live-restore`` is on, so that nothing else tells that it is gone."""
+    # 3: it is not active.
+    said = command("systemctl", "is-active", "docker.service", accept=(0, 3)).strip()
+    out.add("docker_active", int(said in ("active", "reloading")))
+
+
+def cdi(out: Exposition, root: str) -> None:
     if not has_gpus(root):
         return
     specs = 0
@@ -542,6 +550,11 @@ def driver(out: Exposition, root: str) -> None:
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
             specs += "nvidia.com/gpu" in file.read(4096)
     out.add("cdi_specs", specs)
+
+
+def driver(out: Exposition, root: str) -> None:
+    if not has_gpus(root):
+        return
     try:
         with open(f"{root}/proc/driver/nvidia/version", encoding="utf-8") as file:
             loaded = re.search(r"Kernel Module[\w\s()-]*?\s(\d+\.\d+(?:\.\d+)?)\s", file.read())
@@ -836,6 +849,8 @@ def collectors(options: argparse.Namespace) -> dict[str, tuple[float, Callable[[
         found["gpu_proof"] = (0, lambda out: gpu_proof(out, options.gpu_proof))
         found["disk"] = (600, lambda out: disk(out, options.models))
         found["gpus"] = (options.gpu_interval, lambda out: gpus(out, options.root, options.gpu_log))
+        found["docker"] = (60, docker)
+        found["cdi"] = (60, lambda out: cdi(out, options.root))
         found["driver"] = (600, lambda out: driver(out, options.root))
         found["xids"] = (60, lambda out: xids(out, options.root))
     if options.gateway_log:
