@@ -18,13 +18,16 @@ yet is written. Nothing that is here is lost by that, but its bytes come again a
 
 from __future__ import annotations
 
+import array
 import errno
+import fcntl
 import functools
 import hashlib
 import http.client
 import os
 import random
 import re
+import termios
 import threading
 import time
 import typing as t
@@ -83,6 +86,8 @@ _REPORT_SECONDS = 0.5
 # A part is divided between a connection and an idle one when it would take longer than this, down to this size.
 _STEAL_SECONDS = 3.0
 _STEAL_BYTES = 2 * MIB
+# Of a call with an end, the first request of a connection asks for no more, as long as nobody knows how fast it is.
+_FIRST_BYTES = 4 * MIB
 # Reckoned for a pass of sha256 over a file; measured are 300 to 2000 MB/s. Decides only whether to hand back before it
 # where it cannot be taken in several calls.
 _HASH_BYTES_PER_SECOND = 250e6
@@ -282,12 +287,24 @@ class _Lease:
         # Bytes per second, lately.
         self.rate = 0.0
         self.round = run.failures_counted
+        self._response: t.Any = None
         self.thread = threading.Thread(target=self._read, args=(run,), daemon=True)
         self.thread.start()
 
     def revoke(self) -> None:
         with self.guard:
             self.revoked = True
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that have come and were not read yet, as the kernel counts them."""
+        count = array.array("i", [0])
+        try:
+            fcntl.ioctl(self._response.fileno(), termios.FIONREAD, count)
+        except (AttributeError, OSError, ValueError):
+            # There is no answer yet, or none any more.
+            return 0
+        return count[0]
 
     def _read(self, run: _Run) -> None:
         try:
@@ -301,7 +318,7 @@ class _Lease:
     def _take(self, run: _Run) -> None:
         segment, size = self.segment, run.size
         start, stop = segment.position, segment.end
-        response = run.origin.open(start, stop)
+        response = self._response = run.origin.open(start, stop)
         try:
             if response.status == 206:
                 told, last = _content_range(response, run.origin.label, start, stop)
@@ -462,12 +479,21 @@ class _Run:
         segments = self.file.journal.segments
         for index, segment in enumerate(segments):
             if segment.left and id(segment) not in owned:
-                if segment.left > self._part_bytes:
-                    middle = segment.position + self._part_bytes
+                wanted = self._worth_asking()
+                if segment.left > wanted:
+                    middle = segment.position + wanted
                     segments.insert(index + 1, Segment(middle, middle, segment.end))
                     segment.end = middle
                 return segment
         return self._stolen()
+
+    def _worth_asking(self) -> int:
+        """Bytes of the next request: a part, or what a connection brings in the time that the call still has."""
+        left = self._clock.left
+        if left is None:
+            return self._part_bytes
+        in_time = int(left * self._last_rate) if self._last_rate else _FIRST_BYTES
+        return max(MIB, min(self._part_bytes, in_time))
 
     def _stolen(self) -> Segment | None:
         """The end of the part that would be here last, as much of it as the idle connection is faster."""
@@ -480,6 +506,9 @@ class _Run:
         with lease.guard:
             segment, rate = lease.segment, max(lease.rate, 1.0)
             if lease.revoked or lease.ended or segment.left < _STEAL_BYTES or segment.left / rate < _STEAL_SECONDS:
+                return None
+            if lease.waiting >= LEAST_BYTES:
+                # It is read more slowly than it comes: another connection would bring the same bytes once more.
                 return None
             kept = int(segment.left * rate / (rate + max(self._last_rate, rate)))
             if kept < LEAST_BYTES:

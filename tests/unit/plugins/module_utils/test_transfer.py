@@ -14,6 +14,7 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -408,6 +409,30 @@ def test_one_slow_connection_does_not_hold_up_the_end(world: World, monkeypatch:
     staged = world.fetch(limits=replace(QUICK, stall_seconds=6))
     assert world.content(staged) == DATA
     assert time.monotonic() - started < 12
+
+
+def test_nothing_comes_twice_where_it_is_read_slowly(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an idle connection would take over has come already, and waits to be read."""
+    monkeypatch.setattr(_transfer, "_STEAL_SECONDS", 0.2)
+    monkeypatch.setattr(_transfer, "_STEAL_BYTES", 2**17)
+    kept, threads = _transfer._Run.keep, []
+
+    def slowly(run: _transfer._Run, offset: int, data: bytes, segments: Any) -> int:
+        if threading.get_ident() not in threads:
+            threads.append(threading.get_ident())
+        time.sleep(len(data) / (MIB if threading.get_ident() == threads[0] else 4 * MIB))
+        return kept(run, offset, data, segments)
+
+    monkeypatch.setattr(_transfer._Run, "keep", slowly)
+    assert world.content(world.fetch(limits=replace(PATIENT, connections=2, part_bytes=32 * MIB))) == DATA
+    assert world.state.sent == len(DATA)
+
+
+def test_a_call_asks_for_what_it_has_the_time_for(world: World) -> None:
+    """Whatever a connection may bring, its first request is small where the call has an end."""
+    world.fetch(limits=replace(PATIENT, connections=1, part_bytes=32 * MIB, seconds=60))
+    assert len(world.state.requests) == 2
+    assert world.state.sent == len(DATA)
 
 
 # --- addresses --------------------------------------------------------------------------------------------------------
