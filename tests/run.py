@@ -79,6 +79,7 @@ def lint() -> Iterator[Check]:
     yield Check("ruff format", ["ruff", "format", "--check", "."])
     yield Check("shellcheck", ["shellcheck", *shell])
     yield Check("mypy", ["mypy", "--config-file", "pyproject.toml"])
+    yield Check("antsibull-changelog", ["antsibull-changelog", "lint"])
     yield Check("ansible-lint", ["ansible-lint", "--profile", "production", "--offline", "--strict", "-q"])
 
 

@@ -9,7 +9,7 @@ import typing as t
 DOCUMENTATION = r"""
 name: balanced_models
 short_description: Make of nodes and their plans what a balancer has to know of each model
-version_added: 0.2.0
+version_added: 0.1.0
 author: onprem.llm contributors (@onprem-llm)
 description:
   - Turns nodes around, from what each serves to who serves each model, with the share of the slots that one gateway

@@ -9,7 +9,7 @@ import typing as t
 DOCUMENTATION = r"""
 name: derived_models
 short_description: Check models that are derived from planned ones
-version_added: 0.2.0
+version_added: 0.1.0
 author: onprem.llm contributors (@onprem-llm)
 description:
   - Reads the entries of C(models_derived), their Modelfiles among them, by Ollama's own grammar, and finds what is

@@ -9,7 +9,7 @@ import typing as t
 DOCUMENTATION = r"""
 name: listed_name
 short_description: Tell the name that Ollama lists a model under
-version_added: 0.2.0
+version_added: 0.1.0
 author: onprem.llm contributors (@onprem-llm)
 description:
   - A name without a tag has C(latest), and the scheme of a registry is no part of it.

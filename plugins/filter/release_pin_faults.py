@@ -9,7 +9,7 @@ import typing as t
 DOCUMENTATION = r"""
 name: release_pin_faults
 short_description: Tell what of an inventory is not what its lock of versions says
-version_added: 0.3.0
+version_added: 0.1.0
 author: onprem.llm contributors (@onprem-llm)
 description:
   - Compares the wanted engine with the lock that playbooks/pin.yml has written.

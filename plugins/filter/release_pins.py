@@ -9,7 +9,7 @@ import typing as t
 DOCUMENTATION = r"""
 name: release_pins
 short_description: Make a lock of versions of what the nodes of a fleet run
-version_added: 0.3.0
+version_added: 0.1.0
 author: onprem.llm contributors (@onprem-llm)
 description:
   - Fails where the nodes do not run the same engine, or not the same weights under one name.

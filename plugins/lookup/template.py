@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: template
 short_description: Text of a rendered template, without a copy of all variables
-version_added: 0.3.0
+version_added: 0.1.0
 author: onprem.llm contributors (@onprem-llm)
 description:
   - As P(ansible.builtin.template#lookup), which takes a deep copy of all of a host's variables for each template

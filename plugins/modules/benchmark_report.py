@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: benchmark_report
 short_description: Show what llm_benchmark measured, as a table and a plot
-version_added: 0.4.0
+version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:

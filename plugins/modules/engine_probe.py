@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: engine_probe
 short_description: Have every planned model answer fixed prompts, and judge the answers by earlier ones
-version_added: 0.3.0
+version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: gguf_header
 short_description: Read the headers of model files on a managed host
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: kept_release_info
 short_description: Tell what runs on a node, what it has kept, and whether an image can be had
-version_added: 0.3.0
+version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: llm_benchmark
 short_description: Measure first token and tokens a second under growing load
-version_added: 0.4.0
+version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:

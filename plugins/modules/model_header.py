@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: model_header
 short_description: Read the headers of models from their registry, without downloading them
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:

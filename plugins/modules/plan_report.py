@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: plan_report
 short_description: Show the plans of hosts, and what serves what in the fleet
-version_added: 0.2.0
+version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:

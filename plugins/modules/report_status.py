@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: report_status
 short_description: Show how the hosts of the fleet are, as a table
-version_added: 0.3.0
+version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:

@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: upgrade_lock
 short_description: Keep two upgrades of one fleet from running at once
-version_added: 0.3.0
+version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:

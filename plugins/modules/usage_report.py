@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: usage_report
 short_description: Show who has used how much of the fleet in a month
-version_added: 0.3.0
+version_added: 0.1.0
 author:
   - onprem.llm contributors (@onprem-llm)
 description:

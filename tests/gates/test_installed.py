@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from rules import ROOT
+from rules import ROOT, tracked_files
 
 from tests.installed import Installed
 
@@ -42,12 +43,23 @@ def test_preflight_tells_its_faults(installed: Installed) -> None:
     assert not re.search("could not be found|couldn't resolve|Traceback", output), said.stdout
 
 
-def test_fragments_are_those_of_the_changelog() -> None:
-    sections = dict(yaml.safe_load((ROOT / "changelogs/config.yaml").read_text(encoding="utf-8"))["sections"])
-    known = {*sections, "trivial", "release_summary"}
-    for path in sorted(Path(ROOT / "changelogs/fragments").glob("*.yml")):
-        fragment = yaml.safe_load(path.read_text(encoding="utf-8"))
-        assert isinstance(fragment, dict), path.name
-        assert set(fragment) <= known, path.name
-        for section, lines in fragment.items():
-            assert section == "release_summary" or all(isinstance(line, str) for line in lines), path.name
+def test_a_release_is_made_of_the_fragments(tmp_path: Path) -> None:
+    """By antsibull-changelog itself, beside the checkout: each fragment is in the changelog, and so is each module."""
+    for path in tracked_files():
+        copied = tmp_path / "llm" / path.relative_to(ROOT)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(path.read_bytes())
+    version = yaml.safe_load((ROOT / "galaxy.yml").read_text(encoding="utf-8"))["version"]
+    subprocess.run(
+        ["antsibull-changelog", "release", "--version", version, "--date", "2026-01-01"],
+        cwd=tmp_path / "llm", check=True, capture_output=True,
+    )  # fmt: skip
+    told = " ".join((tmp_path / "llm/CHANGELOG.rst").read_text(encoding="utf-8").split())
+    assert f"v{version}" in told
+    assert list((tmp_path / "llm/changelogs/fragments").glob("*.yml")) == []
+    for path in sorted((ROOT / "changelogs/fragments").glob("*.yml")):
+        for section, lines in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+            for line in [] if section == "trivial" else [lines] if isinstance(lines, str) else lines:
+                assert " ".join(line.split()) in told, path.name
+    modules = {path.stem for path in (ROOT / "plugins/modules").glob("*.py")}
+    assert {module for module in modules if f"onprem.llm.{module} -" in told} == modules
