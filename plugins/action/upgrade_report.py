@@ -28,11 +28,20 @@ def node_of(found: t.Mapping[str, t.Any]) -> _upgrade.Node:
             "the image cannot be had: {}. Does the digest exist, and is the mirror up and filled "
             "(site.yml --limit model_mirrors fills it)?".format("; ".join(look["registry_faults"]))
         )
+    packages = found.get("packages_look") or {}
+    faults += found.get("below_faults") or []
+    if packages.get("fault"):
+        faults.append(
+            "apt cannot do what is wanted of {}: {}. Mend that, or leave a distribution's packages as they are with "
+            "-e upgrade_distribution_packages=false.".format(", ".join(found["packages"]), packages["fault"])
+        )
     measured = [entry["times"] for entry in look["kept"] if entry.get("times")]
     return _upgrade.Node(
         release=look["release"], faults=faults, version=str(found["version"]), image=str(found["image"]),
         image_there=look["image_there"], image_bytes=bytes_, image_need=need, image_free=look["free_bytes"],
         image_place=look["docker_root"], brought=found["brought"], changes=found["changes"], files=found["files"],
+        below=found.get("below_outlooks") or {}, moves=packages.get("moves") or [],
+        lists_fault=str(packages.get("lists_fault") or ""),
         journal=look["journal"], times=max(measured, key=lambda times: str(times.get("at") or ""), default=None),
         load_seconds=look["load_seconds"], serves=found["serves"],
     )  # fmt: skip

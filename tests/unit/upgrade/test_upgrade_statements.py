@@ -72,6 +72,8 @@ def said(**given: Any) -> str:
     failure = {"task": "Hold answers", "msg": "chat agrees by 0.01", "changed": True}
     known = {
         "__upgrade_back": False,
+        "__upgrade_packages_kept": False,
+        "__upgrade_found": {},
         "__upgrade_failure": failure,
         "__upgrade_left": "r1",
         "__upgrade_out_seconds": 74.3,
@@ -124,3 +126,98 @@ def test_what_is_gone_back_to_is_kept_before_the_change() -> None:
     (whole,) = [task for task in tasks("main.yml") if "rescue" in task]
     steps = [task["ansible.builtin.include_tasks"] for task in whole["block"]]
     assert [step.split(".")[0].split("'")[-1] for step in steps] == ["prefetch", "drain", "keep", "back", "gate"]
+
+
+DOCKER: dict[str, Any] = {
+    "docker_source": "distribution",
+    "__docker_packages": {"docker.io": "", "runc": ""},
+    "__docker_outstanding": [],
+    "__docker_installed": {},
+    "__docker_replaced": [],
+    "group_names": ["cpu_nodes"],
+}
+
+
+def wanted(**given: Any) -> Any:
+    return stated("__upgrade_packages_wanted", **{**DOCKER, **given})
+
+
+def test_a_distributions_docker_is_brought_to_what_apt_offers_unless_forbidden() -> None:
+    assert wanted() == {"docker.io": "", "runc": ""}
+    assert wanted(upgrade_distribution_packages=False) == {}
+
+
+def test_of_a_pinned_docker_moves_what_is_not_as_pinned() -> None:
+    given = {
+        "docker_source": "upstream",
+        "__docker_packages": {"docker-ce": "5:29.6.1-", "docker-ce-cli": "5:29.6.1-", "containerd.io": "2.2.6-"},
+        "__docker_outstanding": ["docker-ce", "docker-ce-cli", "containerd.io"],
+        # The second is the wanted one and only not held, the third is not there.
+        "__docker_installed": {"docker-ce": {"version": "5:29.5.0-1"}, "docker-ce-cli": {"version": "5:29.6.1-1"}},
+        "__docker_replaced": ["docker-ce"],
+    }
+    assert wanted(**given) == {"docker-ce": "5:29.6.1-", "containerd.io": "2.2.6-"}
+
+
+@pytest.mark.parametrize(
+    ("family", "there", "found"),
+    [
+        ("Debian", "1.19.0-1", {"nvidia-container-toolkit": "1.20.0-"}),
+        ("Debian", "1.20.0-1", {}),
+        ("RedHat", "1.19.0-1", {}),
+    ],
+)
+def test_the_toolkit_moves_where_apt_can_say_how(family: str, there: str, found: dict[str, str]) -> None:
+    name = "nvidia-container-toolkit"
+    state = {"outstanding": [name], "packages": {name: "1.20.0-"}}
+    info = {"toolkit": {"packages": [{"name": name, "version": there}]}}
+    assert found == wanted(
+        group_names=["gpu_nodes"], upgrade_distribution_packages=False, ansible_facts={"os_family": family},
+        __nvidia_container_toolkit_state=state, nvidia_driver_gpu_info=info,
+    )  # fmt: skip
+
+
+def test_the_role_docker_is_given_exact_versions_of_its_own_packages_alone() -> None:
+    moves = [
+        {"name": "docker.io", "old": "26", "new": "28"},
+        {"name": "tini", "old": "1", "new": ""},
+        {"name": "tini-static", "old": "", "new": "1"},
+    ]
+    assert stated("__upgrade_docker_candidates", **DOCKER, __upgrade_moves={"moves": moves}) == {"docker.io": "28"}
+    upstream = {**DOCKER, "docker_source": "upstream"}
+    assert stated("__upgrade_docker_candidates", **upstream, __upgrade_moves={"moves": moves}) == {}
+
+
+def test_the_docker_role_installs_the_versions_that_it_is_given() -> None:
+    variables = {**role_variables("docker"), "docker_source": "distribution"}
+    variables |= {"ansible_facts": {"distribution_release": "trixie"}, "inventory_hostname": "n1"}
+    assert set(evaluated(variables["__docker_packages"], variables).values()) == {""}
+    given = {**variables, "__docker_candidates": {"docker.io": "28.5.2+dfsg4-5"}}
+    assert evaluated(given["__docker_packages"], given)["docker.io"] == "28.5.2+dfsg4-5"
+
+
+def test_a_role_below_the_engine_is_due_by_what_it_would_do() -> None:
+    nothing: dict[str, list[str]] = {"note": ["a note"], "install": [], "change": [], "restart": [], "interrupt": []}
+    results = [
+        {"item": "docker", "outlook": nothing},
+        {"item": "nvidia_driver", "outlook": {**nothing, "change": ["x"]}},
+    ]
+    assert [due["item"] for due in stated("__upgrade_below_due", __upgrade_below={"results": results})] == [
+        "nvidia_driver"
+    ]
+
+
+def test_what_is_below_the_engine_is_in_the_order_of_the_site() -> None:
+    assert stated("__upgrade_roles_below", group_names=["cpu_nodes"]) == ["docker"]
+    assert stated("__upgrade_roles_below", group_names=["gpu_nodes"]) == [
+        "docker",
+        "nvidia_driver",
+        "nvidia_container_toolkit",
+    ]
+
+
+def test_whether_packages_went_back_is_told() -> None:
+    assert "So are its packages." in said(__upgrade_packages_kept=True)
+    found = {"below": ["docker"]}
+    assert "Its packages stay as they are now." in said(__upgrade_packages_kept=False, __upgrade_found=found)
+    assert "packages" not in said()
