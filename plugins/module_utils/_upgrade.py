@@ -390,6 +390,16 @@ def below_lines(node: Node) -> list[str]:
     return [f"{key:<8} {item}" for key, items in told.items() for item in items]
 
 
+def gateway_lines(found: t.Mapping[str, t.Any]) -> list[str]:
+    """What the run does to one gateway, for people.
+
+    :param found: ``moves`` and ``lists_fault`` as kept_packages_info returns them.
+    """
+    restart = ["nginx.service and the balancer (a new process takes over, which ends no request)"]
+    below = {"gateway": {"restart": restart}}
+    return below_lines(Node(None, [], "", "", below=below, moves=found["moves"], lists_fault=found["lists_fault"]))
+
+
 def move_line(move: t.Mapping[str, t.Any]) -> str:
     """One package's move."""
     if not move["old"]:

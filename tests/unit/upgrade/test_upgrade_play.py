@@ -110,6 +110,7 @@ class Machine:
             "ollama/vars/main.yml": ENGINE_VARIABLES,
             "ollama/tasks/gather.yml": NOTHING,
             "ollama/tasks/prefetch.yml": NOTHING,
+            "ollama/tasks/hold.yml": NOTHING,
             "models/tasks/prefetch.yml": NOTHING,
             "models/tasks/main.yml": NOTHING,
             "docker/vars/main.yml": DOCKER_VARIABLES,
@@ -150,6 +151,11 @@ class Machine:
         packages = home / "roles/upgrade/tasks/packages_back.yml"
         tasks = [task for task in yaml.safe_load(packages.read_text("utf-8")) if "onprem.llm.kept_packages" in task]
         packages.write_text(yaml.safe_dump(tasks), encoding="utf-8")
+        # This machine's own Docker runs on.
+        below = home / "roles/upgrade/tasks/below.yml"
+        tasks = yaml.safe_load(below.read_text("utf-8"))
+        tasks = [task for task in tasks if "ansible.builtin.systemd_service" not in task]
+        below.write_text(yaml.safe_dump(tasks), encoding="utf-8")
 
     def _plays(self) -> None:
         """Without the preflight, of which the upgrade needs what is drifting, and without hosts that are not there."""

@@ -116,7 +116,7 @@ def test_a_node_is_put_back_before_its_failure_is_told() -> None:
 def test_the_batches_begin_with_one_and_end_at_the_first_failure() -> None:
     for playbook in ("upgrade.yml", "rollback.yml"):
         plays = yaml.safe_load((ROLES.parent / "playbooks" / playbook).read_text(encoding="utf-8"))
-        (turn,) = [play for play in plays if "serial" in play]
+        (turn,) = [play for play in plays if "serial" in play and "llm_nodes" in play["hosts"]]
         assert turn["serial"][0] == "1"
         assert turn["max_fail_percentage"] == "{{ upgrade_max_fail_percentage | default(0) }}"
 
@@ -226,3 +226,38 @@ def test_whether_packages_went_back_is_told() -> None:
     found = {"below": ["docker"]}
     assert "Its packages stay as they are now." in said(__upgrade_packages_kept=False, __upgrade_found=found)
     assert "packages" not in said()
+
+
+GATEWAY: dict[str, Any] = {
+    "__gateway_packages": ["nginx", "lua-cjson"],
+    "__gateway_installed": {"nginx": "1.26", "lua-cjson": "2.1"},
+    "__gateway_nginx_is_ours": True,
+    "__balancer_is_ours": True,
+    "__balancer_installed": "3.0",
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, ["nginx", "lua-cjson", "haproxy"]),
+        ({"__gateway_nginx_is_ours": False}, ["haproxy"]),
+        ({"__balancer_is_ours": False}, ["nginx", "lua-cjson"]),
+        ({"groups": {"llm_nodes": ["n1"], "gateways": ["g"]}}, ["nginx", "lua-cjson"]),
+        ({"upgrade_distribution_packages": False}, []),
+    ],
+)
+def test_of_a_gateway_moves_what_came_with_the_collection(given: dict[str, Any], names: list[str]) -> None:
+    assert stated("__upgrade_gateway_wanted", **{**GATEWAY, **given}) == dict.fromkeys(names, "")
+
+
+def test_a_gateway_that_failed_is_told_by_what_became_of_it() -> None:
+    def told(**given: Any) -> str:
+        known = {"__upgrade_failure": {"task": "Have nginx read", "msg": "emerg"}, "__upgrade_lost": "", **given}
+        return " ".join(str(stated("__upgrade_gateway_said", **known)).split())
+
+    assert "None of its packages had been changed." in told()
+    changed = {"__upgrade_gateway_changed": True, "__upgrade_packages": {"lost": []}}
+    assert "The packages that were there are back, and serve." in told(**changed)
+    assert "And they did not go back: x" in told(**{**changed, "__upgrade_lost": "x"})
+    assert "stay as they are now" in told(**{**changed, "__upgrade_packages": {"lost": ["nginx 1"]}})
