@@ -102,7 +102,7 @@ class Site(steps.Site):
 
     def out_seconds(self) -> dict[str, float]:
         """By node, how long the last change took it out of service, by its newest record."""
-        script = "ls -d /etc/onprem-llm/releases/2* | tail -1 | xargs -I{} cat {}/record.json"
+        script = "ls -d /etc/onprem-llm/releases/2* 2>/dev/null | tail -1 | xargs -I{} cat {}/record.json"
         records = {node: json.loads(self.inside(node, script) or "{}") for node in NODES}
         return {node: (record.get("times") or {}).get("out_seconds") for node, record in records.items()}
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.onprem.llm.plugins.filter import container_toolkit
 from role_templates import ROLES, evaluated, role_variables, trusted
 
 NODE = {
@@ -261,3 +262,22 @@ def test_a_gateway_that_failed_is_told_by_what_became_of_it() -> None:
     assert "The packages that were there are back, and serve." in told(**changed)
     assert "And they did not go back: x" in told(**{**changed, "__upgrade_lost": "x"})
     assert "stay as they are now" in told(**{**changed, "__upgrade_packages": {"lost": ["nginx 1"]}})
+
+
+def test_the_toolkits_own_decision_says_what_moves() -> None:
+    """With the role's variables and its filter, as look.yml has them on a node with a GPU."""
+    name = "nvidia-container-toolkit-base"
+    gpu = {"index": 0, "uuid": "GPU-a", "mig_mode": None, "mig_devices": []}
+    package = {"name": name, "version": "1.19.0-1", "held": True}
+    there = {
+        "version": "1.19.0", "packages": [package], "record": {"installed": [name]}, "units_enabled": True,
+        "refresh_path_unit": "active",
+    }  # fmt: skip
+    variables = {
+        **role_variables("upgrade"), **role_variables("nvidia_container_toolkit"), **NODE, **DOCKER,
+        "group_names": ["gpu_nodes"], "upgrade_distribution_packages": False,
+        "ansible_facts": {"os_family": "Debian", "architecture": "x86_64"},
+        "nvidia_driver_gpu_info": {"gpus": [gpu], "cdi": {"specs": []}, "toolkit": there, "driver": {}},
+    }  # fmt: skip
+    filters = {f"onprem.llm.{key}": value for key, value in container_toolkit.FilterModule().filters().items()}
+    assert evaluated(variables["__upgrade_packages_wanted"], variables, filters) == {name: "1.20.0-"}

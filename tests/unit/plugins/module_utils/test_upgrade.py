@@ -346,12 +346,12 @@ def test_what_does_not_go_back_is_said_before() -> None:
 
 def test_a_gateways_packages_are_shown() -> None:
     moved = {"name": "nginx", "old": "1.26.3-3+deb13u7", "new": "1.26.3-3+deb13u11", "kept": False}
-    assert _upgrade.gateway_lines({"moves": [moved], "lists_fault": ""}) == [
+    *shown, back = _upgrade.gateway_lines({"moves": [moved], "lists_fault": ""})
+    assert shown == [
         "package  nginx 1.26.3-3+deb13u7 -> 1.26.3-3+deb13u11",
         "restart  nginx.service and the balancer (a new process takes over, which ends no request)",
-        "back     packages stay as they are then: nginx 1.26.3-3+deb13u7 cannot be had any more, neither from apt's "
-        "cache nor from its repository",
     ]
+    assert back.startswith("back     packages stay as they are then: nginx 1.26.3-3+deb13u7 cannot be had any more")
 
 
 def test_lists_that_are_old_are_told_where_packages_move() -> None:
