@@ -55,6 +55,12 @@ options:
     type: list
     elements: path
     default: []
+  services:
+    description:
+      - With V(restored), whether the packages' scripts may start and restart services. Where they may not,
+        C(/usr/sbin/policy-rc.d) says so for that time, unless the host has one of its own.
+    type: bool
+    default: true
 seealso:
   - module: onprem.llm.kept_packages_info
 """
@@ -87,6 +93,7 @@ paths:
 """
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -99,6 +106,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import _kept_packages
 
 ARCHIVES = "/var/cache/apt/archives"
 RECORD = "record.json"
+POLICY = "/usr/sbin/policy-rc.d"
 
 
 def there(module: AnsibleModule, names: t.Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -206,11 +214,27 @@ def restore(module: AnsibleModule) -> dict[str, t.Any]:
             os.makedirs(os.path.join(root, "lists", "partial"))
             command = [*_kept_packages.INSTALL, *_kept_packages.without_sources(root), "install"]
             command += [os.path.join(place, entry["file"]) for entry in back] + [f"{name}-" for name in came]
-            code, output, error = module.run_command(command)
+            with policy(module.params["services"]):
+                code, output, error = module.run_command(command)
         if code != 0:
             module.fail_json(msg=f"apt does not install what was kept: {error.strip() or output[-1000:]}")
         marks(module, record, [entry["name"] for entry in back])
     return result
+
+
+@contextlib.contextmanager
+def policy(services: bool) -> t.Iterator[None]:
+    """The time in which packages' scripts start nothing (invoke-rc.d(8), 101: action forbidden by policy)."""
+    if services or os.path.exists(POLICY):
+        yield
+        return
+    with open(POLICY, "w", encoding="utf-8") as stream:
+        stream.write("#!/bin/sh\nexit 101\n")
+    os.chmod(POLICY, 0o755)
+    try:
+        yield
+    finally:
+        os.unlink(POLICY)
 
 
 def put(module: AnsibleModule, path: str, content: t.Mapping[str, t.Any] | None) -> None:
@@ -244,6 +268,7 @@ def main() -> None:
             "packages": {"type": "dict", "default": {}},
             "moves": {"type": "list", "elements": "dict", "default": []},
             "files": {"type": "list", "elements": "path", "default": []},
+            "services": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )

@@ -56,6 +56,8 @@ elif "--simulate" in arguments:
         sys.exit(100)
     print({simulated!r}, end="")
 elif "install" in arguments and "--download-only" not in arguments:
+    if (place / "policy-rc.d").exists():
+        print("no service may start", file=(place / "calls").open("a"))
     for given in arguments[arguments.index("install") + 1:]:
         if given.endswith("-"):
             del there[given[:-1]]
@@ -109,6 +111,7 @@ class Host:
 def host(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=":")
     monkeypatch.setattr(kept_packages, "ARCHIVES", str(tmp_path / "archives"))
+    monkeypatch.setattr(kept_packages, "POLICY", str(tmp_path / "policy-rc.d"))
     return Host(tmp_path, run)
 
 
@@ -170,3 +173,11 @@ def test_the_cache_has_what_the_repository_has_not(host: Host) -> None:
 
 def test_nothing_kept_is_a_fault(host: Host) -> None:
     assert "no packages are kept" in host.restore()["msg"]
+
+
+def test_services_are_left_alone_where_that_is_wished(host: Host) -> None:
+    host.keep()
+    for services, told in ((True, False), (False, True)):
+        host.packages(**{"docker.io": "28.5.2", "tini-static": "0.19.1"})
+        host.restore(services=services)
+        assert ("no service may start" in host.calls, (host.place / "policy-rc.d").exists()) == (told, False)
