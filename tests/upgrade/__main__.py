@@ -299,30 +299,56 @@ def docker_moved(site: Site) -> None:
     site.check("a further run has nothing to do", "Nothing to do" in again, "Nothing to do" in again)
 
 
-def gateway_moved(site: Site) -> None:
-    """nginx and HAProxy from the first ones of this release to those of its security archive, under load."""
+GATEWAY_PACKAGES = ("nginx", "nginx-common", "haproxy")
+
+
+def gateway_versions(site: Site) -> str:
+    return site.inside(GATEWAY, f"dpkg-query --show {' '.join(GATEWAY_PACKAGES)}")
+
+
+def gateway_replaced(site: Site) -> None:
+    """Every process of nginx and HAProxy is of the program that is installed, as soon as old streams have ended."""
+    programs = "for pid in $(pidof nginx haproxy); do readlink /proc/$pid/exe; done"
+    replaced = site.within(60, lambda: "deleted" not in site.inside(GATEWAY, programs))
+    site.check("every process is of the installed program", replaced, replaced is not None)
+
+
+def gateway_back(site: Site) -> None:
+    """nginx and HAProxy of the security archive on a gateway that does not pass its proof, under load: they go back."""
     first = "apt-cache madison {0} | awk '!/security/ {{print $3}}' | head -1"
-    names = ("nginx", "nginx-common", "haproxy")
-    wanted = [f"{name}={site.inside(GATEWAY, first.format(name))}" for name in names]
+    wanted = [f"{name}={site.inside(GATEWAY, first.format(name))}" for name in GATEWAY_PACKAGES]
     site.inside(GATEWAY, f"apt-get install --yes --allow-downgrades {' '.join(wanted)}")
     site.inside(GATEWAY, "systemctl restart nginx onprem-llm-balancer")
-    shown = f"dpkg-query --show {' '.join(names)}"
-    before = site.inside(GATEWAY, shown)
-    retries = site.retries()
+    before, retries = gateway_versions(site), site.retries()
     with site.load() as load:
         time.sleep(5)
-        # The fleet has no status page, since its monitoring was left out.
-        said = site.play(UPGRADE, gateway_status_page="nobody")
+        # The fleet has no status page, since its monitoring was left out; so the proof fails.
+        said = site.play(UPGRADE, fails=True)
+        enough(load, time.monotonic(), least=1)
+        load.stop()
+    found = {**figures(load.requests), "retried_by_gateway": max(site.retries() - retries, 0)}
+    keep("gateway_back", found)
+    site.check("what moves was shown", wanted, all(f"package  {name} " in said for name in GATEWAY_PACKAGES))
+    back = "The packages that were there are back, and serve."
+    site.check("the operator is told", back, back in " ".join(said.split()))
+    site.check("the packages are those of before", before, gateway_versions(site) == before)
+    gateway_replaced(site)
+    site.check("no request failed", (found["sent"], found["failed"], found["errors"]), found["failed"] == 0)
+
+
+def gateway_moved(site: Site) -> None:
+    """nginx and HAProxy from the first ones of this release to those of its security archive, under load."""
+    before, retries = gateway_versions(site), site.retries()
+    with site.load() as load:
+        time.sleep(5)
+        site.play(UPGRADE, gateway_status_page="nobody")
         enough(load, time.monotonic())
         load.stop()
-    after = site.inside(GATEWAY, shown)
-    programs = "for pid in $(pidof nginx haproxy); do readlink /proc/$pid/exe; done"
-    keep("gateway", {**figures(load.requests), "retried_by_gateway": max(site.retries() - retries, 0)})
-    found = figures(load.requests)
-    site.check("what moves was shown", wanted, all(f"package  {name} " in said for name in names))
+    found = {**figures(load.requests), "retried_by_gateway": max(site.retries() - retries, 0)}
+    keep("gateway", found)
+    after = gateway_versions(site)
     site.check("the packages are others", (before, after), not set(before.splitlines()) & set(after.splitlines()))
-    replaced = site.within(60, lambda: "deleted" not in site.inside(GATEWAY, programs))
-    site.check("every process is of the new program", replaced, replaced is not None)
+    gateway_replaced(site)
     site.check("no request failed", (found["sent"], found["failed"], found["errors"]), found["failed"] == 0)
     again = site.play(UPGRADE)
     site.check("a further run has nothing to do", "Nothing to do" in again, "Nothing to do" in again)
@@ -335,22 +361,6 @@ def enough_in_all(site: Site) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        steps.run(
-            "upgrade",
-            Site,
-            (
-                whole,
-                shown,
-                good,
-                silent,
-                nonsense,
-                back,
-                killed,
-                docker_back,
-                docker_moved,
-                gateway_moved,
-                enough_in_all,
-            ),
-        )
-    )
+    before = (whole, shown, good, silent, nonsense, back, killed)
+    packages = (docker_back, docker_moved, gateway_back, gateway_moved)
+    sys.exit(steps.run("upgrade", Site, (*before, *packages, enough_in_all)))
