@@ -87,7 +87,7 @@ bench-warm: venv docker ## Seconds to the first token after a restart of the eng
 	@$(PYTHON) -m tests.warm
 
 .PHONY: bench-upgrade
-bench-upgrade: venv docker ## Requests that a good upgrade, two bad releases, a rollback and a killed node cost under load; build/bench/upgrade.json
+bench-upgrade: venv docker ## Requests that a good upgrade, two bad releases, a rollback, a killed node and other packages cost under load; build/bench/upgrade.json
 	@$(PYTHON) -m tests.upgrade $(STEPS)
 
 .PHONY: test-alerts

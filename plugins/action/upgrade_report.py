@@ -28,14 +28,28 @@ def node_of(found: t.Mapping[str, t.Any]) -> _upgrade.Node:
             "the image cannot be had: {}. Does the digest exist, and is the mirror up and filled "
             "(site.yml --limit model_mirrors fills it)?".format("; ".join(look["registry_faults"]))
         )
+    packages = found.get("packages_look") or {}
+    faults += found.get("below_faults") or []
+    if packages.get("fault"):
+        faults.append(packages_fault(packages))
     measured = [entry["times"] for entry in look["kept"] if entry.get("times")]
     return _upgrade.Node(
         release=look["release"], faults=faults, version=str(found["version"]), image=str(found["image"]),
         image_there=look["image_there"], image_bytes=bytes_, image_need=need, image_free=look["free_bytes"],
         image_place=look["docker_root"], brought=found["brought"], changes=found["changes"], files=found["files"],
+        below=found.get("below_outlooks") or {}, moves=packages.get("moves") or [],
+        lists_fault=str(packages.get("lists_fault") or ""),
         journal=look["journal"], times=max(measured, key=lambda times: str(times.get("at") or ""), default=None),
         load_seconds=look["load_seconds"], serves=found["serves"],
     )  # fmt: skip
+
+
+def packages_fault(found: t.Mapping[str, t.Any]) -> str:
+    """Why packages cannot move, by what kept_packages_info said."""
+    return (
+        f"apt cannot do what is wanted of its packages: {found['fault']}. Mend that, or leave a distribution's "
+        "packages as they are with -e upgrade_distribution_packages=false."
+    )
 
 
 class ActionModule(ControllerAction):
@@ -49,6 +63,8 @@ class ActionModule(ControllerAction):
         "back": {"type": "bool", "default": False},
         "release": {"type": "str", "default": ""},
         "found": {"type": "str", "default": "__upgrade_found"},
+        "gateways": {"type": "list", "elements": "str", "default": []},
+        "gateway_found": {"type": "str", "default": "__upgrade_gateway_moves"},
     }
 
     def answer(self, arguments: dict[str, t.Any], variables: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -56,7 +72,10 @@ class ActionModule(ControllerAction):
         reached = [host for host in arguments["hosts"] if host in arguments["reached"]]
         found = {host: (hostvars.get(host) or {}).get(arguments["found"]) or {} for host in reached}
         nodes = {host: node_of(known) for host, known in found.items() if known}
+        gateways = {host: (hostvars.get(host) or {}).get(arguments["gateway_found"]) for host in arguments["gateways"]}
+        gateways = {host: known for host, known in gateways.items() if known}
         faults = self._order_faults(arguments, nodes)
+        faults += [f"{host}: {packages_fault(known)}" for host, known in gateways.items() if known.get("fault")]
         targets: dict[str, t.Any] = {}
         for host, node in nodes.items():
             if not arguments["back"]:
@@ -76,9 +95,11 @@ class ActionModule(ControllerAction):
             head = f"{counted} in the way; nothing was changed on any node:"
             return {"failed": True, "msg": "\n".join([head] + [f"- {fault}" for fault in faults])}
         due = list(targets) if arguments["back"] else [host for host, node in nodes.items() if node.due]
-        lines = self._lines(arguments, nodes, targets, due)
+        due_gateways = [host for host, known in gateways.items() if known["moves"]]
+        lines = self._lines(arguments, nodes, targets, due, {host: gateways[host] for host in due_gateways})
         show((line, None) for line in ["", *lines])
-        return {"lines": lines, "due": due, "targets": {host: target["name"] for host, target in targets.items()}}
+        named = {host: target["name"] for host, target in targets.items()}
+        return {"lines": lines, "due": due, "due_gateways": due_gateways, "targets": named}
 
     def _order_faults(self, arguments: t.Mapping[str, t.Any], nodes: t.Mapping[str, _upgrade.Node]) -> list[str]:
         canary, faults = arguments["canary"], []
@@ -108,8 +129,9 @@ class ActionModule(ControllerAction):
         nodes: t.Mapping[str, _upgrade.Node],
         targets: t.Mapping[str, t.Any],
         due: t.Sequence[str],
+        gateways: t.Mapping[str, t.Any],
     ) -> list[str]:
-        if not due:
+        if not due and not gateways:
             return ["Nothing to do: every node runs what is wanted. Nothing was changed."]
         lines = ["What going back does:" if arguments["back"] else "What the upgrade does:"]
         for host, node in nodes.items():
@@ -118,10 +140,13 @@ class ActionModule(ControllerAction):
             else:
                 told = _upgrade.back_lines(node, targets[host]) if host in targets else ["nothing to do"]
             lines += [f"{host}:", *(f"  {line}" for line in told)]
+        for host, found in gateways.items():
+            lines += [f"{host}, as a gateway:", *(f"  {line}" for line in _upgrade.gateway_lines(found))]
         lost = [host for host in arguments["hosts"] if host not in nodes]
         if lost:
             lines.append(f"not reached, and left as they are: {', '.join(lost)}")
         order = _upgrade.batches(list(nodes), arguments["canary"], arguments["serial"])
         lines.append("In this order, each after the one before it has passed:")
         serves = {host: node.serves for host, node in nodes.items()}
-        return lines + [f"  {line}" for line in _upgrade.fleet_lines(order, due, serves)]
+        lines += [f"  {line}" for line in _upgrade.fleet_lines(order, due, serves)]
+        return [*lines, *([f"  gateways, one at a time: {', '.join(gateways)}"] if gateways else [])]

@@ -291,6 +291,9 @@ class Node(t.NamedTuple):
     brought: t.Sequence[str] = ()
     changes: t.Sequence[str] = ()
     files: t.Sequence[str] = ()
+    below: t.Mapping[str, t.Mapping[str, t.Sequence[str]]] = {}
+    moves: t.Sequence[t.Mapping[str, t.Any]] = ()
+    lists_fault: str = ""
     journal: t.Mapping[str, t.Any] | None = None
     times: t.Mapping[str, t.Any] | None = None
     load_seconds: float | None = None
@@ -299,7 +302,7 @@ class Node(t.NamedTuple):
     @property
     def due(self) -> bool:
         """Whether the run has something to do there."""
-        return bool(self.files or self.brought or self.journal)
+        return bool(self.files or self.brought or self.below or self.journal)
 
 
 def node_faults(host: str, node: Node, allow_older: bool) -> list[str]:
@@ -350,8 +353,60 @@ def node_lines(node: Node) -> list[str]:
     lines += [f"fetch    {item}" for item in node.brought]
     lines += [f"change   {change}" for change in node.changes]
     lines += [f"file     {path}" for path in node.files]
+    lines += below_lines(node)
     lines.append("restart  the container onprem-llm-ollama; its models are loaded anew")
     return [*lines, out_line(node)]
+
+
+# Roles whose packages come back as they were; those of the driver do not.
+RESTORED = ("docker", "nvidia_container_toolkit")
+
+
+def below_lines(node: Node) -> list[str]:
+    """What the run does below the engine of one node, and what of it does not go back, for people."""
+    told: dict[str, list[str]] = {key: [] for key in ("package", "install", "change", "restart", "note", "back")}
+    told["package"] = [move_line(move) for move in node.moves]
+    for role, outlook in node.below.items():
+        # What apt has worked out says more than what the role asks for.
+        if not (node.moves and role in RESTORED):
+            told["install"] += outlook.get("install") or []
+        for key in ("change", "restart"):
+            told[key] += outlook.get(key) or []
+        told["note"] += outlook.get("interrupt") or []
+    if node.lists_fault and node.below:
+        told["note"].append(f"apt's package lists are as they were before, since {node.lists_fault}")
+    lost = [f"{move['name']} {move['old']}" for move in node.moves if not move.get("kept")]
+    if lost:
+        told["back"].append(
+            f"packages stay as they are then: {', '.join(lost)} cannot be had any more, neither from apt's cache nor "
+            "from its repository"
+        )
+    elif node.moves:
+        told["back"].append("packages go back to these versions, by files that the node keeps")
+    elif any((node.below.get(role) or {}).get("install") for role in RESTORED):
+        told["back"].append("packages stay as they are then; only apt's go back")
+    if (node.below.get("nvidia_driver") or {}).get("install"):
+        told["back"].append("the driver stays as it is then")
+    return [f"{key:<8} {item}" for key, items in told.items() for item in items]
+
+
+def gateway_lines(found: t.Mapping[str, t.Any]) -> list[str]:
+    """What the run does to one gateway, for people.
+
+    :param found: ``moves`` and ``lists_fault`` as kept_packages_info returns them.
+    """
+    restart = ["nginx.service and the balancer (a new process takes over, which ends no request)"]
+    below = {"gateway": {"restart": restart}}
+    return below_lines(Node(None, [], "", "", below=below, moves=found["moves"], lists_fault=found["lists_fault"]))
+
+
+def move_line(move: t.Mapping[str, t.Any]) -> str:
+    """One package's move."""
+    if not move["old"]:
+        return f"{move['name']} {move['new']}, which is new"
+    if not move["new"]:
+        return f"{move['name']} {move['old']} goes"
+    return f"{move['name']} {move['old']} -> {move['new']}"
 
 
 def out_line(node: Node) -> str:

@@ -69,6 +69,17 @@ options:
       - Name of the variable that has what was found of a node.
     type: str
     default: __upgrade_found
+  gateways:
+    description:
+      - Names of the gateways whose packages are looked at.
+    type: list
+    elements: str
+    default: []
+  gateway_found:
+    description:
+      - Name of the variable that has what M(onprem.llm.kept_packages_info) said of a gateway.
+    type: str
+    default: __upgrade_gateway_moves
 """
 
 EXAMPLES = r"""
@@ -93,6 +104,12 @@ due:
   type: list
   elements: str
   sample: [gpu1]
+due_gateways:
+  description: The gateways whose packages move.
+  returned: success
+  type: list
+  elements: str
+  sample: [gw1]
 targets:
   description: With O(back), by node the name of the release that it goes back to.
   returned: success

@@ -1,7 +1,10 @@
-"""``python -m tests.upgrade [STEP...]``: a good upgrade, two bad releases and a killed node, all under load.
+"""``python -m tests.upgrade [STEP...]``: a good upgrade, two bad releases, a killed node and another
+Docker, all under load.
 
 The steps are in order; each leaves the fleet as the next needs it. ``KEEP=1`` leaves the fleet up, and steps that are
 named run on it. What the requests came to is written to ``build/bench/upgrade.json`` after each step.
+
+``docker_back`` and ``docker_moved`` move Docker itself on the first node, from its own release's to the next one's.
 
 The engines are stand-ins (tests/engine): 0.32.16 is a good one, 0.32.17 never answers, and 0.32.18 answers nonsense,
 since its image has llama-server turn the positions of its tokens by another base than the model was trained with.
@@ -19,6 +22,7 @@ import docker
 
 from tests import steps
 from tests.engine import image
+from tests.fleet import images
 from tests.fleet.hosts import ROOT, Fleet
 from tests.fleet.supplies import CACHE, ENGINE_VERSION
 from tests.upgrade.load import Load, figures
@@ -34,6 +38,20 @@ RELEASES: dict[str, tuple[str, ...]] = {
     SILENT: ('ENTRYPOINT ["/bin/sleep"]', 'CMD ["infinity"]'),
     NONSENSE: ("ENV LLAMA_ARG_ROPE_FREQ_BASE=7",),
 }
+# Debian's next release is asked for Docker and what comes with it, and for nothing else that this one has.
+DOCKER = "docker.io docker-cli docker-compose containerd runc"
+NEXT = """
+echo "deb [check-valid-until=no] {source}" >/etc/apt/sources.list.d/next.list
+cat >/etc/apt/preferences.d/next <<EOF
+Package: *
+Pin: release n=forky
+Pin-Priority: 100
+
+Package: {packages}
+Pin: release n=forky
+Pin-Priority: 900
+EOF
+"""
 # Requests that each phase sends at least, so that the whole has more than 500.
 LEAST = 130
 STATISTICS = """
@@ -84,8 +102,8 @@ class Site(steps.Site):
 
     def out_seconds(self) -> dict[str, float]:
         """By node, how long the last change took it out of service, by its newest record."""
-        script = "ls -d /etc/onprem-llm/releases/2* | tail -1 | xargs -I{} cat {}/record.json"
-        records = {node: json.loads(self.inside(node, script)) for node in NODES}
+        script = "ls -d /etc/onprem-llm/releases/2* 2>/dev/null | tail -1 | xargs -I{} cat {}/record.json"
+        records = {node: json.loads(self.inside(node, script) or "{}") for node in NODES}
         return {node: (record.get("times") or {}).get("out_seconds") for node, record in records.items()}
 
     def retries(self) -> int:
@@ -93,6 +111,16 @@ class Site(steps.Site):
         text = self.run(GATEWAY, "python3", "-c", STATISTICS).stdout.strip().removeprefix("# ")
         rows = [row for row in csv.DictReader(text.splitlines()) if row["svname"] == "BACKEND"]
         return sum(int(row["wretr"] or 0) + int(row["wredis"] or 0) for row in rows)
+
+    def docker(self, node: str) -> str:
+        """What a node's Docker says of itself, which is what runs, and not what is installed."""
+        return self.inside(node, "docker version --format {{.Server.Version}}")
+
+    def packages(self, node: str) -> str:
+        """Docker's packages with their versions, and what holds them."""
+        return self.inside(
+            node, f"dpkg-query --show {DOCKER} 'tini*' 2>/dev/null; apt-mark showhold; apt-mark showmanual"
+        )
 
     def running(self, node: str) -> int:
         program = ("/usr/bin/python3", "-I", "/usr/local/lib/onprem-llm/balancer.py", "streams", node)
@@ -234,6 +262,98 @@ def killed(site: Site) -> None:
     site.client.containers.get(node).start()
 
 
+def docker_back(site: Site) -> None:
+    """Another Docker and a bad engine at once, under load: both go back."""
+    script = NEXT.format(source=images.mirrors("forky")[0].removeprefix("deb "), packages=DOCKER)
+    site.run(NODES[0], "sh", "-es", given=script)
+    before, packages = site.docker(NODES[0]), site.packages(NODES[0])
+    shown = site.play("--check", UPGRADE)
+    print("\n".join(line for line in shown.splitlines() if re.match(r"  (package|change|restart|note|back) ", line)))
+    moves = f"package  docker.io {before}" in shown
+    site.check("check mode shows what Docker's packages do", f"docker.io {before}", moves)
+    site.check("and changes nothing", site.docker(NODES[0]), site.docker(NODES[0]) == before)
+    bad(site, "docker_back", NONSENSE, "agrees with its answers before by")
+    log = (site.fleet.state / "docker_back.log").read_text(encoding="utf-8")
+    site.check("Docker was another one meanwhile", "So are its packages", "So are its packages" in log)
+    site.check("the Docker that ran runs again", (before, site.docker(NODES[0])), site.docker(NODES[0]) == before)
+    site.check("packages and holds are as they were", site.packages(NODES[0]), site.packages(NODES[0]) == packages)
+
+
+def docker_moved(site: Site) -> None:
+    """Another Docker on one node, under load."""
+    before, versions, retries = site.docker(NODES[0]), site.versions(), site.retries()
+    with site.load() as load:
+        time.sleep(5)
+        site.play(UPGRADE)
+        enough(load, time.monotonic())
+        load.stop()
+    found = {**figures(load.requests), "retried_by_gateway": site.retries() - retries, "rolled_back_nodes": []}
+    after = site.docker(NODES[0])
+    found.update(docker=[before, after], seconds_per_node=site.out_seconds())
+    keep("docker", found)
+    site.check("the node's Docker is the newer one", (before, after), after.split(".")[0] > before.split(".")[0])
+    site.check("the other node's is as it was", site.docker(NODES[1]), site.docker(NODES[1]) == before)
+    site.check("the engines are as they were", site.versions(), site.versions() == versions)
+    site.check("no request failed", (found["sent"], found["failed"], found["errors"]), found["failed"] == 0)
+    again = site.play(UPGRADE)
+    site.check("a further run has nothing to do", "Nothing to do" in again, "Nothing to do" in again)
+
+
+GATEWAY_PACKAGES = ("nginx", "nginx-common", "haproxy")
+
+
+def gateway_versions(site: Site) -> str:
+    return site.inside(GATEWAY, f"dpkg-query --show {' '.join(GATEWAY_PACKAGES)}")
+
+
+def gateway_replaced(site: Site) -> None:
+    """Every process of nginx and HAProxy is of the program that is installed, as soon as old streams have ended."""
+    programs = "for pid in $(pidof nginx haproxy); do readlink /proc/$pid/exe; done"
+    replaced = site.within(60, lambda: "deleted" not in site.inside(GATEWAY, programs))
+    site.check("every process is of the installed program", replaced, replaced is not None)
+
+
+def gateway_back(site: Site) -> None:
+    """nginx and HAProxy of the security archive on a gateway that does not pass its proof, under load: they go back."""
+    first = "apt-cache madison {0} | awk '!/security/ {{print $3}}' | head -1"
+    wanted = [f"{name}={site.inside(GATEWAY, first.format(name))}" for name in GATEWAY_PACKAGES]
+    site.inside(GATEWAY, f"apt-get install --yes --allow-downgrades {' '.join(wanted)}")
+    site.inside(GATEWAY, "systemctl restart nginx onprem-llm-balancer")
+    before, retries = gateway_versions(site), site.retries()
+    with site.load() as load:
+        time.sleep(5)
+        # The fleet has no status page, since its monitoring was left out; so the proof fails.
+        said = site.play(UPGRADE, fails=True)
+        enough(load, time.monotonic(), least=1)
+        load.stop()
+    found = {**figures(load.requests), "retried_by_gateway": max(site.retries() - retries, 0)}
+    keep("gateway_back", found)
+    site.check("what moves was shown", wanted, all(f"package  {name} " in said for name in GATEWAY_PACKAGES))
+    back = "The packages that were there are back, and serve."
+    site.check("the operator is told", back, back in " ".join(said.split()))
+    site.check("the packages are those of before", before, gateway_versions(site) == before)
+    gateway_replaced(site)
+    site.check("no request failed", (found["sent"], found["failed"], found["errors"]), found["failed"] == 0)
+
+
+def gateway_moved(site: Site) -> None:
+    """nginx and HAProxy from the first ones of this release to those of its security archive, under load."""
+    before, retries = gateway_versions(site), site.retries()
+    with site.load() as load:
+        time.sleep(5)
+        site.play(UPGRADE, gateway_status_page="nobody")
+        enough(load, time.monotonic())
+        load.stop()
+    found = {**figures(load.requests), "retried_by_gateway": max(site.retries() - retries, 0)}
+    keep("gateway", found)
+    after = gateway_versions(site)
+    site.check("the packages are others", (before, after), not set(before.splitlines()) & set(after.splitlines()))
+    gateway_replaced(site)
+    site.check("no request failed", (found["sent"], found["failed"], found["errors"]), found["failed"] == 0)
+    again = site.play(UPGRADE)
+    site.check("a further run has nothing to do", "Nothing to do" in again, "Nothing to do" in again)
+
+
 def enough_in_all(site: Site) -> None:
     """Whether all phases together say something."""
     sent = json.loads(RESULT.read_text(encoding="utf-8"))["sent"]
@@ -241,4 +361,6 @@ def enough_in_all(site: Site) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(steps.run("upgrade", Site, (whole, shown, good, silent, nonsense, back, killed, enough_in_all)))
+    before = (whole, shown, good, silent, nonsense, back, killed)
+    packages = (docker_back, docker_moved, gateway_back, gateway_moved)
+    sys.exit(steps.run("upgrade", Site, (*before, *packages, enough_in_all)))

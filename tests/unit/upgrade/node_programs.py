@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What stands for a node's Docker, engine and balancer where upgrade.yml is played on this machine.
 
-``install VERSION`` leaves what the roles ollama and models leave. ``docker`` and ``balancer`` answer as those programs,
-by these files. ``engine PORT`` serves the models of the plan in force, and nonsense in version 0.32.18.
+``install VERSION`` leaves what the roles ollama and models leave. ``docker``, ``balancer`` and the programs of apt
+answer as those, by these files. ``engine PORT`` serves the models of the plan in force, and nonsense in version
+0.32.18.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 
 ETC = Path("/etc/onprem-llm")
 COMPOSE = Path("/opt/onprem-llm/ollama/compose.yml")
+INSTALLED, OFFERED = Path("/var/lib/onprem-llm-dpkg/docker.io"), Path("/etc/apt/offered")
+FIRST_DOCKER, NEXT_DOCKER = "26.1.5", "28.5.2"
 DRAINED = ETC / "drained"
 NODES = ("n1", "n2")
 MODEL, WEIGHTS = "chat:1", "sha256:" + "e" * 64
@@ -43,6 +46,9 @@ def install(version: str) -> None:
     write(Path("/usr/local/lib/onprem-llm/warm.py"), "")
     program = f"import runpy, sys; sys.argv[1:1] = ['balancer']; runpy.run_path({__file__!r}, run_name='__main__')\n"
     write(Path("/usr/local/lib/onprem-llm/balancer.py"), program)
+    if not INSTALLED.exists():
+        write(INSTALLED, FIRST_DOCKER)
+        write(OFFERED, FIRST_DOCKER)
 
 
 def docker(*arguments: str) -> int:
@@ -53,9 +59,38 @@ def docker(*arguments: str) -> int:
         print("\n".join(image(str(number)) for number in range(10)))
     elif arguments[:2] == ("image", "inspect"):
         return 1
+    elif arguments[:1] == ("version",):
+        print(INSTALLED.read_text(encoding="utf-8"))
     elif arguments[:1] == ("info",):
         print("/var/lib")
     return 0
+
+
+def apt_get(*arguments: str) -> int:
+    """A distribution that offers the Docker of /etc/apt/offered. dpkg's part is /var/lib/onprem-llm-dpkg/docker.io."""
+    there, offered = INSTALLED.read_text(encoding="utf-8"), OFFERED.read_text(encoding="utf-8")
+    if "--simulate" in arguments and there != offered:
+        print(f"Inst docker.io [{there}] ({offered} Debian:testing [amd64])")
+    elif "--print-uris" in arguments:
+        print("'http://x/docker.io.deb' docker.io.deb 1 SHA256:0")
+    elif "download" in arguments:
+        write(Path(f"docker.io_{there}_amd64.deb"), "")
+    elif "install" in arguments and "--download-only" not in arguments and "--simulate" not in arguments:
+        write(INSTALLED, Path(arguments[-1]).name.split("_")[1])
+    return 0
+
+
+def dpkg_query(*_arguments: str) -> None:
+    print("docker.io", INSTALLED.read_text(encoding="utf-8"), "amd64", "installed", sep="\t")
+
+
+def apt_mark(order: str, *_names: str) -> None:
+    if order == "showhold":
+        print("docker.io")
+
+
+def dpkg(*_arguments: str) -> None:
+    """Nothing is half configured."""
 
 
 def balancer(order: str, *_rest: str) -> None:
@@ -93,4 +128,4 @@ def engine(port: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(globals()[sys.argv[1]](*sys.argv[2:]))
+    sys.exit(globals()[sys.argv[1].replace("-", "_")](*sys.argv[2:]))

@@ -33,6 +33,15 @@ ENGINE_VARIABLES = {
     "__ollama_images_mirrored": [], "__ollama_image_upstream": "", "__ollama_image_from_mirror": False,
     "__ollama_certificates": [], "ollama_mirror_fallback": False,
 }  # fmt: skip
+# What look.yml reads of Docker's role, whose outlook is of what it is given.
+DOCKER_VARIABLES = {
+    "docker_source": "distribution",
+    "__docker_packages": {"docker.io": ""},
+    "__docker_outlook": {
+        "install": "{{ __docker_candidates | default({}) | dictsort | map('join', ' ') | list }}",
+        "restart": "{{ ['docker.service (restart)'] if __docker_candidates | default({}) else [] }}",
+    },
+}
 NOTHING = [{"name": "Nothing", "ansible.builtin.debug": {"msg": "nothing"}}]
 
 
@@ -60,10 +69,11 @@ class Machine:
             self.port = probe.getsockname()[1]
         self._collection()
         self._plays()
-        program = place / "bin" / "docker"
-        program.parent.mkdir()
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} {PROGRAMS} docker "$@"\n', encoding="utf-8")
-        program.chmod(0o755)
+        (place / "bin").mkdir()
+        for name in ("docker", "apt-get", "apt-mark", "dpkg", "dpkg-query"):
+            program = place / "bin" / name
+            program.write_text(f'#!/bin/sh\nexec {sys.executable} {PROGRAMS} {name} "$@"\n', encoding="utf-8")
+            program.chmod(0o755)
         self.run(sys.executable, PROGRAMS, "install", FIRST)
         self.engine = subprocess.Popen(
             [*self.inside, sys.executable, PROGRAMS, "engine", str(self.port)], stdout=subprocess.PIPE, text=True
@@ -100,8 +110,19 @@ class Machine:
             "ollama/vars/main.yml": ENGINE_VARIABLES,
             "ollama/tasks/gather.yml": NOTHING,
             "ollama/tasks/prefetch.yml": NOTHING,
+            "ollama/tasks/hold.yml": NOTHING,
             "models/tasks/prefetch.yml": NOTHING,
             "models/tasks/main.yml": NOTHING,
+            "docker/vars/main.yml": DOCKER_VARIABLES,
+            "docker/tasks/gather.yml": NOTHING,
+            "docker/tasks/verify.yml": NOTHING,
+            "docker/tasks/main.yml": [
+                {
+                    "name": "Install",
+                    "ansible.builtin.command": "apt-get install docker.io_{{ __docker_candidates['docker.io'] }}_amd64",
+                }
+            ],
+            "nvidia_container_toolkit/tasks/gather.yml": NOTHING,
             "ollama/tasks/proof.yml": [
                 {"name": "See the plan", "ansible.builtin.assert": {"that": "'engine' in ollama_plan"}},
             ],
@@ -119,7 +140,22 @@ class Machine:
         # Files and models come back as they do on a node; what is started is not there.
         back = home / "roles/upgrade/tasks/back.yml"
         tasks = [task for task in yaml.safe_load(back.read_text(encoding="utf-8")) if "onprem.llm.kept_release" in task]
+        tasks[:0] = [
+            {
+                "name": "Packages",
+                "ansible.builtin.include_tasks": "packages_back.yml",
+                "when": "__upgrade_packages_kept",
+            }
+        ]
         back.write_text(yaml.safe_dump(tasks), encoding="utf-8")
+        packages = home / "roles/upgrade/tasks/packages_back.yml"
+        tasks = [task for task in yaml.safe_load(packages.read_text("utf-8")) if "onprem.llm.kept_packages" in task]
+        packages.write_text(yaml.safe_dump(tasks), encoding="utf-8")
+        # This machine's own Docker runs on.
+        below = home / "roles/upgrade/tasks/below.yml"
+        tasks = yaml.safe_load(below.read_text("utf-8"))
+        tasks = [task for task in tasks if "ansible.builtin.systemd_service" not in task]
+        below.write_text(yaml.safe_dump(tasks), encoding="utf-8")
 
     def _plays(self) -> None:
         """Without the preflight, of which the upgrade needs what is drifting, and without hosts that are not there."""
@@ -271,3 +307,43 @@ def test_a_damaged_record_stops_the_run_before_anything_changes(machine: Machine
     assert status != 0
     assert "release.json is damaged" in told
     assert (machine.drained(), machine.left()) == ([], [])
+
+
+def test_docker_moves_with_the_engine_and_both_go_back(machine: Machine) -> None:
+    """A bad engine takes back the Docker that came with it; by itself Docker moves, and then nothing is to be done."""
+
+    def installed() -> str:
+        return machine.run("cat", "/var/lib/onprem-llm-dpkg/docker.io")
+
+    machine.run("sh", "-c", "printf 28.5.2 >/etc/apt/offered")
+    status, told = machine.play("upgrade.yml", check=True, drift=[])
+    assert status == 0, told
+    assert "package  docker.io 26.1.5 -> 28.5.2" in told
+    assert "restart  docker.service (restart)" in told
+    assert "back     packages go back to these versions" in told
+    assert (installed(), machine.left()) == ("26.1.5", [])
+
+    status, told = machine.play("upgrade.yml", NONSENSE)
+    assert status != 0
+    assert f"-{FIRST} is back, has passed the gate, and serves" in told
+    assert "So are its packages." in told
+    assert (machine.version, installed(), machine.drained()) == (FIRST, "26.1.5", [])
+
+    status, told = machine.play("upgrade.yml", drift=[])
+    assert status == 0, told
+    assert (machine.version, installed()) == (FIRST, "28.5.2")
+    status, told = machine.play("upgrade.yml", drift=[])
+    assert "Nothing to do" in told
+    machine.run("sh", "-c", "printf 28.5.3 >/etc/apt/offered")
+    status, told = machine.play("upgrade.yml", drift=[], upgrade_distribution_packages=False)
+    assert "Nothing to do" in told, told
+
+
+def test_a_killed_upgrade_that_is_given_up_brings_docker_back(machine: Machine) -> None:
+    machine.run("sh", "-c", "printf 28.5.2 >/etc/apt/offered")
+    machine.play("upgrade.yml", GOOD, killed_at="Hold its version against the plan's")
+    assert machine.run("cat", "/var/lib/onprem-llm-dpkg/docker.io") == "28.5.2"
+    status, told = machine.play("rollback.yml")
+    assert status == 0, told
+    assert machine.run("cat", "/var/lib/onprem-llm-dpkg/docker.io") == "26.1.5"
+    assert (machine.version, machine.drained()) == (FIRST, [])

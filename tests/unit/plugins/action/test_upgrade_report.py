@@ -131,3 +131,38 @@ def test_what_cannot_come_back_is_a_fault(act: Act) -> None:
 def test_an_upgrade_that_was_cut_off_is_left_for_where_it_came_from(act: Act) -> None:
     look = {"kept": KEPT, "current": OLD, "journal": {"left": OLD, "step": "changing"}}
     assert report(act, {"a": found(look)}, back=True)["targets"] == {"a": OLD}
+
+
+MOVED = {"name": "docker.io", "old": "26.1.5", "new": "28.5.2", "kept": True}
+
+
+def test_what_is_below_the_engine_and_the_gateways_is_shown_with_the_rest(act: Act) -> None:
+    moves = {"moves": [MOVED], "fault": "", "lists_fault": ""}
+    below = {"docker": {"install": ["docker.io"], "restart": ["docker.service (restart)"]}}
+    node = found(version="0.32.15", files=[], below_outlooks=below, packages_look=moves, below_faults=[])
+    nginx = {"moves": [{**MOVED, "name": "nginx"}], "fault": "", "lists_fault": ""}
+    variables = {"a": {"__upgrade_found": node}, "g": {"__upgrade_gateway_moves": nginx}}
+    arguments = {"hosts": ["a"], "reached": ["a"], "canary": "a", "gateways": ["g", "h"]}
+    result = act("upgrade_report", arguments, {"hostvars": variables})
+    assert (result["due"], result["due_gateways"]) == (["a"], ["g"])
+    lines = result["lines"]
+    assert "  package  docker.io 26.1.5 -> 28.5.2" in lines
+    assert lines[lines.index("g, as a gateway:") + 1] == "  package  nginx 26.1.5 -> 28.5.2"
+    assert (lines[-3], lines[-1]) == ("  the canary: a", "  gateways, one at a time: g")
+
+    # Where the nodes are as wanted, the gateways alone are a reason.
+    alone = {"a": {"__upgrade_found": found(version="0.32.15", files=[])}, "g": {"__upgrade_gateway_moves": nginx}}
+    result = act("upgrade_report", arguments, {"hostvars": alone})
+    assert (result["due"], result["due_gateways"]) == ([], ["g"])
+    assert "Nothing to do" not in result["lines"][0]
+
+
+def test_what_apt_cannot_do_is_in_the_way(act: Act) -> None:
+    broken = {"moves": [], "fault": "E: held broken packages", "lists_fault": ""}
+    node = found(packages_look=broken, below_faults=["Docker is not supported here."])
+    variables = {"a": {"__upgrade_found": node}, "g": {"__upgrade_gateway_moves": broken}}
+    arguments = {"hosts": ["a"], "reached": ["a"], "canary": "a", "gateways": ["g"]}
+    told = act("upgrade_report", arguments, {"hostvars": variables})["msg"]
+    assert "- a: Docker is not supported here." in told
+    assert "- a: apt cannot do what is wanted of its packages: E: held broken packages." in told
+    assert "- g: apt cannot do what is wanted of its packages" in told

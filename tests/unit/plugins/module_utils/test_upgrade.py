@@ -294,3 +294,67 @@ def test_what_differs_from_the_lock_is_told() -> None:
     assert _upgrade.pin_faults({}, "0.32.16", "", "") == []
     assert "is no lock of versions" in _upgrade.pin_faults("0.32.15", "0.32.15", "", "")[0]
     assert "is no lock of versions" in _upgrade.pin_faults({"engine": "0.32.15"}, "0.32.15", "", "")[0]
+
+
+MOVED = {"name": "docker.io", "old": "26.1.5", "new": "28.5.2", "kept": True}
+BELOW = {
+    "docker": {
+        "install": ["docker.io 28.5.2* (in place of 26.1.5)"],
+        "change": ["/etc/docker/daemon.json (features)"],
+        "restart": ["docker.service (restart)"],
+        "interrupt": ["Docker is upgraded"],
+    }
+}
+
+
+def test_what_changes_below_the_engine_makes_a_node_due_and_is_shown() -> None:
+    changed = node(files=[], below=BELOW, moves=[MOVED])
+    assert changed.due
+    assert _upgrade.below_lines(changed) == [
+        "package  docker.io 26.1.5 -> 28.5.2",
+        "change   /etc/docker/daemon.json (features)",
+        "restart  docker.service (restart)",
+        "note     Docker is upgraded",
+        "back     packages go back to these versions, by files that the node keeps",
+    ]
+    assert "package  docker.io 26.1.5 -> 28.5.2" in _upgrade.node_lines(changed)
+    assert not node(files=[]).due
+
+
+def test_packages_that_come_and_go_are_shown_so() -> None:
+    assert _upgrade.move_line({"name": "tini", "old": "0.19.0", "new": ""}) == "tini 0.19.0 goes"
+    assert _upgrade.move_line({"name": "tini-static", "old": "", "new": "0.19.1"}) == "tini-static 0.19.1, which is new"
+
+
+def test_what_does_not_go_back_is_said_before() -> None:
+    lost = node(below=BELOW, moves=[{**MOVED, "kept": False}])
+    assert _upgrade.below_lines(lost)[-1].startswith(
+        "back     packages stay as they are then: docker.io 26.1.5 cannot be had any more"
+    )
+    rpm = node(below={"nvidia_container_toolkit": {"install": ["nvidia-container-toolkit 1.20.0*"]}})
+    assert _upgrade.below_lines(rpm) == [
+        "install  nvidia-container-toolkit 1.20.0*",
+        "back     packages stay as they are then; only apt's go back",
+    ]
+    driver = node(below={"nvidia_driver": {"install": ["nvidia-driver 580"], "restart": ["the host"]}})
+    assert _upgrade.below_lines(driver) == [
+        "install  nvidia-driver 580",
+        "restart  the host",
+        "back     the driver stays as it is then",
+    ]
+
+
+def test_a_gateways_packages_are_shown() -> None:
+    moved = {"name": "nginx", "old": "1.26.3-3+deb13u7", "new": "1.26.3-3+deb13u11", "kept": False}
+    *shown, back = _upgrade.gateway_lines({"moves": [moved], "lists_fault": ""})
+    assert shown == [
+        "package  nginx 1.26.3-3+deb13u7 -> 1.26.3-3+deb13u11",
+        "restart  nginx.service and the balancer (a new process takes over, which ends no request)",
+    ]
+    assert back.startswith("back     packages stay as they are then: nginx 1.26.3-3+deb13u7 cannot be had any more")
+
+
+def test_lists_that_are_old_are_told_where_packages_move() -> None:
+    told = _upgrade.below_lines(node(below=BELOW, moves=[MOVED], lists_fault="W: Failed to fetch x"))
+    assert "note     apt's package lists are as they were before, since W: Failed to fetch x" in told
+    assert _upgrade.below_lines(node(lists_fault="W: Failed to fetch x")) == []
