@@ -80,8 +80,9 @@ _JOURNAL_SECONDS = 0.5
 _SYNC_SECONDS = 10.0
 _TICK_SECONDS = 0.1
 # When the time of a call is over, what is being read is read to its end, for so long at most, and for no longer than
-# this share of the call. A connection that is closed earlier takes along what the kernels of both sides hold of it.
-_ENDING_SECONDS, _ENDING_SHARE = 5.0, 0.5
+# this share of the call. A connection that is closed earlier takes along what the kernels of both sides hold of it; so
+# while bytes wait here to be read, it may take longer. They have stopped to wait when none did for a moment.
+_ENDING_SECONDS, _ENDING_SHARE, _ENDING_WAITING_SECONDS, _DRY_SECONDS = 5.0, 0.5, 60.0, 0.5
 _REPORT_SECONDS = 0.5
 # A part is divided between a connection and an idle one when it would take longer than this, down to this size.
 _STEAL_SECONDS = 3.0
@@ -141,7 +142,7 @@ class Limits:
     :param stall_seconds: a connection that brings no byte for so long, or less than ``LEAST_BYTES``, is given up.
     :param attempts: attempts in a row that gain nothing, after which an origin has given out.
     :param seconds: time of this call, 0 for no bound. Waiting counts. What is being read then is read to its end where
-        that takes no more than half as long, and 5 s.
+        that takes no more than half as long, and 5 s; and as long as it takes to read what has come already.
     :param reserve_bytes: bytes of the disk that stay free.
     :param backoff_seconds: pause after the first attempt that gained nothing; it doubles, with jitter.
     """
@@ -403,6 +404,7 @@ class _Run:
     def go(self) -> None:
         """:raises _GaveOut: :raises Paused: :raises NoSpace: see :func:`fetch`."""
         journalled = synced = time.monotonic()
+        came = -_DRY_SECONDS
         leftover: list[_Lease] = []
         try:
             while self.file.journal.done < self.size:
@@ -411,7 +413,9 @@ class _Run:
                 self._revoke_stalled(now)
                 self._wait_for_the_origin(now)
                 ending = self._clock.over(now)
-                if ending and (not self._leases or self._clock.ended(now)):
+                if ending and any(lease.waiting for lease in self._leases):
+                    came = now
+                if ending and (not self._leases or self._clock.ended(now, now - came < _DRY_SECONDS)):
                     break
                 self._check_room()
                 if self._unwritten >= _JOURNAL_BYTES or (self._unwritten and now - journalled > _JOURNAL_SECONDS):
@@ -630,11 +634,15 @@ class _Clock:
     def over(self, now: float) -> bool:
         return self._end is not None and now >= self._end
 
-    def ended(self, now: float) -> bool:
-        """Whether what is being read has had its time, too."""
+    def ended(self, now: float, waiting: bool) -> bool:
+        """Whether what is being read has had its time, too.
+
+        :param waiting: whether bytes of it have come and wait to be read.
+        """
         if self._end is None:
             return False
-        return now >= self._end + min(_ENDING_SECONDS, _ENDING_SHARE * (self._end - self.began))
+        usual = min(_ENDING_SECONDS, _ENDING_SHARE * (self._end - self.began))
+        return now >= self._end + (_ENDING_WAITING_SECONDS if waiting else usual)
 
     @property
     def left(self) -> float | None:

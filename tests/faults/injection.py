@@ -287,7 +287,11 @@ class Fleet:
         """Wait until a node's models are warm again."""
         if host in (self.hosts.get("gpu"), self.hosts.get("node")):
             program = "/usr/local/lib/onprem-llm/warm.py"
-            self.shell(host, f"/usr/bin/python3 -I {program} await --seconds {SETTLE_SECONDS}")
+            # Models that several faults have pushed out of the memory count as hopeless; the unit begins anew.
+            self.shell(
+                host,
+                f"systemctl restart onprem-llm-warm.service; /usr/bin/python3 -I {program} await --seconds {SETTLE_SECONDS}",
+            )
 
     # --- Diagnosis
 

@@ -428,6 +428,23 @@ def test_nothing_comes_twice_where_it_is_read_slowly(world: World, monkeypatch: 
     assert world.state.sent == len(DATA)
 
 
+def test_a_call_that_is_over_reads_what_has_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long this host takes to read it, since it was sent."""
+    kept = _transfer._Run.keep
+
+    def slowly(run: _transfer._Run, offset: int, data: bytes, segments: Any) -> int:
+        time.sleep(len(data) / MIB)
+        return kept(run, offset, data, segments)
+
+    monkeypatch.setattr(_transfer._Run, "keep", slowly)
+    with pytest.raises(Paused):
+        world.fetch(limits=replace(PATIENT, connections=1, part_bytes=32 * MIB, seconds=0.5))
+    assert world.staging.held(DIGEST) >= 2 * MIB
+    monkeypatch.setattr(_transfer._Run, "keep", kept)
+    assert world.content(world.fetch(limits=PATIENT)) == DATA
+    assert world.state.sent == len(DATA)
+
+
 def test_a_call_asks_for_what_it_has_the_time_for(world: World) -> None:
     """Whatever a connection may bring, its first request is small where the call has an end."""
     world.fetch(limits=replace(PATIENT, connections=1, part_bytes=32 * MIB, seconds=60))
