@@ -288,10 +288,8 @@ class Fleet:
         if host in (self.hosts.get("gpu"), self.hosts.get("node")):
             program = "/usr/local/lib/onprem-llm/warm.py"
             # Models that several faults have pushed out of the memory count as hopeless; the unit begins anew.
-            self.shell(
-                host,
-                f"systemctl restart onprem-llm-warm.service; /usr/bin/python3 -I {program} await --seconds {SETTLE_SECONDS}",
-            )
+            self.shell(host, "systemctl restart onprem-llm-warm.service")
+            self.shell(host, f"/usr/bin/python3 -I {program} await --seconds {SETTLE_SECONDS}")
 
     # --- Diagnosis
 
