@@ -83,7 +83,7 @@ bench-scale: venv docker ## What site.yml's second run, preflight and verify cos
 	@$(PYTHON) -m tests.scale
 
 .PHONY: bench-warm
-bench-warm: venv docker ## Seconds to the first token after a restart of the engine, with the warmer and without; on the running demo
+bench-warm: venv docker ## Seconds to the first token after a restart of the engine, and of the host, with the warmer and without; on the running demo
 	@$(PYTHON) -m tests.warm
 
 .PHONY: bench-upgrade

@@ -1,4 +1,5 @@
-"""``make bench-warm``: first-token times after a restart of the engine on a node of the running demo, warm and cold."""
+"""``make bench-warm``: first-token times on a node of the running demo, warm and cold, after a restart of the engine
+and after one of the host."""
 
 from __future__ import annotations
 
@@ -32,11 +33,13 @@ def main() -> int:
 
     plan = json.loads(run("cat /etc/onprem-llm/plan.json"))
     model = next(m["name"] for i in plan["instances"] for m in i["models"] if m["use"] != "embedding")
-    figures = measure(run, f"http://{engine_address()}:11434", model)
+    engine = f"http://{engine_address()}:11434"
+    figures = [measure(run, engine, model, reboot) for reboot in (None, container.restart)]
     report = ROOT / "build" / "bench" / "warm.json"
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps(dataclasses.asdict(figures), indent=1) + "\n", encoding="utf-8")
-    print(f"{node}: {figures}")
+    report.write_text(json.dumps([dataclasses.asdict(one) for one in figures], indent=1) + "\n", encoding="utf-8")
+    for one in figures:
+        print(f"{node}: {one}")
     return 0
 
 

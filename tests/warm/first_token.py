@@ -1,4 +1,4 @@
-"""Seconds from a user's first request after a restart of the engine to its first token, with the warmer and without.
+"""Seconds from a user's first request after a restart, of engine or host, to its first token; with the warmer and not.
 
 Everything is run on the node itself, so that neither the test machine's network nor the gateway is in the figures.
 """
@@ -46,8 +46,12 @@ Run = Callable[..., str]
 
 @dataclass(frozen=True)
 class Figures:
-    """Seconds. ``ready``: from the restart until every planned model had answered."""
+    """Seconds. ``ready``: from the restart until every planned model had answered.
 
+    :ivar of: what was restarted, ``engine`` or ``host``.
+    """
+
+    of: str
     model: str
     cold_first_token: float
     warm_first_token: float
@@ -55,8 +59,9 @@ class Figures:
 
     def __str__(self) -> str:
         return (
-            f"first token of the first request after a restart, {self.model}: {self.cold_first_token:.2f} s without "
-            f"the warmer, {self.warm_first_token:.2f} s with it, which was ready {self.ready:.1f} s after the restart"
+            f"first token of the first request after a restart of the {self.of}, {self.model}: "
+            f"{self.cold_first_token:.2f} s without the warmer, {self.warm_first_token:.2f} s with it, which was ready "
+            f"{self.ready:.1f} s after the restart"
         )
 
 
@@ -75,19 +80,38 @@ def await_ready(run: Run, ready: bool = True, seconds: float = PATIENCE) -> dict
     return found
 
 
-def measure(run: Run, engine: str, model: str) -> Figures:
-    """``engine``: its URL on the node. The warmer is stopped for a while, and runs again afterwards."""
-    run("systemctl stop %s", UNIT)
-    try:
+def _restart(run: Run, reboot: Callable[[], object] | None) -> None:
+    if reboot is None:
         run("docker restart %s", CONTAINER)
+        return
+    # A host's own boot takes it away; that of a container may not.
+    run("rm -f /run/onprem-llm/warm.json")
+    reboot()
+
+
+def measure(run: Run, engine: str, model: str, reboot: Callable[[], object] | None = None) -> Figures:
+    """The warmer is stopped for a while, and runs again afterwards.
+
+    :param engine: its URL on the node.
+    :param reboot: restarts the host, in place of the engine.
+    """
+    run("systemctl stop %s", UNIT)
+    if reboot:
+        run("systemctl disable %s", UNIT)
+    try:
+        _restart(run, reboot)
         run("python3 -c %s %s", UP, engine)
         cold = float(run("python3 -c %s %s %s", ASK, engine, model))
     finally:
+        if reboot:
+            run("systemctl enable %s", UNIT)
         run("systemctl start %s", UNIT)
     await_ready(run)
-    run("docker restart %s", CONTAINER)
+    _restart(run, reboot)
     began = time.monotonic()
     # The engine's end was noticed while it was restarted, so what is ready now is the new one.
     await_ready(run)
     ready = time.monotonic() - began
-    return Figures(model, cold, float(run("python3 -c %s %s %s", ASK, engine, model)), ready)
+    return Figures(
+        "host" if reboot else "engine", model, cold, float(run("python3 -c %s %s %s", ASK, engine, model)), ready
+    )
