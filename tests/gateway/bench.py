@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import secrets
 import selectors
 import shutil
@@ -34,6 +35,7 @@ from tests.gateway.client import Client, prompt
 from tests.gateway.sites import Site, endpoint, free_port, variables
 
 RESULT = packages.ROOT / "build/bench/gateway.json"
+METRICS = packages.ROOT / "roles/monitoring/files/programs/metrics.py"
 STREAMS, PACE = 64, 100
 MODEL = {
     "name": "gemma3:270m",
@@ -97,6 +99,7 @@ class Bench:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.gateway.upstream", str(self.upstream)], cwd=packages.ROOT
         )
+        self.watcher: subprocess.Popen[bytes] | None = None
         self.sites: dict[str, Site] = {}
         self.ports = {"direct": self.upstream}
         self.authorities: dict[str, str] = {"direct": "", "seed": ""}
@@ -131,6 +134,29 @@ class Bench:
                     self.sites["node"].directory / "etc/onprem-llm/pki" / file, site.directory / "etc/onprem-llm/pki"
                 )
         site.start(port)
+
+    def watched(self, name: str) -> None:
+        """A gateway whose log and state the metrics program reads each second, 15 times as often as on a host."""
+        status = free_port()
+        self.gateway(name, gateway_status_port=status)
+        place = self.sites[name].directory
+        self.watcher = subprocess.Popen(
+            [
+                sys.executable, "-I", "-B", METRICS, "--metrics", place / "metrics.prom", "--interval", "1",
+                "--root", place, "--state", place, "--gateway-log", place / "var/log/nginx/onprem-llm-gateway.log",
+                "--gateway-rules", place / "etc/nginx/onprem-llm-gateway.json",
+                "--gateway-status", f"http://127.0.0.1:{status}/status",
+            ],
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def seen(self, name: str) -> int:
+        """Requests that the metrics program has counted."""
+        time.sleep(3)
+        text = (self.sites[name].directory / "metrics.prom").read_text(encoding="utf-8")
+        return sum(
+            int(float(value)) for value in re.findall(r"(?m)^onprem_llm_gateway_requests_total\{.*\} (\S+)$", text)
+        )
 
     def node(self) -> int:
         """An endpoint as the role of that name has it, with mutual TLS; return its port."""
@@ -203,6 +229,9 @@ class Bench:
         return received / seconds
 
     def close(self) -> None:
+        if self.watcher:
+            self.watcher.terminate()
+            self.watcher.wait()
         for site in self.sites.values():
             site.stop()
         self.process.terminate()
@@ -228,7 +257,8 @@ def measure(bench: Bench, rounds: int, tokens: int) -> dict[str, Any]:
     bench.gateway(
         "fleet", gateway_upstream_tls=True, gateway_upstreams=[{"name": "node", "address": "127.0.0.1", "port": node}]
     )
-    times = bench.first_bytes(["direct", "seed", "floor", "gateway", "keys", "fleet"], rounds, 20)
+    bench.watched("watched")
+    times = bench.first_bytes(["direct", "seed", "floor", "gateway", "watched", "keys", "fleet"], rounds, 20)
     single = bench.client("gateway")
     _, reads, _ = single.ask(single.request(prompt(2000, 64, PACE)))
     rates: dict[str, list[float]] = {"direct": [], "gateway": []}
@@ -248,6 +278,9 @@ def measure(bench: Bench, rounds: int, tokens: int) -> dict[str, Any]:
         "tls_map_added_ttft_p50_ms": added(times, "floor", "direct", 0.5),
         "rights_added_ttft_p50_ms": added(times, "gateway", "keys", 0.5),
         "node_tls_added_ttft_p50_ms": added(times, "fleet", "gateway", 0.5),
+        "metrics_added_ttft_p50_ms": added(times, "watched", "gateway", 0.5),
+        "metrics_added_ttft_p99_ms": added(times, "watched", "gateway", 0.99),
+        "metrics_requests_counted": bench.seen("watched"),
         "direct_ttft_p50_ms": round(statistics.median(times["direct"]), 4),
         "requests_each": len(times["direct"]),
         "throughput_ratio": round(statistics.median(rates["gateway"]) / statistics.median(rates["direct"]), 4),
