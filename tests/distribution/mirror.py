@@ -54,7 +54,7 @@ class Mirror:
         self._pki = directory / "pki"
         self._pki.mkdir(mode=0o700)
         self._authority = Authority(self._pki, "ca")
-        self._authority.issue("mirror", ExtendedKeyUsageOID.SERVER_AUTH)
+        self._authority.issue("mirror", purpose=ExtendedKeyUsageOID.SERVER_AUTH)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -71,7 +71,7 @@ class Mirror:
         self._process: subprocess.Popen[bytes] | None = None
 
     def _origin(self, node: str) -> Origin:
-        certificate, key = self._authority.issue(node, ExtendedKeyUsageOID.CLIENT_AUTH)
+        certificate, key = self._authority.issue(node, purpose=ExtendedKeyUsageOID.CLIENT_AUTH)
         return Origin(f"https://127.0.0.1:{self._port}", self._authority.ca, certificate, key)
 
     def _unpack(self, site: str) -> list[str | Path]:

@@ -16,13 +16,14 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _ollama_store,
     _registry,
     _transfer,
+    _turn,
 )
 
 LOCK_SECONDS = 60.0
 
 
 def pull(name: str, models: str, origin: str) -> None:
-    turn = _ollama_pull.Turn(_transfer.Limits())
+    turn = _turn.Turn(_transfer.Limits())
     with _ollama_store.Store(models) as store:
         files = _ollama_pull.Files(store, f"{models}-staging", name, turn, {})
         asked = _ollama_pull.sources(name, [json.loads(origin)], turn.limits.stall_seconds)
@@ -35,7 +36,7 @@ def fill(name: str, directory: str, socket: str, registry: str) -> None:
     upstream = _mirror.Upstream(_registry.Client(time_limit=None), _registry.parse_name(name, registry).repository)
     wanted = _mirror.Wanted("models", name, _mirror.model_place(name), None, upstream)
     with mirror.locked(exclusive=False, seconds=LOCK_SECONDS):
-        mirror.fill([mirror.resolve(wanted, update=False)], _transfer.Limits(), _mirror.Account())
+        mirror.fill([mirror.resolve(wanted, update=False)], _turn.Turn(_transfer.Limits()))
 
 
 if __name__ == "__main__":
