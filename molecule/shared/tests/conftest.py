@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +79,23 @@ def managed(request: pytest.FixtureRequest) -> Node:
 @pytest.fixture(scope="session")
 def gateway() -> Node:
     return Node(GATEWAYS[0], testinfra.get_host(f"docker://{GATEWAYS[0]}"))
+
+
+@pytest.fixture(scope="session")
+def logged(gateway: Node) -> Callable[..., dict]:
+    """The newest line of the gateway's access log that tells these fields."""
+
+    def newest(**fields: object) -> dict:
+        # nginx writes the log once a second; a busy machine lets it wait for longer.
+        for _second in range(30):
+            lines = gateway.host.check_output("cat /var/log/nginx/onprem-llm-gateway.log").splitlines()
+            for line in reversed([json.loads(line) for line in lines if line.startswith("{")]):
+                if fields.items() <= line.items():
+                    return line
+            time.sleep(1)
+        raise AssertionError(f"the access log has no line with {fields}; its last are {lines[-5:]}")
+
+    return newest
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import ssl
+from typing import NamedTuple
 
 NAME = "llm.demo.internal"
 
@@ -19,12 +20,19 @@ def tls(address: str, name: str, ca_file: str | None = None, port: int = 443) ->
     return connection, ssl.DER_cert_to_PEM_cert(connection.getpeercert(binary_form=True))
 
 
-def ask(connection: ssl.SSLSocket, method: str, path: str, name: str, body: dict | None = None, **headers: str):
-    """Status and body of the answer."""
+class Answer(NamedTuple):
+    status: int
+    content: str
+    request_id: str | None
+
+
+def ask(
+    connection: ssl.SSLSocket, method: str, path: str, name: str, body: dict | None = None, **headers: str
+) -> Answer:
     client = http.client.HTTPConnection(f"[{name}]" if ":" in name else name)
     client.sock = connection
     client.request(method, path, json.dumps(body) if body else None, headers)
     response = client.getresponse()
     content = response.read().decode()
     client.close()
-    return response.status, content
+    return Answer(response.status, content, response.headers["X-Request-ID"])

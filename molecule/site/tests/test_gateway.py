@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import http.client
-import json
-import time
 
 import pytest
-from by_name import NAME, ask, tls
+from by_name import NAME, Answer, ask, tls
 from conftest import FLEET
 
 BOX, CLIENT = FLEET.hosts
@@ -27,8 +25,8 @@ with ThreadPoolExecutor(len(ports)) as pool:
 """
 
 
-def get(address: str, port: int, key: str = "", name: str = NAME, ca_file: str | None = None) -> int:
-    """Status of a request that claims to be somebody else's."""
+def get(address: str, port: int, key: str = "", name: str = NAME, ca_file: str | None = None) -> Answer:
+    """A request that claims to be somebody else's."""
     connection, _certificate = tls(address, name, ca_file, port)
     return ask(
         connection,
@@ -36,19 +34,7 @@ def get(address: str, port: int, key: str = "", name: str = NAME, ca_file: str |
         "/v1/models",
         name,
         **{"X-Forwarded-For": SPOOFED} | ({"Authorization": f"Bearer {key}"} if key else {}),
-    )[0]
-
-
-@pytest.fixture
-def logged(gateway):
-    """The newest line of the gateway's access log."""
-
-    def newest() -> dict:
-        # nginx writes the log once a second.
-        time.sleep(1.5)
-        return json.loads(gateway.host.check_output("tail -n 1 /var/log/nginx/onprem-llm-gateway.log"))
-
-    return newest
+    )
 
 
 @pytest.fixture
@@ -57,17 +43,21 @@ def key(secrets: dict) -> str:
 
 
 def test_client_behind_the_proxy_is_known_by_its_own_address(logged, key: str) -> None:
-    assert get(CLIENT.address, 8443, key) == 200
-    assert (logged()["client"], logged()["proxy"]) == (OURSELVES, CLIENT.address)
+    answer = get(CLIENT.address, 8443, key)
+    assert answer.status == 200
+    line = logged(request_id=answer.request_id)
+    assert (line["client"], line["proxy"]) == (OURSELVES, CLIENT.address)
 
 
 def test_claim_of_an_untrusted_address_has_no_effect(logged, key: str, ca_file: str) -> None:
-    assert get(BOX.address, 443, key, ca_file=ca_file) == 200
-    assert (logged()["client"], logged()["proxy"]) == (OURSELVES, OURSELVES)
+    answer = get(BOX.address, 443, key, ca_file=ca_file)
+    assert answer.status == 200
+    line = logged(request_id=answer.request_id)
+    assert (line["client"], line["proxy"]) == (OURSELVES, OURSELVES)
 
 
 def test_limit_hits_the_client_and_not_its_proxy(neighbour) -> None:
-    statuses = [get(CLIENT.address, 8443) for _ in range(40)]
+    statuses = [get(CLIENT.address, 8443).status for _ in range(40)]
     assert {*statuses} == {401, 429}
     code = (
         "import socket,ssl,sys,http.client as h; c=h.HTTPConnection(sys.argv[2]);"
@@ -79,8 +69,9 @@ def test_limit_hits_the_client_and_not_its_proxy(neighbour) -> None:
 
 
 def test_gateway_answers_by_ipv6_under_its_certificate(logged, key: str, ca_file: str) -> None:
-    assert get(BOX.address6, 443, key, name=BOX.address6, ca_file=ca_file) == 200
-    assert logged()["client"] == "fd78:3::1"
+    answer = get(BOX.address6, 443, key, name=BOX.address6, ca_file=ca_file)
+    assert answer.status == 200
+    assert logged(request_id=answer.request_id)["client"] == "fd78:3::1"
     connection = http.client.HTTPConnection(BOX.address6, 80, timeout=10)
     connection.request("GET", "/v1/models")
     assert connection.getresponse().headers["Location"] == "https://[fd78:3::11]/v1/models"
