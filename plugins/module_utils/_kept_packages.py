@@ -6,6 +6,7 @@ the host and installed from there alone."""
 
 from __future__ import annotations
 
+import os
 import re
 import typing as t
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ INSTALL = (
     "--option", "DPkg::Lock::Timeout=300", "--option", "Dpkg::Options::=--force-confdef",
     "--option", "Dpkg::Options::=--force-confold",
 )  # fmt: skip
+_FORMAT = "${Package}\\t${Version}\\t${Architecture}\\t${db:Status-Status}\\n"
+_ARCHIVES = "/var/cache/apt/archives"
 ENVIRONMENT = {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -28,11 +31,6 @@ class Move:
     name: str
     old: str
     new: str
-
-    @property
-    def comes_back(self) -> bool:
-        """Whether going back needs a file of it."""
-        return bool(self.old)
 
 
 def wanted(packages: t.Mapping[str, str]) -> list[str]:
@@ -59,18 +57,27 @@ def file_name(name: str, version: str, architecture: str) -> str:
     return f"{name.partition(':')[0]}_{version.replace(':', '%3a')}_{architecture}.deb"
 
 
-def installed(answer: str) -> dict[str, tuple[str, str]]:
-    """Version and architecture by name, of what ``dpkg-query`` was asked for with :data:`FORMAT`; what is not
-    installed, or only half, is left out."""
+def installed(
+    run: t.Callable[[t.Sequence[str]], tuple[int, str, str]], names: t.Sequence[str]
+) -> dict[str, tuple[str, str]]:
+    """Version and architecture by name; what is not installed, or only half, is left out.
+
+    :param run: ``AnsibleModule.run_command``.
+    """
+    if not names:
+        return {}
     found = {}
-    for line in answer.splitlines():
+    for line in run(["dpkg-query", "--show", f"--showformat={_FORMAT}", *names])[1].splitlines():
         name, version, architecture, status = line.split("\t")
         if status == "installed":
             found[name] = (version, architecture)
     return found
 
 
-FORMAT = "${Package}\\t${Version}\\t${Architecture}\\t${db:Status-Status}\\n"
+def cached(name: str) -> str:
+    """Path of a package's file in apt's cache, empty where it holds none of that name."""
+    path = os.path.join(_ARCHIVES, name)
+    return path if os.path.isfile(path) else ""
 
 
 def without_sources(root: str) -> list[str]:

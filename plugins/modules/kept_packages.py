@@ -104,17 +104,8 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _kept_packages
 
-ARCHIVES = "/var/cache/apt/archives"
 RECORD = "record.json"
 POLICY = "/usr/sbin/policy-rc.d"
-
-
-def there(module: AnsibleModule, names: t.Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Version and architecture of what is installed, by name."""
-    if not names:
-        return {}
-    command = ["dpkg-query", "--show", f"--showformat={_kept_packages.FORMAT}", *names]
-    return _kept_packages.installed(module.run_command(command)[1])
 
 
 def marked(module: AnsibleModule, mark: str, names: t.Collection[str]) -> list[str]:
@@ -139,7 +130,7 @@ def keep(module: AnsibleModule) -> dict[str, t.Any]:
     params = module.params
     place = params["directory"]
     moves = [_kept_packages.Move(entry["name"], entry["old"], entry["new"]) for entry in params["moves"]]
-    old = [move for move in moves if move.comes_back]
+    old = [move for move in moves if move.old]
     if module.check_mode:
         return {"changed": True, "lost": [], "paths": []}
     os.makedirs(os.path.dirname(place), exist_ok=True)
@@ -147,11 +138,11 @@ def keep(module: AnsibleModule) -> dict[str, t.Any]:
     work = tempfile.mkdtemp(prefix="packages.", dir=os.path.dirname(place))
     try:
         lost, kept = [], []
-        architectures = {name: found[1] for name, found in there(module, [move.name for move in old]).items()}
+        there = _kept_packages.installed(module.run_command, [move.name for move in old])
         for move in old:
-            name = _kept_packages.file_name(move.name, move.old, architectures.get(move.name, ""))
-            cached = os.path.join(ARCHIVES, name)
-            if os.path.isfile(cached):
+            name = _kept_packages.file_name(move.name, move.old, there.get(move.name, ("", ""))[1])
+            cached = _kept_packages.cached(name)
+            if cached:
                 shutil.copyfile(cached, os.path.join(work, name))
             else:
                 module.run_command(["apt-get", "--quiet", "download", f"{move.name}={move.old}"], cwd=work)
@@ -163,7 +154,7 @@ def keep(module: AnsibleModule) -> dict[str, t.Any]:
         record = {
             "schema": 1,
             "packages": kept,
-            "came": [move.name for move in moves if not move.comes_back],
+            "came": [move.name for move in moves if not move.old],
             "held": marked(module, "showhold", names),
             "manual": marked(module, "showmanual", names),
             "files": as_they_are(params["files"]),
@@ -196,7 +187,9 @@ def restore(module: AnsibleModule) -> dict[str, t.Any]:
     record = read(place)
     if record is None:
         module.fail_json(msg=f"no packages are kept in {place}")
-    found = there(module, [entry["name"] for entry in record["packages"]] + record["came"])
+    found = _kept_packages.installed(
+        module.run_command, [entry["name"] for entry in record["packages"]] + record["came"]
+    )
     back = [entry for entry in record["packages"] if found.get(entry["name"], ("",))[0] != entry["version"]]
     came = [name for name in record["came"] if name in found]
     now = as_they_are(list(record["files"]))

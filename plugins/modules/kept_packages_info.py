@@ -69,7 +69,7 @@ lists_fault:
   sample: ""
 """
 
-import os
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import _kept_packages
@@ -83,7 +83,7 @@ UPDATE = (
 
 def complaints(error: str) -> str:
     """What apt complains of, as one line."""
-    return " ".join(line for line in error.splitlines() if line.startswith(("E:", "W:", "  ", " ")))[:600].strip()
+    return " ".join(line for line in error.splitlines() if line.startswith(("E:", "W:", " ")))[:600].strip()
 
 
 def main() -> None:
@@ -105,24 +105,22 @@ def main() -> None:
         told = output.partition("The following packages have unmet dependencies:")[2]
         said = " ".join(f"{complaints(error)} {told}".split()) or f"status {code}"
         module.exit_json(changed=False, moves=[], fault=said, lists_fault=lists_fault)
-    found = []
-    for move in _kept_packages.moves(output):
-        kept = not move.comes_back or bool(_where(module, move))
-        found.append({"name": move.name, "old": move.old, "new": move.new, "kept": kept})
+    moves = _kept_packages.moves(output)
+    there = _kept_packages.installed(module.run_command, [move.name for move in moves if move.old])
+    found = [
+        {"name": move.name, "old": move.old, "new": move.new, "kept": not move.old or can_be_had(module, move, there)}
+        for move in moves
+    ]
     module.exit_json(changed=False, moves=found, fault="", lists_fault=lists_fault)
 
 
-def _where(module: AnsibleModule, move: _kept_packages.Move) -> str:
-    """Where the file of what is installed can be had: a path or a URL, or nothing."""
-    _code, output, _error = module.run_command(
-        ["dpkg-query", "--show", f"--showformat={_kept_packages.FORMAT}", move.name]
-    )
-    for version, architecture in _kept_packages.installed(output).values():
-        path = os.path.join("/var/cache/apt/archives", _kept_packages.file_name(move.name, version, architecture))
-        if os.path.isfile(path):
-            return path
+def can_be_had(module: AnsibleModule, move: _kept_packages.Move, there: t.Mapping[str, tuple[str, str]]) -> bool:
+    """Whether apt's cache or its repository holds the file of what is installed."""
+    _version, architecture = there.get(move.name, ("", ""))
+    if _kept_packages.cached(_kept_packages.file_name(move.name, move.old, architecture)):
+        return True
     code, output, _error = module.run_command(["apt-get", "--print-uris", "download", f"{move.name}={move.old}"])
-    return output.strip() if code == 0 else ""
+    return code == 0 and bool(output.strip())
 
 
 if __name__ == "__main__":

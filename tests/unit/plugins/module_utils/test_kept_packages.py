@@ -57,4 +57,4 @@ def test_files_are_named_as_apt_does() -> None:
 
 def test_what_is_half_installed_does_not_count() -> None:
     told = "a\t1\tamd64\tinstalled\nb\t2\tall\thalf-configured\nc\t\t\tnot-installed\n"
-    assert _kept_packages.installed(told) == {"a": ("1", "amd64")}
+    assert _kept_packages.installed(lambda _command: (0, told, ""), ["a", "b", "c"]) == {"a": ("1", "amd64")}

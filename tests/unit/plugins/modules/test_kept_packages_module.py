@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.onprem.llm.plugins.module_utils import _kept_packages
 from ansible_collections.onprem.llm.plugins.modules import kept_packages
 
 Run = Callable[..., dict[str, Any]]
@@ -110,7 +111,7 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=":")
-    monkeypatch.setattr(kept_packages, "ARCHIVES", str(tmp_path / "archives"))
+    monkeypatch.setattr(_kept_packages, "_ARCHIVES", str(tmp_path / "archives"))
     monkeypatch.setattr(kept_packages, "POLICY", str(tmp_path / "policy-rc.d"))
     return Host(tmp_path, run)
 
