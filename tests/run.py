@@ -3,8 +3,8 @@
 A part is a list of checks; a check is a command with a name. pytest's tests are counted each; any other check is one.
 Everything lands in build/test/<check>.log; a failed check's last lines are printed.
 
-Tests that meet real servers and clocks share the machine with others. Where no more than ``AGAIN`` of a pytest check
-fail, these run once more, alone; what passes then counts, and is told with what it had said.
+Tests that meet real servers and clocks share the machine with others. A few of a pytest that fail run once more; what
+passes then counts, and is told with what it had said (docs/decisions/0052-a-second-try.md).
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ from tests import sanity
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / "build" / "test"
 TAIL_LINES = 60
-AGAIN = 3
 PARTS = ("lint", "unit", "gateway", "sanity", "engine", "molecule")
 # What marks one of them in a scenario's log: a step, or a test of pytest.
 MOLECULE_TESTS = r"Executed: Successful| PASSED "
 SUM = r"(?m)^(\d+) passed, (\d+) failed$"
+# As .config/molecule/config.yml has it for the scenarios' tests.
+SECOND_TRY = ("--reruns=1", "--reruns-delay=2", "--max-suite-reruns=3", "--rerun-show-tracebacks")
+SECOND_TRIES = " rerun test summary info "
+TRIED_AGAIN = r"\b(\d+) rerun in \d"
 # Of the distribution, whose nginx has another way to say HTTP/2, and another Lua module.
 NEXT_RELEASE = "trixie"
 # Their checks touch nothing of each other, and wait for servers, clocks and single processes half of their time.
@@ -63,9 +66,8 @@ class Tally:
 
 
 def pytest(name: str, *arguments: str, python: str = sys.executable, **environment: str) -> Check:
-    # Two run at once, and each knows what failed of its own.
-    cache = f"cache_dir={LOGS / name}.cache"
-    command = [python, "-m", "pytest", "-q", "-o", cache, "--junitxml", str(LOGS / f"{name}.xml"), *arguments]
+    report = str(LOGS / f"{name}.xml")
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *SECOND_TRY, "--junitxml", report, *arguments]
     return Check(name, command, environment, junit=True)
 
 
@@ -143,28 +145,16 @@ def tallies(part: str) -> Iterator[Tally]:
         yield from pool.map(run, BUILDERS[part]())
 
 
-def execute(check: Check, *more: str) -> int:
-    """Exit status of a check's command; its output is added to the check's log."""
-    with log_of(check).open("a", encoding="utf-8") as output:
-        return subprocess.run(
-            [*check.command, *more],
-            cwd=check.directory,
-            env=os.environ | check.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-        ).returncode
-
-
 def log_of(check: Check) -> Path:
     return LOGS / f"{check.name.replace(' ', '-')}.log"
 
 
-def tail(check: Check) -> str:
-    """The last lines of a check's log, as they are shown."""
-    lines = log_of(check).read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-    return "\n".join(f"    | {line}" for line in lines)
+def told(text: str, failed: bool) -> str:
+    """The lines of a check's log that are shown: its last, or what had failed at first."""
+    lines = text.splitlines()
+    first = next((number for number, line in enumerate(lines) if SECOND_TRIES in line), 0)
+    shown = lines[-TAIL_LINES:] if failed else lines[first : first + TAIL_LINES]
+    return "\n".join(f"    | {line}" for line in shown)
 
 
 def counted(check: Check, code: int) -> Tally:
@@ -194,23 +184,27 @@ def counted(check: Check, code: int) -> Tally:
 def run(check: Check) -> Tally:
     """Run one check and count it; its output goes to a log, the end of it to the screen if it failed."""
     LOGS.mkdir(parents=True, exist_ok=True)
-    log_of(check).unlink(missing_ok=True)
     (LOGS / f"{check.name}.xml").unlink(missing_ok=True)
     started = time.monotonic()
-    tally = counted(check, execute(check))
-    told = tail(check) if tally.failed else ""
-    again = ""
-    if check.junit and 0 < tally.failed <= AGAIN:
-        second = counted(check, execute(check, "--last-failed", "--last-failed-no-failures=none"))
-        if second == Tally(passed=tally.failed):
-            again, tally = f", {tally.failed} of them at the second try", Tally(tally.passed + tally.failed)
-        else:
-            told = tail(check)
+    with log_of(check).open("w", encoding="utf-8") as output:
+        code = subprocess.run(
+            check.command,
+            cwd=check.directory,
+            env=os.environ | check.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    tally = counted(check, code)
+    text = log_of(check).read_text(encoding="utf-8", errors="replace")
+    tries = sum(map(int, re.findall(TRIED_AGAIN, text)))
+    again = f", {tries} second tries" if tries else ""
     verdict = "ok    " if tally.failed == 0 else "FAILED"
     spent = time.monotonic() - started
     lines = [f"  {verdict} {check.name:<28} {tally.passed:>4} passed {tally.failed:>3} failed  {spent:6.1f} s{again}"]
-    if told:
-        lines += [told, f"    the whole of it: {log_of(check).relative_to(ROOT)}"]
+    if tally.failed or tries:
+        lines += [told(text, tally.failed > 0), f"    the whole of it: {log_of(check).relative_to(ROOT)}"]
     print("\n".join(lines), flush=True)
     return tally
 

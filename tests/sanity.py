@@ -21,7 +21,7 @@ PUBLISHED = ("galaxy.yml", "README.md", "LICENSE", "meta", "plugins", "roles", "
 # The newest core, and the Pythons that run it, newest first.
 NEWEST_CORE = "2.21.5"
 NEWEST_PYTHONS = ("3.14", "3.13", "3.12")
-UNIT_REQUIREMENTS = ("pytest", "hypothesis", "PyYAML", "gguf", "numpy")
+UNIT_REQUIREMENTS = ("pytest", "pytest-rerunfailures", "hypothesis", "PyYAML", "gguf", "numpy")
 BOOTSTRAP = '''\
 """Install pip without the network: what ansible-test runs in place of get-pip.py."""
 import ensurepip, os, subprocess, sys
@@ -61,12 +61,12 @@ def newest_core(use: Callable[[str], T]) -> Iterator[T]:
         return
     environment = ROOT / "build" / "cache" / f"core-{NEWEST_CORE}"
     ready = environment / ".ready"
-    if not ready.exists():
+    pinned = [f"{name}=={version(name)}" for name in UNIT_REQUIREMENTS]
+    if not ready.exists() or ready.read_text(encoding="utf-8").split() != pinned:
         subprocess.run([python, "-m", "venv", "--clear", environment], check=True)
-        pinned = [f"{name}=={version(name)}" for name in UNIT_REQUIREMENTS]
         pip = [environment / "bin" / "pip", "install", "-qq", "--no-compile", f"ansible-core=={NEWEST_CORE}", *pinned]
         subprocess.run(pip, check=True)
-        ready.touch()
+        ready.write_text(" ".join(pinned), encoding="utf-8")
     yield use(str(environment / "bin" / "python"))
 
 

@@ -24,6 +24,7 @@ import fcntl
 import functools
 import hashlib
 import http.client
+import math
 import os
 import random
 import re
@@ -289,6 +290,7 @@ class _Lease:
         self.rate = 0.0
         self.round = run.failures_counted
         self._response: t.Any = None
+        self._piled_up = -math.inf
         self.thread = threading.Thread(target=self._read, args=(run,), daemon=True)
         self.thread.start()
 
@@ -296,8 +298,7 @@ class _Lease:
         with self.guard:
             self.revoked = True
 
-    @property
-    def waiting(self) -> int:
+    def look(self, now: float) -> int:
         """Bytes that have come and were not read yet, as the kernel counts them."""
         count = array.array("i", [0])
         try:
@@ -305,7 +306,15 @@ class _Lease:
         except (AttributeError, OSError, ValueError):
             # There is no answer yet, or none any more.
             return 0
+        if count[0] >= LEAST_BYTES:
+            self._piled_up = now
         return count[0]
+
+    @property
+    def read_slowly(self) -> bool:
+        """Whether more comes than is read. One look may meet the moment after a read, when nothing waits."""
+        now = time.monotonic()
+        return self.look(now) >= LEAST_BYTES or now - self._piled_up < 3 * _TICK_SECONDS
 
     def _read(self, run: _Run) -> None:
         try:
@@ -413,7 +422,8 @@ class _Run:
                 self._revoke_stalled(now)
                 self._wait_for_the_origin(now)
                 ending = self._clock.over(now)
-                if ending and any(lease.waiting for lease in self._leases):
+                waiting = [lease.look(now) for lease in self._leases]
+                if ending and any(waiting):
                     came = now
                 if ending and (not self._leases or self._clock.ended(now, now - came < _DRY_SECONDS)):
                     break
@@ -511,8 +521,8 @@ class _Run:
             segment, rate = lease.segment, max(lease.rate, 1.0)
             if lease.revoked or lease.ended or segment.left < _STEAL_BYTES or segment.left / rate < _STEAL_SECONDS:
                 return None
-            if lease.waiting >= LEAST_BYTES:
-                # It is read more slowly than it comes: another connection would bring the same bytes once more.
+            if lease.read_slowly:
+                # Another connection would bring the same bytes once more.
                 return None
             kept = int(segment.left * rate / (rate + max(self._last_rate, rate)))
             if kept < LEAST_BYTES:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import random
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -426,6 +428,22 @@ def test_nothing_comes_twice_where_it_is_read_slowly(world: World, monkeypatch: 
     monkeypatch.setattr(_transfer._Run, "keep", slowly)
     assert world.content(world.fetch(limits=replace(PATIENT, connections=2, part_bytes=32 * MIB))) == DATA
     assert world.state.sent == len(DATA)
+
+
+def test_one_read_does_not_make_a_slow_reader_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look may meet the moment in which a block was read, and is not written yet."""
+    there, here = socket.socketpair()
+    with there, here:
+        lease: Any = object.__new__(_transfer._Lease)
+        lease._response, lease._piled_up = here, -math.inf
+        assert not lease.read_slowly
+        there.sendall(bytes(_transfer.LEAST_BYTES))
+        assert lease.look(time.monotonic()) == _transfer.LEAST_BYTES
+        here.recv(_transfer.LEAST_BYTES, socket.MSG_WAITALL)
+        assert lease.read_slowly
+        now = time.monotonic()
+        monkeypatch.setattr(_transfer.time, "monotonic", lambda: now + 10)
+        assert not lease.read_slowly
 
 
 def test_a_call_that_is_over_reads_what_has_come(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
