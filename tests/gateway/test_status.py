@@ -111,8 +111,8 @@ def test_users_do_not_reach_it(one_box: Gateway) -> None:
 def drain(gateway: Gateway, directory: Path, seconds: int, *more: str) -> subprocess.CompletedProcess[str]:
     """The play, on this machine as a gateway with one node, whose files lie in ``directory``."""
     given = {
-        "target": "engine0", "drain_seconds": seconds, "drain_directory": str(directory / "drained"),
-        "drain_program": ["/nowhere"], "gateway_status_port": gateway.values["gateway_status_port"],
+        "target": "engine0", "drain_seconds": seconds, "__balancer_drained": str(directory / "drained"),
+        "__balancer_program": "/nowhere", "gateway_status_port": gateway.values["gateway_status_port"],
         "ansible_become": False,
     }  # fmt: skip
     groups = {"gateways": {"hosts": {"localhost": {}}}, "llm_nodes": {"hosts": {"engine0": {}}}}
@@ -139,7 +139,7 @@ def test_drain_waits_for_the_only_nodes_streams(start: Any, tmp_path: Path) -> N
     assert soon(gateway, of(1, 0, 1)) == of(1, 0, 1)
     too_short = drain(gateway, tmp_path, 1)
     assert too_short.returncode == 2, too_short.stdout + too_short.stderr
-    assert "engine0 gets no new request, but 1 still run after 1 seconds" in too_short.stdout
+    assert "engine0 gets no new request, but 1 still run from localhost after 1 seconds" in too_short.stdout
     assert (tmp_path / "drained/engine0").is_file()
     with ThreadPoolExecutor(1) as pool:
         enough = pool.submit(drain, gateway, tmp_path, 60)
