@@ -85,9 +85,8 @@ def units():
         # Sessions come and go.
         if state not in ("transient", "generated") and not name.endswith(".scope"):
             found["unit file " + name] = state
-    for line in output(
-        "systemctl", "list-units", "--all", "--no-legend", "--plain", "--type=service,timer"
-    ).splitlines():
+    # Those that are inactive are in systemd's memory for as long as it likes.
+    for line in output("systemctl", "list-units", "--no-legend", "--plain", "--type=service,timer").splitlines():
         name, load, active = line.split()[:3]
         started = (
             output("systemctl", "show", "--value", "--property=MainPID", name).strip()
