@@ -26,6 +26,7 @@ from tests.attack.position import Bounds, Position, run_here
 
 MODELS = ("small:latest", "large:latest")
 KEY = "sk-0123456789-abcdefghijklmnopqrstuvwxyz-ABC"
+SILENT = "no longer answers"
 BOUNDS = Bounds(patience=1, quiet=0.15, slow=1.5, connections=10, requests=30, settle=0, logged=0.15, forgotten=0)
 # What a gateway has to be wrong in another way for; each has a test of its own below or in test_ports.py.
 ELSEWHERE = {
@@ -130,13 +131,18 @@ def results(authority: Authority, leaky: Path, tmp_path_factory: pytest.TempPath
     directory = tmp_path_factory.mktemp("logs")
     certificate = authority.issue("open")
 
-    def one(number: int, attack: Attack) -> Result:
-        (directory / str(number)).mkdir()
-        proxy = OpenProxy(certificate, directory / str(number) / "access.log", MODELS)
+    def once(place: Path, attack: Attack) -> Result:
+        place.mkdir()
+        proxy = OpenProxy(certificate, place / "access.log", MODELS)
         try:
             return carry_out(attack, position(proxy, authority.ca, leaky))
         finally:
             proxy.stop()
+
+    def one(number: int, attack: Attack) -> Result:
+        result = once(directory / str(number), attack)
+        # A busy machine may let the proxy answer too late.
+        return once(directory / f"{number}-again", attack) if SILENT in result.seen else result
 
     with ThreadPoolExecutor(6) as pool:
         return {result.name: result for result in pool.map(one, *zip(*enumerate(ATTACKS)))}
@@ -148,7 +154,7 @@ def test_attack_succeeds(name: str, results: dict[str, Result]) -> None:
     assert result.outcome == FAILED, result.seen
     # By what was seen, not because the attack itself broke.
     assert "Error:" not in result.seen
-    assert "no longer answers" not in result.seen
+    assert SILENT not in result.seen
 
 
 def test_names_are_unique_and_told() -> None:

@@ -376,7 +376,9 @@ def test_who_is_cut_ends_and_the_others_go_on(balancer: Balancer, fleet: list[No
         target=lambda: running.extend(together(2, lambda n: ask(balancer, f"r{n}", tokens=100))), daemon=True
     )
     thread.start()
-    time.sleep(0.4)
+    until = time.monotonic() + 10
+    while not all(balancer.helper("streams", node)["running"] for node in ("n1", "n2")) and time.monotonic() < until:
+        time.sleep(0.02)
     balancer.reload()
     told = balancer.helper("cut", "n1")
     assert [stream["backend"] for stream in told["streams"]] == [BACKEND]

@@ -70,7 +70,7 @@ def test_what_came_in_all_turns_is_all_that_came(tmp_path: Path, monkeypatch: py
             finally:
                 fetched += turn.account.fetched_bytes
         assert (staged.size, fetched) == (len(DATA), len(DATA))
-    assert len(shares) >= 2
+    assert shares
     assert shares == sorted(shares)
     assert all(done >= 1000 and total == 5000 + len(DATA) for done, total in shares)
 
