@@ -30,9 +30,14 @@ def report(results: t.Mapping[str, t.Sequence[t.Mapping[str, str]]]) -> list[tup
             text = "{:<9}  {}  {}  {}".format(
                 item["verdict"], host.ljust(host_width), item["component"].ljust(width), item["check"]
             )
-            found = " ".join(item["found"].split())
-            lines.append((item["verdict"], f"{text}: {found}" if found else text))
+            lines.append((item["verdict"], with_found(text, item)))
     return lines
+
+
+def with_found(text: str, item: t.Mapping[str, str]) -> str:
+    """The text and, in the same line, what was found."""
+    found = " ".join(item["found"].split())
+    return f"{text}: {found}" if found else text
 
 
 class ActionModule(ControllerAction):
@@ -55,7 +60,11 @@ class ActionModule(ControllerAction):
         return {
             "lines": [text for _verdict, text in lines],
             "failed_checks": {
-                host: ["{component}: {check}".format(**item) for item in items if item["verdict"] == "FAILED"]
+                host: [
+                    with_found("{component}: {check}".format(**item), item)
+                    for item in items
+                    if item["verdict"] == "FAILED"
+                ]
                 for host, items in results.items()
             },
         }

@@ -53,8 +53,8 @@ lines:
   elements: str
   sample: ["ok         gpu1  firewall  UFW is active: Status: active"]
 failed_checks:
-  description: The failed checks of each host, by its name.
+  description: The failed checks of each host, by its name, each with what was found.
   returned: always
   type: dict
-  sample: {gpu1: []}
+  sample: {gpu1: ["firewall: UFW is active: Status: inactive"]}
 """

@@ -94,9 +94,9 @@ def test_report_has_a_line_a_check_and_host(shown: list[str]) -> None:
     assert shown[-1].endswith("The key is turned: it is not")
     assert result["lines"] == shown
     assert result["failed_checks"] == {
-        "gone": ["verify: The host answers"],
+        "gone": ["verify: The host answers: it dropped out of the run, so what stands here of it is not all"],
         "gw1": [],
-        "node1": ["house: The key is turned"],
+        "node1": ["house: The key is turned: it is not"],
     }
 
 
