@@ -44,8 +44,15 @@ local function utf8_length(p, i, n)
     return nil
 end
 
--- How many bytes from i on are ASCII, eight at a time.
+-- Position behind the ASCII bytes from i on, as far as words of eight bytes tell, four of them at a time where there are as many.
 local function ascii_words(p, i, stop)
+    while i + 32 <= stop do
+        local words = ffi.cast(WORD, p + i)
+        if bit.band(bit.bor(bit.bor(words[0], words[1]), bit.bor(words[2], words[3])), HIGHEST) ~= 0 then
+            break
+        end
+        i = i + 32
+    end
     while i + 8 <= stop and bit.band(ffi.cast(WORD, p + i)[0], HIGHEST) == 0 do
         i = i + 8
     end
