@@ -43,6 +43,10 @@ STRATEGIES = ("linear", "mitogen_linear", "free")
 # Goals: tasks of a second converge by node; CPU-seconds by task and host; seconds of a preflight of so many hosts.
 MOST_TASKS, MOST_CPU_SECONDS, HOSTS, CORES, MOST_PREFLIGHT_SECONDS = 90, 0.1, 500, 8, 300
 FORKS = 20
+# The certificates that a stubbed host shows are the recorded host's, under whose name it has none.
+ISSUED: dict[str, Any] = {"__pki_due": []}
+# As the inventory's, whose hosts are known by their addresses.
+SSH = "-o UserKnownHostsFile={{ demo_state_directory }}/ssh/known_hosts"
 
 
 def mitogen() -> str:
@@ -63,6 +67,20 @@ def settings(strategy: str) -> dict[str, str]:
         # Its strategy is a plugin that Ansible deprecates, and says so in every run.
         found |= {"ANSIBLE_STRATEGY_PLUGINS": mitogen(), "ANSIBLE_DEPRECATION_WARNINGS": "false"}
     return found
+
+
+def _address(number: int) -> str:
+    """Of a name that leads to the node: no two hosts of an inventory may have one."""
+    return f"10.78.14.{50 + number}"
+
+
+def answer(client: docker.DockerClient, count: int) -> None:
+    """Let the node answer at the addresses of all names."""
+    addresses = " ".join(_address(number) for number in range(2, count))
+    script = f"for address in {addresses}; do ip address replace $address/24 dev eth0; done"
+    code, output = client.containers.get(NODE).exec_run(["sh", "-ec", script])
+    if code != 0:
+        raise RuntimeError(output.decode(errors="replace"))
 
 
 def prepare(client: docker.DockerClient, hosts: list[str]) -> None:
@@ -93,7 +111,12 @@ def inventory(count: int, verb: str) -> Path:
     nodes, gateways = groups["llm_nodes"]["children"]["gpu_nodes"]["hosts"], groups["gateways"]["hosts"]
     interpreter = {"ansible_python_interpreter": f"{HOST_FILES}/{verb}"}
     groups["llm_nodes"]["children"]["gpu_nodes"]["hosts"] = {NODE: {**nodes[NODE], **interpreter}} | {
-        f"scale-n{number:03}": {**nodes[NODE], **interpreter} for number in range(2, count)
+        f"scale-n{number:03}": {
+            "ansible_host": _address(number),
+            "ansible_ssh_common_args": f"{SSH} -o HostKeyAlias={nodes[NODE]['ansible_host']}",
+            **interpreter,
+        }
+        for number in range(2, count)
     }
     gateways[GATEWAY].update(interpreter)
     directory = STATE / f"inventory-{verb}-{count}"
@@ -155,7 +178,7 @@ class Bench:
         self.result: dict[str, Any] = {"forks": FORKS, "real": {}, "stubbed": {}}
 
     def measure(self, kind: str, name: str, playbook: str, hosts: Path, strategy: str) -> dict[str, Any]:
-        cost = meter.run(playbook, hosts, settings(strategy))
+        cost = meter.run(playbook, hosts, settings(strategy), ISSUED if kind == "stubbed" else None)
         row = {"playbook": playbook, "strategy": strategy, **told(cost)}
         log = STATE / "logs" / f"{kind}-{name}-{strategy}-{row['hosts']}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -180,6 +203,7 @@ class Bench:
     def stubbed(self, counts: list[int], strategies: list[str]) -> None:
         """The growing fleet."""
         for count in counts:
+            answer(self.client, count)
             hosts = inventory(count, "replay")
             for strategy in strategies:
                 self.measure("stubbed", "site", "site.yml", hosts, strategy)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests import plays
 
@@ -83,7 +84,13 @@ def _end_leftovers() -> None:
             return
 
 
-def run(playbook: str, inventory: Path, environment: Mapping[str, str], timeout: float = 1800) -> Cost:
+def run(
+    playbook: str,
+    inventory: Path,
+    environment: Mapping[str, str],
+    variables: Mapping[str, Any] | None = None,
+    timeout: float = 1800,
+) -> Cost:
     """Run it from a fresh start: no connection of an earlier run is left to it."""
     # What a play leaves behind becomes our child, not init's.
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -105,7 +112,7 @@ def run(playbook: str, inventory: Path, environment: Mapping[str, str], timeout:
         begun = time.monotonic()
         sampler = threading.Thread(target=sample, daemon=True)
         sampler.start()
-        process = plays.start(playbook, inventory=inventory, environment=settings)
+        process = plays.start(playbook, inventory=inventory, environment=settings, variables=variables)
         try:
             output, _none = process.communicate(timeout=timeout)
         finally:

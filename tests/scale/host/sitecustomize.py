@@ -9,6 +9,7 @@ arguments. Each variable names a directory; one JSON file an execution, newest l
 """
 
 import builtins
+import collections.abc
 import hashlib
 import json
 import os
@@ -20,13 +21,20 @@ RECORD, REPLAY = os.environ.get("SCALE_RECORD"), os.environ.get("SCALE_REPLAY")
 PATCHED = "ansible.module_utils.basic"
 
 
+def _plain(value):
+    """What JSON has no word for, as Ansible would tell it."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return list(value) if isinstance(value, collections.abc.Iterable) else str(value)
+
+
 def _key(name, params):
-    told = json.dumps(params, sort_keys=True, default=str)
+    told = json.dumps(params, sort_keys=True, default=_plain)
     return hashlib.sha256(f"{name} {told}".encode()).hexdigest()[:24]
 
 
 def _words(params):
-    return set(re.split(r"\W+", json.dumps(params, default=str)))
+    return set(re.split(r"\W+", json.dumps(params, default=_plain)))
 
 
 def _likeness(one, other):
@@ -60,10 +68,10 @@ def _patch(module):
         before = os.umask(0)
         os.makedirs(directory, exist_ok=True)
         os.umask(before)
-        params = json.loads(json.dumps(getattr(self, "_params_given", self.params), default=str))
+        params = json.loads(json.dumps(getattr(self, "_params_given", self.params), default=_plain))
         row = {"module": self._name, "params": params, "result": result}
         with open(os.path.join(directory, _key(self._name, params) + ".json"), "w", encoding="utf-8") as file:
-            json.dump(row, file, default=str)
+            json.dump(row, file, default=_plain)
         tell(self, result)
 
     def keeping(self, *arguments, **named):
@@ -72,7 +80,7 @@ def _patch(module):
 
     def replayed(self, *arguments, **named):
         initialise(self, *arguments, **named)
-        params = json.loads(json.dumps(self.params, default=str))
+        params = json.loads(json.dumps(self.params, default=_plain))
         result, same = _answer(self._name, params)
         with open(os.path.join(REPLAY, "calls.log"), "a", encoding="utf-8") as file:
             file.write(f"{time.time():.3f} {'same' if same else 'like'} {self._name}\n")
