@@ -113,7 +113,6 @@ class Machine:
             "ollama/tasks/hold.yml": NOTHING,
             "models/tasks/prefetch.yml": NOTHING,
             "models/tasks/main.yml": NOTHING,
-            "models/tasks/packages.yml": NOTHING,
             "docker/vars/main.yml": DOCKER_VARIABLES,
             "docker/tasks/gather.yml": NOTHING,
             "docker/tasks/verify.yml": NOTHING,
