@@ -227,13 +227,15 @@ def upgraded(site: Site) -> None:
             line for line in shown.splitlines() if re.match(r"  (package|change|restart|install|note|back)", line)
         )
     )
-    site.check("check mode shows the driver", SECOND, SECOND in shown)
+    site.check("check mode shows the driver", SECOND, f"nvidia-driver-cuda {SECOND}" in shown)
+    site.check("and that the host may restart", "allow", "the host where something holds them" in shown)
     site.check("and the toolkit", TOOLKITS[1], f"{TOOLKITS[0]}-1 -> {TOOLKITS[1]}" in shown)
     site.agree(NEXT)
     said = site.under_load(lambda: site.play(UPGRADE, **wanted))
     site.in_order(
-        said, "Stop new requests", "Keep it", "Install all that moves together in one transaction", "Restart the host",
-        "Prove that the GPUs answer", "Hold answers, speed and memory against those before", "Send requests to it",
+        said, "Stop new requests at every gateway", "Keep it", "Install all that moves together in one transaction",
+        "Restart the host", "Prove that the GPUs answer", "Hold answers, speed and memory against those before",
+        "Send requests to the node again",
     )  # fmt: skip
     site.check("the host was restarted", site.boot(), site.boot() != boot)
     site.agree(SECOND)
@@ -251,7 +253,8 @@ def gate(site: Site) -> None:
     wanted = wish(NEXT, "allow", TOOLKITS[0])
     said = site.under_load(lambda: site.play(UPGRADE, fails=True, upgrade_canary=GPU, **wanted, **engine))
     told = " ".join(said.split())
-    for why in ("agrees with its answers before by", "is back, has passed the gate, and serves"):
+    stays = "So are its packages. The driver stays as it is now."
+    for why in ("agrees with its answers before by", "is back, has passed the gate, and serves", stays):
         site.check("the operator is told", why, why in told)
     print("\n".join(re.findall(r"(?s)fatal: \[driver-gpu1\].*?as they were\.", said)[-1:]))
     release = json.loads(site.inside(GPU, "cat /etc/onprem-llm/release.json"))
