@@ -43,6 +43,7 @@ def parts() -> list[Check]:
             "nvidia", ["molecule", "test", "--scenario-name", "nvidia"],
             {"PYTEST_ADDOPTS": "-m ''", "NO_COLOR": "1"}, each=run.MOLECULE_TESTS, forbidden="Executed: Missing",
         ),
+        ours("driver", "tests.driver"),
         ours("mirror", "tests.mirror"),
         ours("faults", "tests.faults"),
         ours("alerts", "tests.faults.watched"),

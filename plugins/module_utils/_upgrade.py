@@ -84,8 +84,16 @@ def to_drop(names: t.Iterable[str], keep: int, needed: t.Container[str]) -> list
 
 
 def same_release(one: t.Mapping[str, t.Any], other: t.Mapping[str, t.Any]) -> bool:
-    """Whether two records say the same of what runs: image, models, and the files that configure them."""
-    return all(one.get(key) == other.get(key) for key in ("image_id", "models", "files"))
+    """Whether two records say the same of what runs: image, models, and the files that configure them.
+
+    release.json repeats that, and names packages besides, which move without a release and stay where one goes back.
+    """
+
+    def told(record: t.Mapping[str, t.Any]) -> list[t.Any]:
+        files = {name: about for name, about in (record.get("files") or {}).items() if name != "release.json"}
+        return [record.get("image_id"), record.get("models"), record.get("derived"), files]
+
+    return told(one) == told(other)
 
 
 def choose(

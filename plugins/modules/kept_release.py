@@ -164,6 +164,7 @@ def keep(module: AnsibleModule, kept: Kept) -> dict[str, t.Any]:
         "image_id": image,
         "image_reference": reference,
         "models": release["models"],
+        "derived": release.get("derived"),
         "probe": params["probe"],
         "times": params["times"],
     }

@@ -303,7 +303,7 @@ def main() -> None:
             faults.append(f"{reference}: {error}")
     running: dict[str, t.Any] = {"files": _kept_releases.files_as_they_are(params["files"])}
     running["image_id"] = docker(module, "container", "inspect", "--format", "{{.Image}}", "onprem-llm-ollama").strip()
-    running["models"] = (found or {}).get("models")
+    running |= {key: (found or {}).get(key) for key in ("models", "derived")}
     root = docker(module, "info", "--format", "{{.DockerRootDir}}").strip() or "/var/lib/docker"
     module.exit_json(
         changed=False,

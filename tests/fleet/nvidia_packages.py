@@ -171,7 +171,8 @@ def driver(version: str) -> Iterator[Package]:
         files={"/usr/lib/systemd/system/nvidia-persistenced.service": (unit.encode(), 0o644)},
     )
     yield plain("libnvidia-ml1", files={f"/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.{version}": (b"", 0o644)})
-    yield plain("libcuda1", f"libnvidia-ml1 (= {packaged})")
+    library = f"/usr/lib/x86_64-linux-gnu/libcuda.so.{version}"
+    yield plain("libcuda1", f"libnvidia-ml1 (= {packaged})", files={library: (b"", 0o644)})
     # One that people install beside it, for video.
     yield plain("libnvidia-encode1", f"libcuda1 (= {packaged})")
     yield plain("firmware-nvidia-gsp")

@@ -14,6 +14,8 @@ CAPTURE = "/etc/simulated-gpus.csv"
 MIG_DEVICES = "/etc/simulated-mig-devices.csv"
 PROCESSES = "/etc/simulated-gpu-processes.csv"
 CUDA_VERSION = "13.2"
+# Version of the loaded module where a test plays the kernel (tests/driver), empty where none is loaded.
+LOADED = "/run/simulated-kernel/loaded"
 # The other name by which nvidia-smi takes a field, as its --help-query-gpu tells.
 ALIASES = {
     "gpu_uuid": "uuid",
@@ -28,6 +30,17 @@ def read_capture():
         header, *rows = csv.reader(capture, skipinitialspace=True)
     names = [title.split(" ")[0] for title in header]
     return dict(zip(names, header)), [dict(zip(names, row)) for row in rows if row]
+
+
+def read_loaded():
+    """Version of the loaded module, None where nobody plays the kernel."""
+    if not os.path.exists(LOADED):
+        return None
+    with open(LOADED, encoding="utf-8") as loaded:
+        version = loaded.read().strip()
+    if not version:
+        raise FileNotFoundError("no driver is loaded")
+    return version
 
 
 def read_mig_devices(gpu):
@@ -108,11 +121,16 @@ def help_query(titles):
 def main(arguments):
     try:
         titles, gpus = read_capture()
+        driver = gpus[0]["driver_version"]
+        loaded = read_loaded() or driver
     except FileNotFoundError:
         print("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", end=" ")
         print("Make sure that the latest NVIDIA driver is installed and running.\n")
         return 9
-    driver = gpus[0]["driver_version"]
+    if loaded != driver:
+        print("Failed to initialize NVML: Driver/library version mismatch")
+        print(f"NVML library version: {driver[: driver.index('.') + 3]}\n")
+        return 18
     if arguments == ["-q", "-x"]:
         return document(gpus, driver)
     fields, options = None, []

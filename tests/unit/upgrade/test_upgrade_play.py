@@ -102,7 +102,7 @@ class Machine:
 
     def _collection(self) -> None:
         home = self.place / "ansible_collections/onprem/llm"
-        for part in ("plugins", "meta", "roles/upgrade"):
+        for part in ("plugins", "meta", "roles/upgrade", "roles/balancer"):
             shutil.copytree(ROOT / part, home / part)
         shutil.copy(ROOT / "galaxy.yml", home)
         install = f"{sys.executable} {PROGRAMS} install {{{{ ollama_version }}}}"

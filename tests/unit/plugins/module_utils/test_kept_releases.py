@@ -84,6 +84,16 @@ def test_the_same_release_is_kept_once_and_learns(host: Host) -> None:
     assert (record["probe"], record["times"]) == ({"chat:1": {"tokens_per_second": 5.0}}, {"out_seconds": 9})
 
 
+def test_packages_that_moved_make_no_other_release(host: Host) -> None:
+    host.files["release.json"] = str(host.root / "opt/release.json")
+    release = Path(host.files["release.json"])
+    release.write_text('{"packages": {"nvidia_driver": "580.82.07"}}', encoding="utf-8")
+    host.save(OLD)
+    release.write_text('{"packages": {"nvidia_driver": "595.71.05"}}', encoding="utf-8")
+    assert host.save(NEW, version="0.32.15") == (OLD, False)
+    assert host.save(NEW, derived={"clerk": "chat:1"}) == (NEW, True)
+
+
 def test_weights_take_no_room_twice(host: Host) -> None:
     host.save(OLD)
     assert os.stat(host.blob(host.digest)).st_nlink == 2
