@@ -186,7 +186,7 @@ def reloaded(site: Site) -> None:
     site.in_order(
         said, "Stop new requests", "Stop the engine", "Install all that moves together in one transaction",
         "Load the modules anew, where nothing uses them", "Prove that the GPUs answer", "Start the engine again",
-        "Prove that every model sits where the plan says", "Send requests to it",
+        "Ask nvidia-smi for the runners", "Send requests to it",
     )  # fmt: skip
     site.agree(SECOND)
     site.serves()
