@@ -28,10 +28,6 @@ CONTRACTS = {
     9: "Upgrades go by the same roles in batches, canary first, each with a gate; a rescue restores the last release.",
     10: "Any playbook, interrupted at any task and run again, converges.",
 }
-# What of a contract has no test, since it is not built.
-LATER = {
-    5: "installing a driver, after which a reboot is due, comes with a later release; the consent is there.",
-}
 
 
 def marks(path: Path) -> Iterator[tuple[int, str]]:
@@ -77,8 +73,6 @@ def render(tests: dict[int, list[str]]) -> str:
     for number, text in CONTRACTS.items():
         lines += ["", f"## {number}", "", text, ""]
         lines += [f"- `{test}`" for test in tests.get(number, [])]
-        if number in LATER:
-            lines += [f"- later: {LATER[number]}"]
     return "\n".join(lines) + "\n"
 
 

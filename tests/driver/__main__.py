@@ -6,6 +6,8 @@ real. The node's kernel is played by ``kernel.sh``: what is loaded stays until t
 process with a GPU prevents, or until the node restarts, which here is its container.
 """
 
+# contract: 5
+
 from __future__ import annotations
 
 import json
