@@ -9,11 +9,10 @@ import os
 import typing as t
 
 from ansible.errors import AnsibleError
-from ansible.plugins.loader import lookup_loader
-from ansible_collections.onprem.llm.plugins.action.check_host import Statements, innermost
-from ansible_collections.onprem.llm.plugins.module_utils import _bundle, _catalog, _registry
+from ansible_collections.onprem.llm.plugins.module_utils import _bundle, _catalog, _repository
 from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._roles import ROLES
+from ansible_collections.onprem.llm.plugins.plugin_utils._statements import Statements, innermost
 
 # Debian's names of architectures, by the kernel's.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -26,7 +25,7 @@ class Host:
 
     def __init__(self, name: str, variables: dict[str, t.Any], action: ControllerAction) -> None:
         self.name, self.variables, self._action = name, variables, action
-        self._statements = Statements(action._loader, action._templar, action._display, variables)
+        self._statements = Statements(action._loader, action._templar, action._display, variables, ())
 
     def value(self, role: str, name: str) -> t.Any:
         """A role's variable.
@@ -34,17 +33,23 @@ class Host:
         :raises AnsibleError: it cannot be evaluated.
         """
         try:
-            return self._statements._evaluated(role, self._statements.known.get(name))
+            return self._statements.view(role).value(name)
         except Exception as error:
             raise AnsibleError(f"{self.name}: {name} cannot be evaluated: {innermost(error)}") from error
 
     def packages(self) -> dict[str, str]:
-        """The packages of every role, each with the start of its version or nothing."""
+        """The packages of every role, each with the start of its version or nothing.
+
+        :raises AnsibleError: they cannot be evaluated.
+        """
         found: dict[str, str] = {}
         for role in sorted(os.listdir(ROLES)):
-            outlook = self._statements.known.get(f"__{role}_outlook") or {}
-            self._statements.known[f"__{role}_outlook_packages"] = outlook.get("packages")
-            for names in (self.value(role, f"__{role}_packages"), self.value(role, f"__{role}_outlook_packages")):
+            view = self._statements.view(role)
+            try:
+                stated = (view.value(f"__{role}_packages"), view.part("packages"))
+            except Exception as error:
+                raise AnsibleError(f"{self.name}: the packages of {role} cannot be told: {innermost(error)}") from error
+            for names in stated:
                 pairs = names.items() if isinstance(names, dict) else [(name, "") for name in names or []]
                 found.update({name: version for name, version in pairs if version or name not in found})
         return found
@@ -54,12 +59,8 @@ class Host:
 
         :raises AnsibleError: it cannot be rendered.
         """
-        path = os.path.join(ROLES, role, "templates", template)
-        lookup = lookup_loader.get(
-            "template", loader=self._action._loader, templar=self._statements._templar_of(role, more)
-        )
         try:
-            return str(lookup.run([path], variables=self._statements._context(role, more))[0])
+            return self._statements.view(role, **more).rendered(template)
         except Exception as error:
             raise AnsibleError(f"{self.name}: {template} cannot be rendered: {innermost(error)}") from error
 
@@ -149,7 +150,7 @@ class ActionModule(ControllerAction):
                     # check_inventory and check_host tell of it, beside the faults of all others.
                     self._display.vv(f"{name}: what it wants cannot be told: {error}")
         for model in arguments["more_models"]:
-            full = str(_registry.parse_name(str(model["name"])))
+            full = str(_repository.parse_name(str(model["name"])))
             gather(wants["models"], {"name": full, "digest": model.get("digest") or ""}, "the bundle")
         for image in arguments["more_images"]:
             gather(wants["images"], {"reference": image["reference"], "digest": image["digest"]}, "the bundle")
@@ -222,7 +223,7 @@ class ActionModule(ControllerAction):
         for model in models:
             source = model.get("source") or {}
             if source.get("type") == "registry":
-                full = str(_registry.parse_name(model["name"], registry))
+                full = str(_repository.parse_name(model["name"], registry))
                 gather(wants["models"], {"name": full, "digest": source.get("digest") or ""}, host.name)
             elif source.get("type") == "gguf" and not source.get("node_path"):
                 # A mirror that is filled by a bundle has the files that lie on the controller from there, too.

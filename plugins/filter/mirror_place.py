@@ -42,13 +42,13 @@ _value:
 """
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.onprem.llm.plugins.module_utils import _mirror
+from ansible_collections.onprem.llm.plugins.module_utils import _mirror_place
 
 
 def mirror_place(name: str, kind: str = "model") -> dict[str, str]:
     try:
-        place = _mirror.parse_image(name).place if kind == "image" else _mirror.model_place(name)
-    except _mirror.MirrorError as error:
+        place = _mirror_place.parse_image(name).place if kind == "image" else _mirror_place.model_place(name)
+    except _mirror_place.MirrorError as error:
         raise AnsibleFilterError(f"mirror_place: {error}") from error
     return {"path": place.path, "tag": place.tag}
 

@@ -22,7 +22,9 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _bundle,
     _digest,
     _mirror,
+    _mirror_place,
     _registry,
+    _repository,
     _transfer,
     _turn,
 )
@@ -157,14 +159,14 @@ class Looker:
             )
         return self._clients[host]
 
-    def place(self, host: str, path: str) -> _registry.Repository:
+    def place(self, host: str, path: str) -> _repository.Repository:
         """The repository that is really asked."""
         if host in self._registries:
-            return _registry.Repository(*_registry.parse_address(self._registries[host].url), path)
+            return _repository.Repository(*_repository.parse_address(self._registries[host].url), path)
         # As Docker does: https, but for a registry on this very host.
-        return _registry.Repository(
+        return _repository.Repository(
             "http" if _LOOPBACK.fullmatch(host) else "https",
-            _mirror.DOCKER_HUB_REGISTRY if host == _mirror.DOCKER_HUB else host,
+            _mirror_place.DOCKER_HUB_REGISTRY if host == _mirror_place.DOCKER_HUB else host,
             path,
         )
 
@@ -179,12 +181,12 @@ class Looker:
         if "url" in source:
             return _transfer.UrlOrigin(source["url"], timeout=self._limits.stall_seconds)
         return _transfer.RegistryOrigin(
-            self.client(source["registry"]), _registry.Repository(*source["repository"]), digest
+            self.client(source["registry"]), _repository.Repository(*source["repository"]), digest
         )
 
     def image(self, reference: str, digest: str) -> None:
         """A container image, an index with all that it names."""
-        parsed = _mirror.parse_image(reference)
+        parsed = _mirror_place.parse_image(reference)
         name = f"{parsed.host}/{parsed.path}:{parsed.tag}"
         data = self._manifests(parsed.host, parsed.path, digest, f"image {name}")
         describe(self.plan, data, digest, str(parsed.place))
@@ -192,7 +194,7 @@ class Looker:
 
     def model(self, name: str, digest: str) -> None:
         """A model by its full name, the digest of its weights if it is pinned."""
-        full = _registry.parse_name(name)
+        full = _repository.parse_name(name)
         path = f"{full.namespace}/{full.model}"
         key = str(full)
         data = self._kept(key, digest)
@@ -208,7 +210,7 @@ class Looker:
         manifest = _digest.of_bytes(data)
         self._blobs(full.host, path, data, f"model {key}")
         self.plan.write(blob_path(manifest), data)
-        describe(self.plan, data, manifest, str(_mirror.model_place(key)))
+        describe(self.plan, data, manifest, str(_mirror_place.model_place(key)))
         self.plan.models.append(_bundle.Model(key, weights, manifest))
 
     def file(self, name: str, sha256: str, source: t.Mapping[str, t.Any]) -> None:
@@ -285,7 +287,7 @@ class Looker:
                 return data
         return None
 
-    def _ask(self, host: str, repository: _registry.Repository, reference: str, accept: str) -> bytes:
+    def _ask(self, host: str, repository: _repository.Repository, reference: str, accept: str) -> bytes:
         client = self.client(host)
         return _transfer.persistently(lambda: client.manifest(repository, reference, accept), self._limits)
 
@@ -321,7 +323,7 @@ def describe_file(plan: Plan, sha256: str, size: int) -> None:
     manifest = _mirror.file_manifest(digest, size)
     plan.write(blob_path(_digest.of_bytes(_mirror.EMPTY)), _mirror.EMPTY)
     plan.write(blob_path(_digest.of_bytes(manifest)), manifest)
-    describe(plan, manifest, _digest.of_bytes(manifest), str(_mirror.file_place(digest)))
+    describe(plan, manifest, _digest.of_bytes(manifest), str(_mirror_place.file_place(digest)))
 
 
 def describe_layout(plan: Plan) -> None:

@@ -20,7 +20,15 @@ import zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _disk, _gguf, _registry, _text, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _catalog,
+    _disk,
+    _gguf,
+    _registry,
+    _repository,
+    _text,
+    _transfer,
+)
 
 # How far a catalog's size may be above the file's before it is told: listed sizes are rounded up.
 _TOLERANCE = 0.02
@@ -124,7 +132,7 @@ def _on_disk() -> t.Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _registry.RegistryError(
+        raise _repository.RegistryError(
             f"{error.filename or 'the cache of headers'} cannot be read or written: {error.strerror or error}"
         ) from error
 
@@ -156,23 +164,23 @@ class Cache:
         self._write(path, shortened(header, data))
         return Kept(digest, size, path, header)
 
-    def manifest(self, name: _registry.Name) -> _registry.Manifest | None:
+    def manifest(self, name: _repository.Name) -> _registry.Manifest | None:
         """What the tag named when it was last asked for, or None."""
         data = self._manifest(name)
-        with suppress(_registry.RegistryError):
+        with suppress(_repository.RegistryError):
             return _registry.parse_manifest(data) if data is not None else None
         return None
 
-    def keep_manifest(self, name: _registry.Name, data: bytes) -> None:
+    def keep_manifest(self, name: _repository.Name, data: bytes) -> None:
         if self._manifest(name) != data:
             self._write(self._manifest_path(name), data)
 
-    def _manifest(self, name: _registry.Name) -> bytes | None:
+    def _manifest(self, name: _repository.Name) -> bytes | None:
         with _on_disk(), suppress(FileNotFoundError), open(self._manifest_path(name), "rb") as stream:
             return stream.read(_registry.MAX_MANIFEST_BYTES + 1)
         return None
 
-    def _manifest_path(self, name: _registry.Name) -> str:
+    def _manifest_path(self, name: _repository.Name) -> str:
         return os.path.join(self._directory, "manifests", name.host, name.namespace, name.model, name.tag)
 
     def _write(self, path: str, data: bytes) -> None:
@@ -200,15 +208,15 @@ class _UrlClient(_registry.Client):
     def __init__(self, url: str, timeout: float, time_limit: float | None, ca_path: str | None) -> None:
         super().__init__(timeout, time_limit, ca_path)
         self._origin = _transfer.UrlOrigin(url, ca_path, timeout=timeout)
-        self.name = _registry.Name("https", self._origin.label, "-", "-", "-")
+        self.name = _repository.Name("https", self._origin.label, "-", "-", "-")
 
-    def answer(self, repository: _registry.Repository, digest: str, start: int, stop: int) -> t.Any:
+    def answer(self, repository: _repository.Repository, digest: str, start: int, stop: int) -> t.Any:
         return self._origin.open(start, stop)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Where headers come from. ``registry``: see :func:`_registry.parse_name`. ``known``: the public library's tags.
+    """Where headers come from. ``registry``: see :func:`_repository.parse_name`. ``known``: the public library's tags.
     ``timeout``, ``time_limit`` (seconds) and ``ca_path`` hold for files at a web server."""
 
     client: _registry.Client
@@ -224,7 +232,7 @@ class Reader:
         ``header``, its bytes.
 
         :raises _catalog.CatalogError: an entry of the catalog is wrong.
-        :raises _registry.RegistryError: what was read is no header.
+        :raises _repository.RegistryError: what was read is no header.
         """
         entries = _catalog.merge(catalog)
         raw = {_catalog.canonical_name(data["name"]): data for data in catalog}
@@ -233,7 +241,7 @@ class Reader:
             try:
                 header = _gguf.read_bytes(one["header"])
             except _gguf.GgufError as error:
-                raise _registry.RegistryError(f"{one['name']}: {error}") from error
+                raise _repository.RegistryError(f"{one['name']}: {error}") from error
             there = self.cache.header(one["digest"]) or self.cache.keep_header(
                 one["digest"], one["size_bytes"], header, one["header"]
             )
@@ -248,7 +256,7 @@ class Reader:
         :param required: whether every header has to be had; else it is told which could not be.
         :raises _catalog.CatalogError: an entry of the catalog is wrong.
         :raises _registry.Refused: a model is not to be had, and nothing is known of it besides.
-        :raises _registry.RegistryError: a name is wrong, or a required header is not to be had.
+        :raises _repository.RegistryError: a name is wrong, or a required header is not to be had.
         """
         entries = _catalog.merge(catalog)
         raw = {_catalog.canonical_name(data["name"]): data for data in catalog}
@@ -259,7 +267,7 @@ class Reader:
             if entry is not None and (entry.path or entry.node_path or entry.header):
                 continue
             shown = entry.name if entry else name
-            full = _registry.parse_name(shown, self.registry)
+            full = _repository.parse_name(shown, self.registry)
             try:
                 if entry is not None and entry.url and entry.digest:
                     kept, projectors = self._of_url(entry.url, entry.digest), None
@@ -268,10 +276,10 @@ class Reader:
                     kept, projectors = self._header(full, shown, entry, meant, outcome.told)
             except _registry.Refused:
                 raise
-            except _registry.RegistryError as error:
+            except _repository.RegistryError as error:
                 reason = str(error)
                 if required:
-                    raise _registry.RegistryError(f"the header of {shown} is not known: {reason}") from error
+                    raise _repository.RegistryError(f"the header of {shown} is not known: {reason}") from error
                 without.setdefault(reason, []).append(shown)
                 continue
             if os.path.exists(kept.path):
@@ -304,7 +312,7 @@ class Reader:
         return kept
 
     def _header(
-        self, full: _registry.Name, shown: str, entry: _catalog.Entry | None, meant: str, told: list[str]
+        self, full: _repository.Name, shown: str, entry: _catalog.Entry | None, meant: str, told: list[str]
     ) -> tuple[Kept, tuple[_registry.Layer, ...] | None]:
         """The header of one model, from the cache or the registry: that of the pinned weights, whatever the tag names
         by now. Its projectors beside it, None where no manifest with these weights is known."""
@@ -322,7 +330,7 @@ class Reader:
             except (_registry.Unreachable, _registry.Unauthorized) as error:
                 # A login that lacks says nothing of the model either.
                 if pinned is not None or noted is None:
-                    raise _registry.RegistryError(str(error)) from error
+                    raise _repository.RegistryError(str(error)) from error
                 told.append(f"{shown}: {error}; the header is that of the weights that the tag named before")
             except _registry.Refused as error:
                 # What is pinned or was read before is had all the same, or its absence is told.
@@ -339,21 +347,21 @@ class Reader:
         size = current.weights.size if current else None
         kept = kept or self.cache.header(digest) or self._fetch(full, digest, size)
         if size is not None and kept.size != size:
-            raise _registry.RegistryError(f"the blob {digest} has {kept.size} bytes, and {size} by its manifest")
+            raise _repository.RegistryError(f"the blob {digest} has {kept.size} bytes, and {size} by its manifest")
         if entry and entry.digest == digest and not _agree(entry.size_bytes, kept.size):
             told.append(
                 f"{shown}: the catalog says {entry.size_bytes} bytes, the file has {kept.size}. The file counts"
             )
         return kept, current.projectors if current else None
 
-    def _fetch(self, full: _registry.Name, digest: str, size: int | None) -> Kept:
+    def _fetch(self, full: _repository.Name, digest: str, size: int | None) -> Kept:
         try:
             with self.client.blob(full, digest, size) as blob:
                 header, data = _registry.read_header(blob)
                 return self.cache.keep_header(digest, blob.size, header, data)
         except _registry.Refused as error:
             # The model is there, or was.
-            raise _registry.RegistryError(f"the blob {digest}: {error}") from error
+            raise _repository.RegistryError(f"the blob {digest}: {error}") from error
 
 
 def _them(models: t.Sequence[str]) -> str:

@@ -6,26 +6,14 @@
 A mirror is a ``docker-registry`` on a Unix socket. What the fleet wants is brought into it blob by blob, each once and
 checked by its digest twice, on its way and by the registry; the manifest comes last, byte by byte as upstream has it.
 So a manifest that is there is one whose blobs are there.
-
-==================================== ==================================== ==============================
-what                                 repository                           tag
-==================================== ==================================== ==============================
-the model ``qwen3:8b``               ``library/qwen3``                    ``8b``
-the model ``example.com/team/a:1``   ``example.com/team/a``               ``1``
-the image ``ollama/ollama:0.32.15``  ``ollama/ollama``                    ``0.32.15``, and by its digest
-the image ``example.com/team/b:2``   ``example.com/team/b``               ``2``, and by its digest
-a GGUF file                          ``onprem-llm/files``                 ``sha256-<hex>``, one layer
-==================================== ==================================== ==============================
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import http.client
 import json
 import os
-import re
 import shutil
 import socket
 import time
@@ -34,12 +22,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
 
-from ansible_collections.onprem.llm.plugins.module_utils import _digest, _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _registry, _repository, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils._mirror_place import MirrorError, Place
 from ansible_collections.onprem.llm.plugins.module_utils._text import human_bytes
 from ansible_collections.onprem.llm.plugins.module_utils._turn import Pending, Turn
 
-FILES = "onprem-llm/files"
-DOCKER_HUB, DOCKER_HUB_REGISTRY = "docker.io", "registry-1.docker.io"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 FILE_TYPE = "application/octet-stream"
@@ -48,108 +35,12 @@ EMPTY_TYPE, EMPTY = "application/vnd.oci.empty.v1+json", b"{}"
 # image-spec, annotations.md: the name of what an entry of a layout's index is for.
 REF_NAME = "org.opencontainers.image.ref.name"
 
-# distribution/reference: a repository's path.
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_PATH = re.compile(f"{_COMPONENT}(?:/{_COMPONENT})*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _BLOCK_BYTES = 2**20
 # What the registry is sent at a time of a larger blob, so that a turn ends in time; some 100 to 1000 MB/s are measured.
 PIECE_BYTES = 64 * 2**20
 # The registry hashes and stores what it is sent before it answers.
 _ANSWER_SECONDS = 3600.0
 _MAX_ANSWER_BYTES = 8 * 2**20
-
-
-class MirrorError(Exception):
-    """The mirror cannot be filled or cleaned; the text says why, and what would be right."""
-
-
-# --- What lies where -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where something lies in the mirror's registry."""
-
-    path: str
-    tag: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.tag}"
-
-
-def model_place(name: str) -> Place:
-    """Where a model lies. It does not depend on the registry that it comes from.
-
-    :raises MirrorError: the name is none.
-    """
-    try:
-        parsed = _registry.parse_name(name)
-        return Place(_registry.mirrored(parsed, "mirror.invalid").path, parsed.tag)
-    except _registry.RegistryError as error:
-        raise MirrorError(str(error)) from error
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A container image's name in its parts, as Docker completes it."""
-
-    host: str
-    path: str
-    tag: str
-
-    @property
-    def repository(self) -> _registry.Repository:
-        """Where it comes from."""
-        return _registry.Repository("https", DOCKER_HUB_REGISTRY if self.host == DOCKER_HUB else self.host, self.path)
-
-    @property
-    def place(self) -> Place:
-        """Where it lies in the mirror."""
-        if self.host == DOCKER_HUB:
-            return Place(self.path, self.tag)
-        original = f"{self.host}/{self.path}"
-        path = re.sub(r"[^a-z0-9/._-]+", "-", original.lower())
-        if path != original:
-            path += "-" + hashlib.sha256(original.encode()).hexdigest()[:8]
-        return Place(path, self.tag)
-
-
-def parse_image(reference: str) -> Reference:
-    """The parts of a container image's reference, with its tag and without a digest.
-
-    :raises MirrorError: it is none.
-    """
-    rest, _at, _digest = reference.partition("@")
-    path, colon, tag = rest.rpartition(":")
-    if not colon or "/" in tag:
-        path, tag = rest, "latest"
-    first, slash, remainder = path.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
-        host, path = first, remainder
-    else:
-        host, path = DOCKER_HUB, path if slash else f"library/{path}"
-    if host in ("index.docker.io", DOCKER_HUB_REGISTRY):
-        host = DOCKER_HUB
-    good = _PATH.fullmatch(path) and re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", host)
-    if not good or not _TAG.fullmatch(tag):
-        raise MirrorError(f"{reference!r} is no image's name; one such as 'ollama/ollama:0.32.15' is")
-    return Reference(host, path, tag)
-
-
-def parse_digest(text: str, name: str) -> str:
-    """``sha256:`` and 64 hexadecimal digits, of a text that may lack the former.
-
-    :raises MirrorError: it is no digest.
-    """
-    try:
-        return _digest.parse(text)
-    except ValueError:
-        raise MirrorError(f"{name} has the digest {text!r}; it must be sha256: and 64 hexadecimal digits") from None
-
-
-def file_place(digest: str) -> Place:
-    return Place(FILES, digest.replace(":", "-"))
 
 
 def file_manifest(digest: str, size: int) -> bytes:
@@ -404,7 +295,7 @@ class Upstream:
     """A registry's repository."""
 
     client: _registry.Client
-    repository: _registry.Repository
+    repository: _repository.Repository
 
     @property
     def label(self) -> str:
@@ -413,7 +304,7 @@ class Upstream:
     def manifest(self, reference: str) -> bytes:
         try:
             return self.client.manifest(self.repository, reference, accept=_registry.ANY_MANIFEST)
-        except _registry.RegistryError as error:
+        except _repository.RegistryError as error:
             raise MirrorError(f"{self.repository}:{reference}: {error}") from error
 
     def path(self, digest: str) -> str | None:
@@ -523,7 +414,7 @@ class Address:
     def size(self, digest: str) -> int:
         try:
             return _transfer.told_size(self.origins(digest)[0])
-        except _registry.RegistryError as error:
+        except _repository.RegistryError as error:
             raise MirrorError(f"{self.label}, asked for {digest}: {error}") from error
 
 
@@ -569,7 +460,7 @@ def weights(manifest: bytes, name: str) -> str:
     """Digest of a model's weights. :raises MirrorError: it has none."""
     try:
         return _registry.parse_manifest(manifest).weights.digest
-    except _registry.RegistryError as error:
+    except _repository.RegistryError as error:
         raise MirrorError(f"{name}: {error}") from error
 
 
@@ -672,7 +563,7 @@ class Mirror:
             for _reference, data in manifests or [("", manifest)]:
                 # Two entries may share layers, and one may name a layer twice.
                 blobs.update((layer.digest, layer) for layer in _registry.layers(data))
-        except _registry.RegistryError as error:
+        except _repository.RegistryError as error:
             raise MirrorError(f"{wanted.name}: {error}") from error
         return Resolved(wanted, [*manifests, (wanted.place.tag, manifest)], tuple(blobs.values()))
 
@@ -759,7 +650,7 @@ class Mirror:
                     )
                     with _opened(staged) as stream:
                         self._push(path, blob, stream, staging, turn)
-            except (_transfer.TransferError, _registry.RegistryError) as error:
+            except (_transfer.TransferError, _repository.RegistryError) as error:
                 raise MirrorError(f"{wanted.name}: {error}") from error
 
     def _push(

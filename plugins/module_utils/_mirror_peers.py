@@ -8,7 +8,13 @@ from __future__ import annotations
 import typing as t
 from functools import partial
 
-from ansible_collections.onprem.llm.plugins.module_utils import _mirror, _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _mirror,
+    _mirror_place,
+    _registry,
+    _repository,
+    _transfer,
+)
 
 # A mirror that is restarted is there again in seconds, and there are others.
 _PATIENCE = _transfer.Limits(attempts=2)
@@ -22,35 +28,35 @@ class Peer:
     :param url: its address, with or without scheme.
     :param client: who asks it.
     :ivar silent: why it is asked no more, once it has not answered.
-    :raises _registry.RegistryError: ``url`` is no address.
+    :raises _repository.RegistryError: ``url`` is no address.
     """
 
     def __init__(self, url: str, client: _registry.Client) -> None:
-        self.scheme, self.host = _registry.parse_address(url)
+        self.scheme, self.host = _repository.parse_address(url)
         self.client, self.silent = client, ""
 
 
 class _Share:
     """What a peer may have of something: a :class:`_mirror.Source`."""
 
-    def __init__(self, peer: Peer, place: _mirror.Place, fits: t.Callable[[bytes], bool]) -> None:
+    def __init__(self, peer: Peer, place: _mirror_place.Place, fits: t.Callable[[bytes], bool]) -> None:
         self.peer, self.label = peer, peer.host
         self._place, self._fits = place, fits
-        self._repository = _registry.Repository(peer.scheme, peer.host, place.path)
+        self._repository = _repository.Repository(peer.scheme, peer.host, place.path)
 
     def manifest(self, reference: str) -> bytes:
         if self.peer.silent:
-            raise _mirror.MirrorError(self.peer.silent)
+            raise _mirror_place.MirrorError(self.peer.silent)
         ask = partial(self.peer.client.manifest, self._repository, reference, accept=_registry.ANY_MANIFEST)
         try:
             found = _transfer.persistently(ask, _PATIENCE)
-        except _registry.RegistryError as error:
+        except _repository.RegistryError as error:
             told = f"{self._repository}:{reference}: {error}"
             if isinstance(error, _registry.Unreachable):
                 self.peer.silent = told
-            raise _mirror.MirrorError(told) from error
+            raise _mirror_place.MirrorError(told) from error
         if not self._fits(found):
-            raise _mirror.MirrorError(f"{self._repository}:{reference}: it has other weights there")
+            raise _mirror_place.MirrorError(f"{self._repository}:{reference}: it has other weights there")
         return found
 
     def path(self, digest: str) -> str | None:
@@ -62,8 +68,8 @@ class _Share:
     def size(self, digest: str) -> int:
         try:
             return next(of.size for of in _registry.layers(self.manifest(self._place.tag)) if of.digest == digest)
-        except (_registry.RegistryError, StopIteration) as error:
-            raise _mirror.MirrorError(f"{self._repository} has no {digest}") from error
+        except (_repository.RegistryError, StopIteration) as error:
+            raise _mirror_place.MirrorError(f"{self._repository} has no {digest}") from error
 
 
 class Shared:
@@ -81,7 +87,7 @@ class Shared:
     def __init__(
         self,
         peers: t.Iterable[Peer],
-        place: _mirror.Place,
+        place: _mirror_place.Place,
         fits: t.Callable[[bytes], bool],
         then: _mirror.Source | None,
     ) -> None:
@@ -95,12 +101,12 @@ class Shared:
         for index, source in enumerate(self._asked):
             try:
                 found = ask(source)
-            except _mirror.MirrorError as error:
+            except _mirror_place.MirrorError as error:
                 told.append(str(error))
             else:
                 self._asked = self._asked[index:]
                 return found
-        raise _mirror.MirrorError(f"nobody gives {self._place}: {'; '.join(told)}")
+        raise _mirror_place.MirrorError(f"nobody gives {self._place}: {'; '.join(told)}")
 
     @property
     def label(self) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _registry, _repository, _transfer
 from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import (
     WEIGHTS_TYPE,
     Blob,
@@ -40,7 +40,7 @@ class Source:
     """A registry that may have the model: where, under which tag, how it is asked, and whether it is a mirror."""
 
     client: _registry.Client
-    repository: _registry.Repository
+    repository: _repository.Repository
     tag: str
     mirror: bool = False
 
@@ -106,19 +106,19 @@ def sources(name: str, origins: t.Sequence[t.Mapping[str, t.Any]], timeout: floa
     """
     found = []
     try:
-        public = _registry.parse_name(name)
+        public = _repository.parse_name(name)
         for origin in origins or [{"url": f"https://{public.host}", "kind": "registry"}]:
-            scheme, host = _registry.parse_address(origin["url"])
+            scheme, host = _repository.parse_address(origin["url"])
             if origin.get("kind") == "mirror":
-                repository = _registry.mirrored(public, origin["url"])
+                repository = _repository.mirrored(public, origin["url"])
             else:
-                own = _registry.parse_name(name, f"{scheme}://{host}")
+                own = _repository.parse_name(name, f"{scheme}://{host}")
                 repository = own.repository
             client = _registry.Client(timeout, time_limit=None)
             if repository.host == host:
                 repository, client = replace(repository, scheme=scheme), _client(origin, timeout)
             found.append(Source(client, repository, public.tag, origin.get("kind") == "mirror"))
-    except _registry.RegistryError as error:
+    except _repository.RegistryError as error:
         raise PullError(str(error)) from error
     return found
 
@@ -143,19 +143,19 @@ def file_origins(
     path, end = "", f"/blobs/{digest}"
     try:
         for origin in origins:
-            scheme, host = _registry.parse_address(origin["url"])
+            scheme, host = _repository.parse_address(origin["url"])
             start = f"{scheme}://{host}/v2/"
             if not path and url.startswith(start) and url.endswith(end):
                 path = url[len(start) : -len(end)]
             elif not (found and origin.get("kind") == "mirror"):
                 continue
-            repository = _registry.Repository(scheme, host, path)
+            repository = _repository.Repository(scheme, host, path)
             found.append(_transfer.RegistryOrigin(_client(origin, timeout), repository, digest))
             if origin.get("kind") != "mirror":
                 break
         more = [elsewhere] if elsewhere else []
         return [*found, *(_transfer.UrlOrigin(place) for place in ([] if found else [url]) + more)]
-    except (_registry.RegistryError, _transfer.TransferError) as error:
+    except (_repository.RegistryError, _transfer.TransferError) as error:
         raise PullError(str(error)) from error
 
 
@@ -173,7 +173,7 @@ def offer(asked: t.Sequence[Source], limits: _transfer.Limits) -> Offer:
             manifest = _transfer.persistently(partial(source.client.manifest, source.repository, source.tag), patience)
             layers = _registry.layers(manifest)
             return Offer(manifest, layers, _registry.parse_manifest(manifest).weights.digest, tuple(asked[index:]))
-        except _registry.RegistryError as error:
+        except _repository.RegistryError as error:
             told.append(f"{source.repository}:{source.tag}: {error}")
     raise PullError("no registry gives it: " + "; ".join(told) + _advice([source.mirror for source in asked]))
 
@@ -251,7 +251,7 @@ def staged(store: Store, staging_dir: str, advice: str = "") -> t.Iterator[_tran
         store.make()
         with _transfer.Staging(staging_dir) as staging:
             yield staging
-    except (_transfer.TransferError, _registry.RegistryError) as error:
+    except (_transfer.TransferError, _repository.RegistryError) as error:
         raise PullError(f"{error}{advice}") from error
 
 

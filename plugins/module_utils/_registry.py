@@ -13,7 +13,6 @@ those of the environment.
 from __future__ import annotations
 
 import base64
-import hashlib
 import http.client
 import io
 import json
@@ -25,10 +24,10 @@ import typing as t
 from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit
 
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _digest, _gguf, _http, _model_name
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _gguf, _http
 from ansible_collections.onprem.llm.plugins.module_utils._ollama_store import WEIGHTS_TYPE
+from ansible_collections.onprem.llm.plugins.module_utils._repository import Name, RegistryError, Repository
 
-HOST, NAMESPACE = _model_name.HOST, _model_name.NAMESPACE
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 PROJECTOR_TYPE = "application/vnd.ollama.image.projector"
 # Manifests of images and their indexes, too, each as the registry has it.
@@ -47,15 +46,8 @@ MAX_MANIFEST_BYTES = 2**20
 FIRST_BYTES = 2**20
 _BLOCK_BYTES = 2**16
 
-# distribution/reference: a component of a repository's path, and the length of the whole.
-_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
-_MAX_PATH = 255
 _CHALLENGE = re.compile(r'(realm|service|scope)="([^"]*)"')
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
-
-
-class RegistryError(Exception):
-    """An answer of the registry that cannot be used; the text says of what, and why."""
 
 
 class Unreachable(RegistryError):
@@ -82,42 +74,6 @@ class Unauthorized(Refused):
 
 
 @dataclass(frozen=True)
-class Repository:
-    """Where a registry keeps one model, image or file."""
-
-    scheme: str
-    host: str
-    path: str
-
-    def __str__(self) -> str:
-        return f"{self.host}/{self.path}"
-
-    def url(self, *parts: str) -> str:
-        return "/".join([f"{self.scheme}://{self.host}/v2/{self.path}", *parts])
-
-
-@dataclass(frozen=True)
-class Name:
-    """A model's name in all its parts."""
-
-    scheme: str
-    host: str
-    namespace: str
-    model: str
-    tag: str
-
-    def __str__(self) -> str:
-        return f"{self.host}/{self.namespace}/{self.model}:{self.tag}"
-
-    @property
-    def repository(self) -> Repository:
-        return Repository(self.scheme, self.host, f"{self.namespace}/{self.model}")
-
-    def url(self, *parts: str) -> str:
-        return self.repository.url(*parts)
-
-
-@dataclass(frozen=True)
 class Layer:
     """A blob or manifest that a manifest names, its size in bytes."""
 
@@ -130,57 +86,6 @@ class Layer:
 class Manifest:
     weights: Layer
     projectors: tuple[Layer, ...] = ()
-
-
-def parse_name(name: str, registry: str = "") -> Name:
-    """The parts of a model's name. One without a host is ``registry``'s, and without that the public one's.
-
-    :raises RegistryError: it is no name, or its scheme is neither http nor https.
-    """
-    full = _catalog.canonical_name(_catalog.registry_name(name, registry))
-    scheme, separator, rest = full.partition("://")
-    scheme, rest = (scheme, rest) if separator else ("https", full)
-    try:
-        parts = _model_name.parts(rest)
-    except ValueError as error:
-        raise RegistryError(str(error)) from error
-    if scheme not in ("http", "https"):
-        raise RegistryError(f"{full!r} is to be read by {scheme}; registries are read by https")
-    return Name(scheme, *parts)
-
-
-def parse_address(address: str) -> tuple[str, str]:
-    """Scheme and host of a registry's address; https where it names none.
-
-    :raises RegistryError: it is none.
-    """
-    scheme, separator, host = address.rstrip("/").partition("://")
-    scheme, host = (scheme, host) if separator else ("https", scheme)
-    if scheme not in ("http", "https") or not _model_name.PARTS["host"].fullmatch(host):
-        raise RegistryError(f"{address!r} is no registry's address; one such as 'https://mirror.example.com:8444' is")
-    return scheme, host
-
-
-def mirrored(name: Name, mirror: str) -> Repository:
-    """Where a mirror keeps a model: the public library's as ``library/<model>``, others under their host's name.
-
-    A repository's path has lower-case letters, digits and single separators. Where a name has more than that, the first
-    8 hex digits of its SHA-256 keep apart what would else be one.
-
-    :param mirror: its address, with or without scheme.
-    :raises RegistryError: ``mirror`` is no address.
-    """
-    scheme, host = parse_address(mirror)
-    library = name.host == HOST and name.namespace == NAMESPACE
-    original = "/".join([*([] if library else [name.host]), name.namespace, name.model])
-    components = [
-        component if _COMPONENT.fullmatch(component) else "-".join(re.findall("[a-z0-9]+", component)) or "x"
-        for component in original.lower().split("/")
-    ]
-    path = "/".join(components)
-    if path != original or len(path) > _MAX_PATH:
-        path = f"{path[: _MAX_PATH - 9].rstrip('/._-')}-{hashlib.sha256(original.encode()).hexdigest()[:8]}"
-    return Repository(scheme, host, path)
 
 
 def _number(text: str) -> int:

@@ -36,7 +36,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from ansible_collections.onprem.llm.plugins.module_utils import _digest, _http, _registry
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _http, _registry, _repository
 from ansible_collections.onprem.llm.plugins.module_utils._staging import (
     Busy,
     File,
@@ -165,14 +165,14 @@ class Origin(t.Protocol):
     def open(self, start: int, stop: int) -> t.Any:
         """The open answer for bytes ``start`` to ``stop``: of status 206, or 200 with the whole file.
 
-        :raises _registry.RegistryError: Unreachable may be tried again, others are final.
+        :raises _repository.RegistryError: Unreachable may be tried again, others are final.
         """
 
 
 class RegistryOrigin:
     """A blob of a registry's repository."""
 
-    def __init__(self, client: _registry.Client, repository: _registry.Repository, digest: str) -> None:
+    def __init__(self, client: _registry.Client, repository: _repository.Repository, digest: str) -> None:
         self._client, self._repository, self._digest = client, repository, digest
         self.label = repository.host
 
@@ -369,7 +369,7 @@ class _Lease:
 def _content_range(response: t.Any, label: str, start: int, stop: int) -> tuple[int | None, int]:
     try:
         return _registry.content_range(response, label, start, stop)
-    except _registry.RegistryError as error:
+    except _repository.RegistryError as error:
         raise _Final(str(error)) from error
 
 
@@ -606,7 +606,7 @@ class _Run:
         self._full(error)
         if isinstance(error, (_registry.Unreachable, OSError, http.client.HTTPException, ValueError)):
             final = isinstance(error, _registry.Untrusted)
-        elif isinstance(error, (_Final, _registry.RegistryError)):
+        elif isinstance(error, (_Final, _repository.RegistryError)):
             final = True
         else:
             raise error
@@ -856,7 +856,7 @@ def _size(digest: str, origins: t.Sequence[Origin], limits: Limits) -> tuple[int
         try:
             size = persistently(functools.partial(told_size, origin), replace(limits, attempts=attempts))
             return size, origins[index:]
-        except _registry.RegistryError as error:
+        except _repository.RegistryError as error:
             reasons.append(f"{origin.label}: {error}")
     raise TransferError(f"{digest}: its size is not known. " + "; ".join(reasons))
 
@@ -864,7 +864,7 @@ def _size(digest: str, origins: t.Sequence[Origin], limits: Limits) -> tuple[int
 def told_size(origin: Origin) -> int:
     """Bytes of the file, as the origin tells them.
 
-    :raises _registry.RegistryError: it does not, or is not reached.
+    :raises _repository.RegistryError: it does not, or is not reached.
     """
     response = origin.open(0, 1)
     try:
@@ -877,7 +877,7 @@ def told_size(origin: Origin) -> int:
             return int(length)
     finally:
         response.close()
-    raise _registry.RegistryError("it does not tell the size")
+    raise _repository.RegistryError("it does not tell the size")
 
 
 _T = t.TypeVar("_T")
@@ -887,7 +887,7 @@ def persistently(act: t.Callable[[], _T], limits: Limits) -> _T:
     """What ``act`` gives, asked again while it raises :class:`_registry.Unreachable`, with the pauses and the attempts
     of a transfer, whatever the time of the call. For a manifest, say.
 
-    :raises _registry.RegistryError: what ``act`` raised last.
+    :raises _repository.RegistryError: what ``act`` raised last.
     """
     attempt = 1
     while True:

@@ -177,8 +177,8 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _apt,
     _bundle,
     _bundling,
-    _mirror,
-    _registry,
+    _mirror_place,
+    _repository,
     _transfer,
     _transfer_options,
     _turn,
@@ -341,8 +341,8 @@ def main() -> None:
     except (
         _bundle.BundleError,
         _apt.AptError,
-        _mirror.MirrorError,
-        _registry.RegistryError,
+        _mirror_place.MirrorError,
+        _repository.RegistryError,
         _transfer.TransferError,
         ValueError,
     ) as error:

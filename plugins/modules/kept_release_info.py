@@ -183,7 +183,14 @@ import platform
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _disk, _kept_releases, _mirror, _registry, _upgrade
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _disk,
+    _kept_releases,
+    _mirror_place,
+    _registry,
+    _repository,
+    _upgrade,
+)
 
 # As an index of images names processors.
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -220,7 +227,7 @@ def compressed_bytes(client: _registry.Client, reference: str) -> int:
     :raises MirrorError: the reference is none.
     """
     digest = reference.partition("@")[2]
-    repository = _mirror.parse_image(reference).repository
+    repository = _mirror_place.parse_image(reference).repository
     data = client.manifest(repository, digest, _registry.ANY_MANIFEST)
     children = _registry.children(data)
     if children:
@@ -230,7 +237,7 @@ def compressed_bytes(client: _registry.Client, reference: str) -> int:
                 data = client.manifest(repository, entry["digest"], _registry.ANY_MANIFEST)
                 break
         else:
-            raise _registry.RegistryError(f"{reference} has no image for {wanted}")
+            raise _repository.RegistryError(f"{reference} has no image for {wanted}")
     return sum(layer.size for layer in _registry.layers(data))
 
 
@@ -299,7 +306,7 @@ def main() -> None:
         try:
             size = compressed_bytes(client, reference)
             break
-        except (_registry.RegistryError, _mirror.MirrorError, LookupError) as error:
+        except (_repository.RegistryError, _mirror_place.MirrorError, LookupError) as error:
             faults.append(f"{reference}: {error}")
     running: dict[str, t.Any] = {"files": _kept_releases.files_as_they_are(params["files"])}
     running["image_id"] = docker(module, "container", "inspect", "--format", "{{.Image}}", "onprem-llm-ollama").strip()

@@ -162,7 +162,7 @@ told:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _headers, _registry
+from ansible_collections.onprem.llm.plugins.module_utils import _catalog, _headers, _registry, _repository
 
 
 class KnownTo:
@@ -171,13 +171,13 @@ class KnownTo:
     def __init__(self, host: str, own: _registry.Client, others: _registry.Client) -> None:
         self._host, self._own, self._others = host, own, others
 
-    def _of(self, name: _registry.Name) -> _registry.Client:
+    def _of(self, name: _repository.Name) -> _registry.Client:
         return self._own if name.host == self._host else self._others
 
-    def manifest(self, name: _registry.Name) -> bytes:
+    def manifest(self, name: _repository.Name) -> bytes:
         return self._of(name).manifest(name)
 
-    def blob(self, name: _registry.Name, *arguments) -> _registry.Blob:
+    def blob(self, name: _repository.Name, *arguments) -> _registry.Blob:
         return self._of(name).blob(name, *arguments)
 
 
@@ -209,7 +209,7 @@ def main() -> None:
         client = _registry.Client(given["timeout"], given["time_limit"], given["ca_path"])
         if login:
             own = _registry.Client(given["timeout"], given["time_limit"], given["ca_path"], login=login)
-            client = KnownTo(_registry.parse_address(given["registry"])[1], own, client)
+            client = KnownTo(_repository.parse_address(given["registry"])[1], own, client)
         reader = _headers.Reader(
             client, cache, given["registry"], _catalog.library(given["library"]),
             given["timeout"], given["time_limit"], given["ca_path"],
@@ -217,7 +217,7 @@ def main() -> None:
         outcome = reader.read(given["catalog"], given["models"], given["required"])
         files = [dict(one, header=_headers.unpacked(one["header"])) for one in given["files"]]
         outcome.entries.extend(reader.keep(given["catalog"], files))
-    except (_catalog.CatalogError, _registry.RegistryError) as error:
+    except (_catalog.CatalogError, _repository.RegistryError) as error:
         module.fail_json(msg=str(error), changed=cache.changed)
     for sentence in outcome.told:
         module.warn(sentence)

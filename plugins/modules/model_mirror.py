@@ -246,7 +246,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.onprem.llm.plugins.module_utils import (
     _mirror,
     _mirror_peers,
+    _mirror_place,
     _registry,
+    _repository,
     _transfer,
     _transfer_options,
     _turn,
@@ -283,7 +285,7 @@ def wanted(parameters: t.Mapping[str, t.Any]) -> list[_mirror.Wanted]:
     peers = [] if layout else [peer(told, parameters["stall_timeout"]) for told in parameters["peers"]]
 
     def shared(
-        place: _mirror.Place, then: _mirror.Source | None, weights: str | None = None, moves: bool = False
+        place: _mirror_place.Place, then: _mirror.Source | None, weights: str | None = None, moves: bool = False
     ) -> _mirror.Source | None:
         """``then``, after the peers; ``moves`` where upstream alone can tell what it is now."""
         if not peers or (moves and not parameters["peers_only"]):
@@ -295,28 +297,30 @@ def wanted(parameters: t.Mapping[str, t.Any]) -> list[_mirror.Wanted]:
         return _mirror_peers.Shared(peers, place, fits, None if parameters["peers_only"] else then)
 
     for model in parameters["models"]:
-        place = _mirror.model_place(model["name"])
-        digest = _mirror.parse_digest(model["digest"], model["name"]) if model["digest"] else None
-        manifest = _mirror.parse_digest(model["manifest_digest"], model["name"]) if model["manifest_digest"] else None
+        place = _mirror_place.model_place(model["name"])
+        digest = _mirror_place.parse_digest(model["digest"], model["name"]) if model["digest"] else None
+        manifest = (
+            _mirror_place.parse_digest(model["manifest_digest"], model["name"]) if model["manifest_digest"] else None
+        )
         source: _mirror.Source | None
         if layout:
             source = _mirror.Layout(layout, place)
         else:
-            name = _registry.parse_name(model["name"], parameters["registry"])
-            ours = bool(parameters["registry"]) and name.host == _registry.parse_address(parameters["registry"])[1]
+            name = _repository.parse_name(model["name"], parameters["registry"])
+            ours = bool(parameters["registry"]) and name.host == _repository.parse_address(parameters["registry"])[1]
             login = (parameters["username"], parameters["password"] or "") if ours and parameters["username"] else None
             source = _mirror.Upstream(client(login), name.repository)
             source = shared(place, source, digest, moves=parameters["update"] and not digest)
         found.append(_mirror.Wanted("models", model["name"], place, digest, source, manifest))
     for image in parameters["images"]:
-        reference = _mirror.parse_image(image["reference"])
+        reference = _mirror_place.parse_image(image["reference"])
         upstream = _mirror.Upstream(client(), reference.repository)
         source = _mirror.Layout(layout, reference.place) if layout else shared(reference.place, upstream)
-        digest = _mirror.parse_digest(image["digest"], image["reference"])
+        digest = _mirror_place.parse_digest(image["digest"], image["reference"])
         found.append(_mirror.Wanted("images", image["reference"], reference.place, digest, source))
     for file in parameters["files"]:
-        digest = _mirror.parse_digest(file["sha256"], "files")
-        place = _mirror.file_place(digest)
+        digest = _mirror_place.parse_digest(file["sha256"], "files")
+        place = _mirror_place.file_place(digest)
         if layout:
             source = _mirror.Layout(layout, place)
         elif file["path"]:
@@ -407,7 +411,7 @@ def main() -> None:
     try:
         _transfer_options.check(module.params)
         result = run(module, missing)
-    except (_mirror.MirrorError, _registry.RegistryError, _transfer.TransferError, ValueError) as error:
+    except (_mirror_place.MirrorError, _repository.RegistryError, _transfer.TransferError, ValueError) as error:
         module.fail_json(msg=str(error), missing=missing)
     module.exit_json(missing=missing, **result)
 

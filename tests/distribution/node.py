@@ -12,9 +12,11 @@ import sys
 
 from ansible_collections.onprem.llm.plugins.module_utils import (
     _mirror,
+    _mirror_place,
     _ollama_pull,
     _ollama_store,
     _registry,
+    _repository,
     _transfer,
     _turn,
 )
@@ -33,8 +35,8 @@ def pull(name: str, models: str, origin: str) -> None:
 def fill(name: str, directory: str, socket: str, registry: str) -> None:
     host = _mirror.Registry(socket, os.path.join(directory, "registry"))
     mirror = _mirror.Mirror(host, os.path.join(directory, "staging"))
-    upstream = _mirror.Upstream(_registry.Client(time_limit=None), _registry.parse_name(name, registry).repository)
-    wanted = _mirror.Wanted("models", name, _mirror.model_place(name), None, upstream)
+    upstream = _mirror.Upstream(_registry.Client(time_limit=None), _repository.parse_name(name, registry).repository)
+    wanted = _mirror.Wanted("models", name, _mirror_place.model_place(name), None, upstream)
     with mirror.locked(exclusive=False, seconds=LOCK_SECONDS):
         mirror.fill([mirror.resolve(wanted, update=False)], _turn.Turn(_transfer.Limits()))
 

@@ -12,11 +12,11 @@ import json
 import sys
 
 import mounted  # noqa: F401
-from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _registry, _repository, _transfer
 
 
 def main(url: str, digest: str, size: str, path: str, limits: str, wait: str = "0") -> None:
-    name = _registry.parse_name("big:1b", url)
+    name = _repository.parse_name("big:1b", url)
     origin = _transfer.RegistryOrigin(_registry.Client(time_limit=None), name.repository, digest)
     with _transfer.Staging(path) as staging, staging.lock(digest, float(wait)):
         held = staging.held(digest)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleError
 from ansible_collections.onprem.llm.plugins.action import check_host
+from ansible_collections.onprem.llm.plugins.plugin_utils import _statements
 
 Act = Callable[..., dict[str, Any]]
 
@@ -52,6 +53,7 @@ def roles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
     monkeypatch.setattr(check_host, "ROLES", str(tmp_path))
+    monkeypatch.setattr(_statements, "ROLES", str(tmp_path))
 
 
 def state(asked: dict[str, list[str]], text: str = "size 5 of other\n", free: int = 100) -> dict[str, Any]:

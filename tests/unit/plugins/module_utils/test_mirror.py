@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 import registry_fake
 from ansible_collections.onprem.llm.plugins.module_utils import _mirror as mirror
-from ansible_collections.onprem.llm.plugins.module_utils import _ollama_pull, _registry, _transfer, _turn
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _mirror_place,
+    _ollama_pull,
+    _registry,
+    _repository,
+    _transfer,
+    _turn,
+)
 from mirror_registry import MirrorRegistry
 from registry_fake import State, digest
 
@@ -60,11 +67,11 @@ def upstream() -> Iterator[tuple[State, str]]:
 
 def repository(address: str, path: str) -> mirror.Upstream:
     scheme, _separator, name = address.partition("://")
-    return mirror.Upstream(_registry.Client(time_limit=None), _registry.Repository(scheme, name, path))
+    return mirror.Upstream(_registry.Client(time_limit=None), _repository.Repository(scheme, name, path))
 
 
 def model(address: str, name: str = "tiny:1", pin: str | None = None) -> mirror.Wanted:
-    place = mirror.model_place(name)
+    place = _mirror_place.model_place(name)
     return mirror.Wanted("models", name, place, pin, repository(address, place.path))
 
 
@@ -118,7 +125,7 @@ def read(host: MirrorRegistry, path: str, blob: str) -> bytes:
     ],
 )
 def test_place_of_a_model(name: str, place: str) -> None:
-    assert str(mirror.model_place(name)) == place
+    assert str(_mirror_place.model_place(name)) == place
 
 
 @pytest.mark.parametrize(
@@ -132,20 +139,20 @@ def test_place_of_a_model(name: str, place: str) -> None:
     ],
 )
 def test_place_of_an_image(reference: str, upstream: str, place: str | None) -> None:
-    parsed = mirror.parse_image(reference)
+    parsed = _mirror_place.parse_image(reference)
     assert parsed.repository.url() == upstream
     if place:
         assert str(parsed.place) == place
     else:
         # A colon cannot stand in a repository's path, and two names must not become one.
-        assert parsed.place != mirror.parse_image("r.example.com-5000/a/b:2").place
+        assert parsed.place != _mirror_place.parse_image("r.example.com-5000/a/b:2").place
         assert ":" not in parsed.place.path
 
 
 @pytest.mark.parametrize("reference", ["", "A/b:1", "a/../b:1", "a:b:c/d:", "a b:1", "a/b:" + "x" * 129])
 def test_no_name_of_an_image(reference: str) -> None:
-    with pytest.raises(mirror.MirrorError, match="is no image's name"):
-        mirror.parse_image(reference)
+    with pytest.raises(_mirror_place.MirrorError, match="is no image's name"):
+        _mirror_place.parse_image(reference)
 
 
 # --- filling
@@ -181,7 +188,7 @@ def test_a_tag_that_was_pointed_elsewhere_names_both_digests(host: MirrorRegistr
     state, address = upstream
     found = state.put("tiny:1", WEIGHTS)
     pin = digest(b"other")
-    with pytest.raises(mirror.MirrorError, match=f"{found}.*{pin}"):
+    with pytest.raises(_mirror_place.MirrorError, match=f"{found}.*{pin}"):
         fill(host, model(address, pin=pin))
     assert host.registry.manifests() == {}
 
@@ -198,7 +205,7 @@ def test_another_pin_takes_the_place_of_the_old_one(host: MirrorRegistry, upstre
 def test_an_index_comes_with_all_platforms(host: MirrorRegistry, upstream: tuple[State, str]) -> None:
     state, address = upstream
     pin, entries = image(state, "ollama/ollama", "1", b"amd64" * 1000, b"arm64" * 1000)
-    reference = mirror.parse_image("ollama/ollama:1")
+    reference = _mirror_place.parse_image("ollama/ollama:1")
     wanted = mirror.Wanted("images", "ollama/ollama:1", reference.place, pin, repository(address, "ollama/ollama"))
     assert fill(host, wanted)[0]
     for name in (pin, "1"):
@@ -213,7 +220,7 @@ def test_an_index_comes_with_all_platforms(host: MirrorRegistry, upstream: tuple
 def test_one_platform_s_manifest_comes_alone(host: MirrorRegistry, upstream: tuple[State, str]) -> None:
     state, address = upstream
     _pin, entries = image(state, "ollama/ollama", "1", b"amd64" * 1000, b"arm64" * 1000)
-    reference = mirror.parse_image("ollama/ollama:1")
+    reference = _mirror_place.parse_image("ollama/ollama:1")
     pin = entries[0]["digest"]
     wanted = mirror.Wanted("images", "ollama/ollama:1", reference.place, pin, repository(address, "ollama/ollama"))
     fill(host, wanted)
@@ -225,7 +232,7 @@ def file(tmp_path: Path, content: bytes = WEIGHTS) -> mirror.Wanted:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     pin = digest(WEIGHTS)
-    return mirror.Wanted("files", pin[7:], mirror.file_place(pin), pin, mirror.LocalFile(str(path)))
+    return mirror.Wanted("files", pin[7:], _mirror_place.file_place(pin), pin, mirror.LocalFile(str(path)))
 
 
 def test_a_file_has_a_tag_by_its_digest(host: MirrorRegistry, tmp_path: Path) -> None:
@@ -239,7 +246,7 @@ def test_a_file_has_a_tag_by_its_digest(host: MirrorRegistry, tmp_path: Path) ->
 
 
 def test_a_changed_file_is_named_and_nothing_of_it_stays(host: MirrorRegistry, tmp_path: Path) -> None:
-    with pytest.raises(mirror.MirrorError, match=r"model\.gguf has changed: its sha256 is not"):
+    with pytest.raises(_mirror_place.MirrorError, match=r"model\.gguf has changed: its sha256 is not"):
         fill(host, file(tmp_path, WEIGHTS[:-1] + b"x"))
     assert host.registry.manifests().get("onprem-llm/files", set()) == set()
     assert digest(WEIGHTS) not in host.registry.blobs()
@@ -255,9 +262,9 @@ def test_weights_under_two_names_come_once(host: MirrorRegistry, upstream: tuple
 
 def test_an_unknown_tag_and_no_answer(host: MirrorRegistry, upstream: tuple[State, str]) -> None:
     _state, address = upstream
-    with pytest.raises(mirror.MirrorError, match=r"library/none:1: the registry .* has none"):
+    with pytest.raises(_mirror_place.MirrorError, match=r"library/none:1: the registry .* has none"):
         fill(host, model(address, "none:1"))
-    with pytest.raises(mirror.MirrorError, match="was not reached"):
+    with pytest.raises(_mirror_place.MirrorError, match="was not reached"):
         fill(host, model("http://127.0.0.1:9", "none:1"))
 
 
@@ -265,7 +272,7 @@ def test_wrong_bytes_are_told_and_not_kept(host: MirrorRegistry, upstream: tuple
     state, address = upstream
     pin = state.put("tiny:1", WEIGHTS)
     state.blobs[pin] = WEIGHTS[:-1] + b"x"
-    with pytest.raises(mirror.MirrorError, match=r"tiny:1: .*digest"):
+    with pytest.raises(_mirror_place.MirrorError, match=r"tiny:1: .*digest"):
         fill(host, model(address, pin=pin))
     assert host.registry.manifests().get("library/tiny", set()) == set()
     state.blobs[pin] = WEIGHTS
@@ -293,7 +300,7 @@ def test_a_turn_hands_back_and_the_next_goes_on(host: MirrorRegistry, upstream: 
 def test_what_does_not_fit_is_refused_before_the_first_byte(host: MirrorRegistry, upstream: tuple[State, str]) -> None:
     state, address = upstream
     pin = state.put("tiny:1", WEIGHTS)
-    with pytest.raises(mirror.MirrorError, match=f"{2 * len(WEIGHTS) + 2} bytes"):
+    with pytest.raises(_mirror_place.MirrorError, match=f"{2 * len(WEIGHTS) + 2} bytes"):
         fill(host, model(address, pin=pin), limits=_transfer.Limits(reserve_bytes=2**60))
     assert state.sent < 1000
 
@@ -330,13 +337,13 @@ def test_a_large_blob_is_put_into_the_registry_in_turns(
     (tmp_path / "file").write_bytes(data)
     state.blobs[digest(data)] = data
     source = mirror.LocalFile(str(tmp_path / "file")) if local else mirror.Address(f"{address}/cdn/{digest(data)}")
-    wanted = mirror.Wanted("files", digest(data)[7:], mirror.file_place(digest(data)), digest(data), source)
+    wanted = mirror.Wanted("files", digest(data)[7:], _mirror_place.file_place(digest(data)), digest(data), source)
     sent: list[int] = []
     pauses = [pause for pause in in_turns(host, wanted, look=lambda: sent.append(state.sent)) if pause.phase == "push"]
     assert [(pause.done_bytes, pause.total_bytes) for pause in pauses[-4:]] == [
         (number * 2**20, len(data)) for number in (2, 3, 4, 5)
     ]
-    assert read(host, mirror.FILES, digest(data)) == data
+    assert read(host, _mirror_place.FILES, digest(data)) == data
     assert os.listdir(host.staging) in ([".mirror.lock"], [])
     # Once it is pushed nothing comes again: one byte for each time that its size is asked for.
     assert state.sent - sent[len(sent) - len(pauses)] <= (0 if local else 100)
@@ -347,12 +354,12 @@ def test_a_registry_that_was_restarted_is_sent_the_whole_again(host: MirrorRegis
     data = os.urandom(4 * 2**20)
     (tmp_path / "file").write_bytes(data)
     source = mirror.LocalFile(str(tmp_path / "file"))
-    wanted = mirror.Wanted("files", digest(data)[7:], mirror.file_place(digest(data)), digest(data), source)
+    wanted = mirror.Wanted("files", digest(data)[7:], _mirror_place.file_place(digest(data)), digest(data), source)
     assert [pause.done_bytes for pause in in_turns(host, wanted, stop=2)] == [2**20, 2 * 2**20]
     host.stop()
     host.start()
     assert [pause.done_bytes for pause in in_turns(host, wanted)] == [2**20, 2 * 2**20, 3 * 2**20]
-    assert read(host, mirror.FILES, digest(data)) == data
+    assert read(host, _mirror_place.FILES, digest(data)) == data
 
 
 @pytest.mark.usefixtures("pieces")
@@ -360,14 +367,14 @@ def test_a_file_that_changes_while_it_goes_into_the_registry_is_named(host: Mirr
     data = os.urandom(3 * 2**20)
     (tmp_path / "file").write_bytes(data)
     source = mirror.LocalFile(str(tmp_path / "file"))
-    wanted = mirror.Wanted("files", digest(data)[7:], mirror.file_place(digest(data)), digest(data), source)
+    wanted = mirror.Wanted("files", digest(data)[7:], _mirror_place.file_place(digest(data)), digest(data), source)
     in_turns(host, wanted, stop=1)
     (tmp_path / "file").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(mirror.MirrorError, match="file has changed"):
+    with pytest.raises(_mirror_place.MirrorError, match="file has changed"):
         in_turns(host, wanted)
     (tmp_path / "file").write_bytes(data)
     in_turns(host, wanted)
-    assert read(host, mirror.FILES, digest(data)) == data
+    assert read(host, _mirror_place.FILES, digest(data)) == data
 
 
 def test_dry_says_what_would_come(host: MirrorRegistry, upstream: tuple[State, str]) -> None:
@@ -425,7 +432,7 @@ def layout(directory: Path, state: State, name: str) -> Path:
 
 
 def carried(directory: Path, name: str, pin: str | None) -> mirror.Wanted:
-    place = mirror.model_place(name)
+    place = _mirror_place.model_place(name)
     return mirror.Wanted("models", name, place, pin, mirror.Layout(str(directory), place))
 
 
@@ -435,7 +442,7 @@ def test_a_layout_takes_the_place_of_upstream(host: MirrorRegistry, tmp_path: Pa
     directory = layout(tmp_path, state, "tiny:1")
     assert fill(host, carried(directory, "tiny:1", pin))[0]
     assert read(host, "library/tiny", pin) == WEIGHTS
-    with pytest.raises(mirror.MirrorError, match="library/other:1 is missing"):
+    with pytest.raises(_mirror_place.MirrorError, match="library/other:1 is missing"):
         fill(host, carried(directory, "other:1", None))
 
 
@@ -445,7 +452,7 @@ def test_a_changed_byte_of_a_layout_names_its_file(host: MirrorRegistry, tmp_pat
     directory = layout(tmp_path, state, "tiny:1")
     blob = directory / "blobs" / "sha256" / pin[7:]
     blob.write_bytes(WEIGHTS[:-1] + bytes([WEIGHTS[-1] ^ 1]))
-    with pytest.raises(mirror.MirrorError, match=f"{pin[7:]} has changed"):
+    with pytest.raises(_mirror_place.MirrorError, match=f"{pin[7:]} has changed"):
         fill(host, carried(directory, "tiny:1", pin))
     assert host.registry.manifests().get("library/tiny", set()) == set()
 
@@ -460,7 +467,7 @@ def test_what_nothing_wants_goes_and_the_rest_stays(
     keep = model(address, "keep:1", state.put("keep:1", WEIGHTS))
     gone = model(address, "gone:1", state.put("gone:1", WEIGHTS[::-1]))
     pin, _entries = image(state, "ollama/ollama", "1", b"amd64" * 1000, b"arm64" * 1000)
-    place = mirror.parse_image("ollama/ollama:1").place
+    place = _mirror_place.parse_image("ollama/ollama:1").place
     engine = mirror.Wanted("images", "ollama/ollama:1", place, pin, repository(address, "ollama/ollama"))
     held = file(tmp_path, WEIGHTS)
     fill(host, keep, gone, engine, held)
@@ -483,7 +490,7 @@ def test_who_cleans_is_alone(host: MirrorRegistry) -> None:
     with host.mirror.locked(exclusive=False, seconds=1):
         with (
             host.mirror.locked(exclusive=False, seconds=1),
-            pytest.raises(mirror.MirrorError, match="another run has been filling or cleaning"),
+            pytest.raises(_mirror_place.MirrorError, match="another run has been filling or cleaning"),
             host.mirror.locked(exclusive=True, seconds=0.3),
         ):
             pass
@@ -501,5 +508,5 @@ def test_who_cleans_is_alone(host: MirrorRegistry) -> None:
 
 def test_a_registry_that_is_down_is_told(tmp_path: Path) -> None:
     registry = mirror.Registry(str(tmp_path / "none.sock"), str(tmp_path))
-    with pytest.raises(mirror.MirrorError, match="the mirror's registry did not answer GET /v2/"):
+    with pytest.raises(_mirror_place.MirrorError, match="the mirror's registry did not answer GET /v2/"):
         registry.wait(0.1)

@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 import registry_fake
 from ansible_collections.onprem.llm.plugins.module_utils import _mirror as mirror
-from ansible_collections.onprem.llm.plugins.module_utils import _mirror_peers, _ollama_pull, _registry, _transfer, _turn
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _mirror_peers,
+    _mirror_place,
+    _ollama_pull,
+    _repository,
+    _transfer,
+    _turn,
+)
 from ansible_collections.onprem.llm.plugins.modules import model_mirror
 from mirror_registry import MirrorRegistry
 from registry_fake import State, digest
@@ -128,7 +135,7 @@ def test_peers_only_asks_nobody_else(
     pin = upstream[0].put("tiny:1", WEIGHTS)
     silent = nobody()
     (item,) = wanted(upstream[1], silent, peer[1], models=[model(pin=pin)], peers_only=True, update=True)
-    with pytest.raises(mirror.MirrorError, match="nobody gives library/tiny:1: ") as refused:
+    with pytest.raises(_mirror_place.MirrorError, match="nobody gives library/tiny:1: ") as refused:
         host.mirror.resolve(item, update=True)
     for address in (silent, peer[1]):
         assert address[7:] in str(refused.value)
@@ -150,9 +157,9 @@ def test_a_tag_that_moves_is_asked_where_it_is_known(
 
 def test_a_file_has_its_size_from_the_peer_s_manifest(host: MirrorRegistry, peer: tuple[State, str]) -> None:
     pin = digest(WEIGHTS)
-    place = mirror.file_place(pin)
+    place = _mirror_place.file_place(pin)
     (item,) = wanted("", peer[1], files=[{"sha256": pin[7:], "path": None, "url": None}], peers_only=True)
-    with pytest.raises(mirror.MirrorError, match="nobody gives onprem-llm/files:"):
+    with pytest.raises(_mirror_place.MirrorError, match="nobody gives onprem-llm/files:"):
         host.mirror.resolve(item, update=False)
     peer[0].blobs.update({pin: WEIGHTS, digest(mirror.EMPTY): mirror.EMPTY})
     peer[0].manifests[f"/v2/{place.path}/manifests/{place.tag}"] = mirror.file_manifest(pin, len(WEIGHTS))
@@ -240,5 +247,5 @@ def test_a_mirror_is_not_waited_for_where_another_stands_beside_it(
 
 
 def test_a_peer_s_address_has_to_be_one() -> None:
-    with pytest.raises(_registry.RegistryError, match="is no registry's address"):
+    with pytest.raises(_repository.RegistryError, match="is no registry's address"):
         wanted("", "ftp://x", models=[model()])

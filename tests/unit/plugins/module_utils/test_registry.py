@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import registry_fake
-from ansible_collections.onprem.llm.plugins.module_utils import _registry
+from ansible_collections.onprem.llm.plugins.module_utils import _registry, _repository
 from gguf_files import llama
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,7 +31,7 @@ def registry() -> Iterator[tuple[State, str]]:
 
 
 def blob(state: State, url: str, data: bytes, size: int | None = None, **limits: float) -> _registry.Blob:
-    name = _registry.parse_name("big:1b", url)
+    name = _repository.parse_name("big:1b", url)
     return _registry.Client(**limits).blob(name, state.put("big:1b", data), size)
 
 
@@ -49,7 +49,7 @@ def blob(state: State, url: str, data: bytes, size: int | None = None, **limits:
     ],
 )
 def test_names(name: str, registry: str, url: str) -> None:
-    parsed = _registry.parse_name(name, registry)
+    parsed = _repository.parse_name(name, registry)
     assert parsed.url("manifests", parsed.tag) == url
 
 
@@ -68,8 +68,8 @@ def test_names(name: str, registry: str, url: str) -> None:
     ],
 )
 def test_a_wrong_name_is_refused(name: str, registry: str, said: str) -> None:
-    with pytest.raises(_registry.RegistryError, match=said):
-        _registry.parse_name(name, registry)
+    with pytest.raises(_repository.RegistryError, match=said):
+        _repository.parse_name(name, registry)
 
 
 def layer(**more: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def test_manifest_names_weights_and_projectors() -> None:
 )
 def test_a_wrong_manifest_is_refused(data: bytes, said: str) -> None:
     started = time.monotonic()
-    with pytest.raises(_registry.RegistryError, match=said):
+    with pytest.raises(_repository.RegistryError, match=said):
         _registry.parse_manifest(data)
     assert time.monotonic() - started < 10
 
@@ -130,7 +130,7 @@ def test_a_manifest_without_gguf_weights_is_refused_for_good() -> None:
     )
 )
 def test_any_manifest_is_read_or_refused(data: bytes) -> None:
-    with suppress(_registry.RegistryError):
+    with suppress(_repository.RegistryError):
         assert _registry.parse_manifest(data).weights.size > 0
 
 
@@ -187,7 +187,7 @@ def test_the_size_may_come_from_the_manifest_alone(registry: tuple[State, str]) 
     state, url = registry
     state.fault = "no size"
     assert _registry.read_header(blob(state, url, FILE, len(FILE)))[1] == HEADER
-    with pytest.raises(_registry.RegistryError, match="does not tell its size"):
+    with pytest.raises(_repository.RegistryError, match="does not tell its size"):
         blob(state, url, FILE)
 
 
@@ -216,7 +216,7 @@ LONG = llama(vocabulary=100_000) + bytes(2**21)
 def test_a_wrong_answer_is_told(registry: tuple[State, str], fault: str, said: str) -> None:
     state, url = registry
     state.fault = fault
-    with pytest.raises(_registry.RegistryError, match=said):
+    with pytest.raises(_repository.RegistryError, match=said):
         _registry.read_header(blob(state, url, LONG, len(LONG)))
 
 
@@ -225,7 +225,7 @@ def test_a_slow_answer_takes_no_longer_than_allowed(registry: tuple[State, str],
     state, url = registry
     state.fault = fault
     client = _registry.Client(timeout=0.5, time_limit=5)
-    name = _registry.parse_name("any:1b", url)
+    name = _repository.parse_name("any:1b", url)
     started = time.monotonic()
     for _index in range(5):
         with pytest.raises(_registry.Unreachable):
@@ -244,7 +244,7 @@ def test_the_time_limit_holds_for_everything(registry: tuple[State, str]) -> Non
 
 
 def test_a_registry_that_is_not_there(registry: tuple[State, str]) -> None:
-    name = _registry.parse_name("any:1b", "http://127.0.0.1:1")
+    name = _repository.parse_name("any:1b", "http://127.0.0.1:1")
     with pytest.raises(_registry.Unreachable, match=r"127\.0\.0\.1:1 was not reached: .*refused"):
         _registry.Client().manifest(name)
 
@@ -262,7 +262,7 @@ def test_a_registry_that_is_not_there(registry: tuple[State, str]) -> None:
 )
 def test_a_blob_that_is_no_model(registry: tuple[State, str], data: bytes, said: str) -> None:
     state, url = registry
-    with pytest.raises(_registry.RegistryError, match=f"the blob {digest(data)}: .*{said}"):
+    with pytest.raises(_repository.RegistryError, match=f"the blob {digest(data)}: .*{said}"):
         _registry.read_header(blob(state, url, data, len(data)))
 
 
@@ -272,7 +272,7 @@ def test_a_damaged_header_is_read_or_refused(registry: tuple[State, str], place:
     state, url = registry
     data = HEADER[:place] + garbage + HEADER[place + len(garbage) :] + bytes(2**20)
     started = time.monotonic()
-    with suppress(_registry.RegistryError):
+    with suppress(_repository.RegistryError):
         _registry.read_header(blob(state, url, data, len(data)))
     assert time.monotonic() - started < 20
     state.blobs.clear()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import registry_fake
-from ansible_collections.onprem.llm.plugins.module_utils import _registry
+from ansible_collections.onprem.llm.plugins.module_utils import _registry, _repository
 from ansible_collections.onprem.llm.plugins.module_utils._registry import Client, Layer, Repository, Unauthorized
 from certificates import Authority
 from registry_fake import State, digest
@@ -30,7 +30,7 @@ def registry() -> Iterator[tuple[State, str]]:
 
 
 def repository(url: str) -> Repository:
-    return _registry.parse_name("big:1b", url).repository
+    return _repository.parse_name("big:1b", url).repository
 
 
 def read(client: Client, url: str) -> bytes:
@@ -127,7 +127,7 @@ def test_a_manifest_by_its_digest(registry: tuple[State, str]) -> None:
     state.manifests[path] = tagged
     assert Client().manifest(repository(url), digest(tagged)) == tagged
     state.manifests[path] = tagged + b" "
-    with pytest.raises(_registry.RegistryError, match=f"answers {digest(tagged)} with the manifest sha256:"):
+    with pytest.raises(_repository.RegistryError, match=f"answers {digest(tagged)} with the manifest sha256:"):
         Client().manifest(repository(url), digest(tagged))
 
 
@@ -136,7 +136,7 @@ def test_a_proxy_of_the_environment(registry: tuple[State, str], monkeypatch: py
     monkeypatch.setenv("http_proxy", url)
     monkeypatch.setenv("no_proxy", "")
     with pytest.raises(_registry.Refused):
-        Client().manifest(_registry.parse_name("big:1b", "http://models.example"))
+        Client().manifest(_repository.parse_name("big:1b", "http://models.example"))
     assert state.paths == ["http://models.example/v2/library/big/manifests/1b"]
 
 
@@ -194,7 +194,7 @@ def test_nothing_leads_away_from_https(tmp_path: Path, stack: ExitStack) -> None
     plain, elsewhere = stack.enter_context(registry_fake.serve())
     state.put("big:1b", DATA)
     state.fault, state.elsewhere = "redirect", elsewhere
-    with pytest.raises(_registry.RegistryError, match="leads away from https"):
+    with pytest.raises(_repository.RegistryError, match="leads away from https"):
         read(Client(ca_path=authority.ca), url)
     state.fault, state.login, state.challenge, state.realm = "", LOGIN, "bearer", f"{elsewhere}/token"
     for login in (LOGIN, None):
@@ -219,14 +219,14 @@ def test_nothing_leads_away_from_https(tmp_path: Path, stack: ExitStack) -> None
     ],
 )
 def test_places_on_a_mirror(name: str, path: str) -> None:
-    found = _registry.mirrored(_registry.parse_name(name), "https://mirror.example:8444")
+    found = _repository.mirrored(_repository.parse_name(name), "https://mirror.example:8444")
     assert (found.scheme, found.host) == ("https", "mirror.example:8444")
     assert found.path == path
 
 
 def test_names_that_would_meet_are_kept_apart() -> None:
     places = {
-        str(_registry.mirrored(_registry.parse_name(name), "mirror"))
+        str(_repository.mirrored(_repository.parse_name(name), "mirror"))
         for name in (
             "hf.co/Org/model",
             "hf.co/org/Model",
@@ -237,11 +237,11 @@ def test_names_that_would_meet_are_kept_apart() -> None:
         )
     }
     assert len(places) == 6
-    long = _registry.mirrored(_registry.parse_name(f"{'h' * 300}.example/b/c"), "mirror")
+    long = _repository.mirrored(_repository.parse_name(f"{'h' * 300}.example/b/c"), "mirror")
     assert len(long.path) == 255
     for address in ("ftp://mirror", "https://user@mirror", "https://mirror/path", ""):
-        with pytest.raises(_registry.RegistryError, match="is no registry's address"):
-            _registry.mirrored(_registry.parse_name("qwen3"), address)
+        with pytest.raises(_repository.RegistryError, match="is no registry's address"):
+            _repository.mirrored(_repository.parse_name("qwen3"), address)
 
 
 def item(letter: str, size: int = 5, kind: str = "x") -> dict[str, object]:
@@ -269,7 +269,7 @@ def test_all_that_a_manifest_names() -> None:
     ],
 )
 def test_a_manifest_without_layers_is_refused(told: object, said: str) -> None:
-    with pytest.raises(_registry.RegistryError, match=said):
+    with pytest.raises(_repository.RegistryError, match=said):
         _registry.layers(json.dumps(told).encode())
-    with pytest.raises(_registry.RegistryError):
+    with pytest.raises(_repository.RegistryError):
         _registry.children(json.dumps({"manifests": {}}).encode())

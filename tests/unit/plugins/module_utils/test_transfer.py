@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 import registry_fake
-from ansible_collections.onprem.llm.plugins.module_utils import _digest, _registry, _staging, _transfer
+from ansible_collections.onprem.llm.plugins.module_utils import _digest, _registry, _repository, _staging, _transfer
 from ansible_collections.onprem.llm.plugins.module_utils._transfer import (
     Busy,
     Limits,
@@ -67,7 +67,7 @@ class World:
 
     def origin(self, url: str | None = None, content: str = DIGEST, timeout: float = 5) -> RegistryOrigin:
         client = _registry.Client(timeout=timeout, time_limit=None)
-        return RegistryOrigin(client, _registry.parse_name("big:1b", url or self.url).repository, content)
+        return RegistryOrigin(client, _repository.parse_name("big:1b", url or self.url).repository, content)
 
     def fetch(self, *origins: Any, limits: Limits = QUICK, report: Any = None, size: int | None = len(DATA)) -> Staged:
         return _transfer.fetch(DIGEST, size, origins or [self.origin()], self.staging, limits, report)

@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 import registry_fake
-from ansible_collections.onprem.llm.plugins.module_utils import _registry, _transfer, _transfer_options, _turn
+from ansible_collections.onprem.llm.plugins.module_utils import (
+    _registry,
+    _repository,
+    _transfer,
+    _transfer_options,
+    _turn,
+)
 
 DATA = os.urandom(2**20)
 GIVEN = {
@@ -57,7 +63,7 @@ def test_what_came_in_all_turns_is_all_that_came(tmp_path: Path, monkeypatch: py
         digest = registry_fake.digest(DATA)
         state.blobs[digest] = DATA
         state.bucket = registry_fake.Bucket(2 * 2**20)
-        repository = _registry.Repository("http", address.partition("://")[2], "library/tiny")
+        repository = _repository.Repository("http", address.partition("://")[2], "library/tiny")
         origin = _transfer.RegistryOrigin(_registry.Client(time_limit=None), repository, digest)
         for _number in range(50):
             turn = _turn.Turn(_transfer.Limits(seconds=0.2, stall_seconds=5))
@@ -91,7 +97,7 @@ def test_what_comes_while_a_turn_ends_counts(tmp_path: Path, monkeypatch: pytest
         digest = registry_fake.digest(data)
         state.blobs[digest] = data
         state.bucket = registry_fake.Bucket(20 * 2**20)
-        repository = _registry.Repository("http", address.partition("://")[2], "library/tiny")
+        repository = _repository.Repository("http", address.partition("://")[2], "library/tiny")
         origin = _transfer.RegistryOrigin(_registry.Client(time_limit=None), repository, digest)
         while staged is None:
             turn = _turn.Turn(_transfer.Limits(seconds=0.1, stall_seconds=5))

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _catalog, _headers, _registry
+from ansible_collections.onprem.llm.plugins.module_utils import _candidates, _catalog, _headers, _registry, _repository
 from gguf_files import llama
 
 Run = Callable[..., dict[str, Any]]
@@ -145,7 +145,7 @@ def test_the_plan_names_the_place(place: str) -> None:
 def test_private_names(name: str, listed: str) -> None:
     assert _catalog.entry({**entry(path="/x"), "name": name}).name == name
     assert _catalog.local_name(name) == listed
-    assert _registry.parse_name(name).host == listed.split("/")[0]
+    assert _repository.parse_name(name).host == listed.split("/")[0]
 
 
 @pytest.mark.parametrize("name", ["http://house:1", "http://registry.test/house:1", "ftp://registry.test/team/house:1"])

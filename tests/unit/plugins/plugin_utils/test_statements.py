@@ -1,0 +1,105 @@
+# Copyright (c) 2026 onprem.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""_statements: a role's variables evaluated once, and to the same values as by Ansible alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ansible._internal._datatag._tags import TrustedAsTemplate
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+from ansible_collections.onprem.llm.plugins.plugin_utils import _statements
+
+Make = Callable[..., _statements.Statements]
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Statements of a role ``disk`` and of one that is not the host's, with what asks for a variable counted."""
+    monkeypatch.setattr(_statements, "ROLES", str(tmp_path))
+
+    def statements(own: str, defaults: str = "", text: str = "", **inventory: str) -> _statements.Statements:
+        for path, content in {
+            "disk/vars/main.yml": own,
+            "disk/defaults/main.yml": defaults,
+            "disk/templates/disk.conf.j2": text,
+            "other/defaults/main.yml": "other_size: 1",
+        }.items():
+            place = tmp_path / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(content or "{}")
+        loader = DataLoader()
+        given = {name: TrustedAsTemplate().tag(value) for name, value in inventory.items()}
+        display = SimpleNamespace(vv=lambda _text: None)
+        return _statements.Statements(loader, Templar(loader=loader, variables=given), display, given, ["disk"])
+
+    return statements
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> SimpleNamespace:
+    """A template that notes each of its evaluations."""
+    notes = tmp_path / "notes"
+    return SimpleNamespace(
+        template="{{ lookup('pipe', 'echo x >> " + str(notes) + "; echo 7') | int }}",
+        times=lambda: len(notes.read_text().split()) if notes.exists() else 0,
+    )
+
+
+def test_what_is_mentioned_often_is_evaluated_once(make: Make, asked: SimpleNamespace) -> None:
+    own = f'__a: "{asked.template}"\n' + '__b: "{{ __a + 1 }}"\n__c: ["{{ __a + __b }}", {d: "{{ __a * __b }}"}]'
+    view = make(own, text="{{ __a }} {{ __b }} {{ __c }}").view("disk")
+    assert view.value("__c") == [15, {"d": 56}]
+    assert view.rendered("disk.conf.j2") == "7 8 [15, {'d': 56}]"
+    assert view.value("__b") == 8
+    assert asked.times() == 1
+
+
+def test_an_option_of_the_hosts_roles_is_evaluated_once(make: Make, asked: SimpleNamespace) -> None:
+    own = "__a: '{{ disk_size }}'\n__b: '{{ disk_size + __a }}'"
+    assert make(own, "disk_size: 1", disk_size=asked.template).view("disk").value("__b") == 14
+    assert asked.times() == 1
+
+
+@pytest.mark.parametrize("name", ["other_size", "site_secret"])
+def test_what_no_template_needs_is_not_asked_for(make: Make, asked: SimpleNamespace, name: str) -> None:
+    own = "__a: '{% for disk in [] %}{{ " + name + " }}{% endfor %}none'"
+    view = make(own, **{name: asked.template}).view("disk")
+    assert view.value("__a") == "none"
+    assert asked.times() == 0
+
+
+def test_what_cannot_be_evaluated_is_an_error_only_where_it_is_needed(make: Make) -> None:
+    own = "__a: '{{ nowhere }}'\n__b: '{{ __a if disk_size > 1 else 3 }}'\n__c: '{{ __a }}'"
+    view = make(own, "disk_size: 1").view("disk")
+    assert view.value("__b") == 3
+    with pytest.raises(Exception, match="nowhere"):
+        view.value("__c")
+
+
+def test_variables_that_mention_each_other(make: Make) -> None:
+    own = "__a: '{{ __b }}'\n__b: '{{ __a }}'\n__c: '{{ __a if disk_size > 1 else 3 }}'"
+    view = make(own, "disk_size: 1").view("disk")
+    assert view.value("__c") == 3
+    with pytest.raises(Exception, match=r"[Rr]ecurs"):
+        view.value("__a")
+
+
+def test_a_view_with_more_does_not_have_what_another_found(make: Make) -> None:
+    statements = make("__a: \"{{ __seen | default('nothing') }}\"\n__b: '{{ __a }}'")
+    assert statements.view("disk").value("__b") == "nothing"
+    assert statements.view("disk", __seen="a disk").value("__b") == "a disk"
+
+
+def test_what_is_given_more_outweighs_the_roles_variables(make: Make) -> None:
+    assert make("__a: 1\n__b: '{{ __a }}'").view("disk", __a=2).value("__b") == 2
+
+
+def test_a_result_is_no_template(make: Make) -> None:
+    view = make("__a: \"{{ '{' ~ '{ 1 + 1 }' ~ '}' }}\"\n__b: '{{ __a }}'").view("disk")
+    assert view.value("__b") == "{{ 1 + 1 }}"
