@@ -9,7 +9,7 @@ import os
 import typing as t
 
 from ansible.errors import AnsibleError
-from ansible_collections.onprem.llm.plugins.module_utils import _bundle, _catalog, _repository
+from ansible_collections.onprem.llm.plugins.module_utils import _bundle, _catalog, _nvidia_driver, _repository
 from ansible_collections.onprem.llm.plugins.plugin_utils._controller import ControllerAction
 from ansible_collections.onprem.llm.plugins.plugin_utils._roles import ROLES
 from ansible_collections.onprem.llm.plugins.plugin_utils._statements import Statements, innermost
@@ -18,6 +18,8 @@ from ansible_collections.onprem.llm.plugins.plugin_utils._statements import Stat
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # The roles that say where a release's packages come from, and the templates that say it to apt.
 SYSTEM_SOURCES, DOCKER_SOURCES = ("system", "mirror.sources.j2"), ("docker", "docker.sources.j2")
+DRIVER, TOOLKIT = "nvidia_driver", "nvidia_container_toolkit"
+TOOLKIT_SOURCES = (TOOLKIT, "toolkit.sources.j2")
 
 
 class Host:
@@ -63,6 +65,40 @@ class Host:
             return self._statements.view(role, **more).rendered(template)
         except Exception as error:
             raise AnsibleError(f"{self.name}: {template} cannot be rendered: {innermost(error)}") from error
+
+    def toolkit(self) -> dict[str, str]:
+        """The packages of the container toolkit that are to be installed, each with the start of its version."""
+        state = self.value(TOOLKIT, "__nvidia_container_toolkit_state")
+        return {name: start for name, start in state["packages"].items() if name in state["outstanding"]}
+
+    def driver(self) -> dict[str, str]:
+        """The packages of the driver that are to be installed, by what was seen of the host's GPUs."""
+        if "nvidia_driver_gpu_info" not in self.variables:
+            return {}
+        found = self.value(DRIVER, "__nvidia_driver_decision")
+        wish = self.value(DRIVER, "__nvidia_driver_wish")
+        if not found["steps"]["packages"]:
+            return {}
+        nvidia = _nvidia_driver.source_kind(wish["source"]) == _nvidia_driver.NVIDIA
+        start = (wish["version"] or wish["branch"] + ".") if nvidia else ""
+        return dict.fromkeys(found["packages"]["headers"], "") | dict.fromkeys(found["packages"]["driver"], start)
+
+    def drivers(self) -> list[dict[str, t.Any]]:
+        """What a driver may need on a host whose GPUs nobody has seen, beside the release's archive."""
+        wish, system = self.value(DRIVER, "__nvidia_driver_wish"), self.value(DRIVER, "__nvidia_driver_system")
+        url = _nvidia_driver.repository_url(wish["source"], system, wish["architecture"])
+        more: dict[str, t.Any] = {}
+        if url:
+            key = self.value(DRIVER, "__nvidia_driver_key")
+            name, fingerprint = _nvidia_driver.key_of_repository(wish, system, bool(key))
+            repository = {"name": "nvidia", "url": url, "key": key, "key_url": url + name, "fingerprint": fingerprint}
+            # NVIDIA's packages need each other in exactly one version, and the repository has newer ones beside it. apt
+            # takes no version for all packages at once.
+            start = wish["version"] or wish["branch"] + "."
+            preferences = f"Package: *nvidia* *cuda* libnv* libxnvctrl*\nPin: version {start}*\nPin-Priority: 1001\n"
+            more = {"repositories": [repository], "preferences": preferences}
+        sets = _nvidia_driver.bundled(wish, system) if system else []
+        return [{"packages": packages, **more} for packages in sets]
 
     def entries(self) -> dict[str, dict[str, t.Any]]:
         """The catalog by canonical name."""
@@ -132,18 +168,19 @@ class ActionModule(ControllerAction):
         wants: dict[str, list[dict[str, t.Any]]] = {"models": [], "images": [], "files": [], "packages": []}
         for name in arguments["hosts"]:
             known = self._variables_of(name, variables)
-            nodes = (variables.get("groups") or {}).get("llm_nodes") or []
+            groups = variables.get("groups") or {}
+            nodes, with_gpus = groups.get("llm_nodes") or [], name in (groups.get("gpu_nodes") or [])
             if arguments["releases"]:
                 for release in arguments["releases"]:
                     host = Host(name, known | self._facts(release), self)
-                    self._packages(host, wants["packages"])
+                    self._packages(host, with_gpus, wants["packages"])
                 if name in nodes:
                     self._runs(host, wants)
             else:
                 host = Host(name, known, self)
                 try:
                     if (known.get("ansible_facts") or {}).get("distribution_release"):
-                        self._packages(host, wants["packages"])
+                        self._packages(host, with_gpus, wants["packages"])
                     if name in nodes:
                         self._runs(host, wants)
                 except AnsibleError as error:
@@ -178,26 +215,46 @@ class ActionModule(ControllerAction):
         }
         return {"ansible_facts": facts}
 
-    def _packages(self, host: Host, found: list[dict[str, t.Any]]) -> None:
+    def _packages(self, host: Host, with_gpus: bool, found: list[dict[str, t.Any]]) -> None:
         facts = host.variables["ansible_facts"]
-        packages = host.packages() | dict.fromkeys(self._arguments["more_packages"], "")
-        want: dict[str, t.Any] = {
+        place: dict[str, t.Any] = {
             "release": facts["distribution_release"],
             "architecture": ARCHITECTURES.get(str(facts.get("architecture")), str(facts.get("architecture"))),
-            "packages": packages,
         }
-        if self._arguments["releases"]:
-            mirror = self._arguments["mirrors"].get(facts["distribution"])
-            if not mirror:
-                raise AnsibleError(
-                    f"mirrors has no archive of {facts['distribution']}, the distribution of {want['release']}"
-                )
-            role, template = SYSTEM_SOURCES
-            want["sources"] = {"archive.sources": host.source(role, template, system_apt_mirror_url=mirror)}
-            if host.value("docker", "docker_source") == "upstream":
-                role, template = DOCKER_SOURCES
-                want["sources"]["docker.sources"] = host.source(role, template)
+        packages = host.packages() | dict.fromkeys(self._arguments["more_packages"], "")
+        if not self._arguments["releases"]:
+            more = host.driver() | host.toolkit() if with_gpus else {}
+            gather(found, {**place, "packages": packages | more}, host.name)
+            return
+        archive = self._archive(host)
+        want: dict[str, t.Any] = {**place, "packages": packages, "sources": {"archive.sources": archive}}
+        if host.value("docker", "docker_source") == "upstream":
+            role, template = DOCKER_SOURCES
+            want["sources"]["docker.sources"] = host.source(role, template)
         gather(found, want, host.name)
+        # By themselves, since those for one kind of GPU exclude those for another.
+        toolkit = host.toolkit() if with_gpus else {}
+        for driver in host.drivers() if with_gpus else []:
+            gather(found, {**place, "sources": {"archive.sources": archive}, **driver}, host.name)
+        if toolkit:
+            role, template = TOOLKIT_SOURCES
+            sources = {"archive.sources": archive, "toolkit.sources": host.source(role, template)}
+            gather(found, {**place, "packages": toolkit, "sources": sources}, host.name)
+
+    def _archive(self, host: Host) -> str:
+        """How apt is told of the archive of a host's release.
+
+        :raises AnsibleError: nobody said where that is.
+        """
+        facts = host.variables["ansible_facts"]
+        mirror = self._arguments["mirrors"].get(facts["distribution"])
+        if not mirror:
+            raise AnsibleError(
+                f"mirrors has no archive of {facts['distribution']}, the distribution of "
+                f"{facts['distribution_release']}"
+            )
+        role, template = SYSTEM_SOURCES
+        return host.source(role, template, system_apt_mirror_url=mirror)
 
     def _runs(self, host: Host, wants: dict[str, list[dict[str, t.Any]]]) -> None:
         """What a node runs."""

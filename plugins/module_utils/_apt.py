@@ -53,7 +53,7 @@ def options(root: str, architecture: str) -> list[str]:
         "Dir::Cache": f"{root}/cache",
         "Dir::Etc::sourcelist": "/dev/null",
         "Dir::Etc::sourceparts": f"{root}/sources",
-        "Dir::Etc::preferences": "/dev/null",
+        "Dir::Etc::preferences": f"{root}/preferences",
         "Dir::Etc::preferencesparts": "/dev/null",
         "APT::Architecture": architecture,
         "APT::Architectures": architecture,
@@ -66,12 +66,17 @@ def options(root: str, architecture: str) -> list[str]:
     return [part for name, value in places.items() for part in ("-o", f"{name}={value}")]
 
 
-def prepare(root: str, sources: t.Mapping[str, str]) -> None:
-    """Make a root with these sources, by file name, and no others."""
+def prepare(root: str, sources: t.Mapping[str, str], preferences: str = "") -> None:
+    """Make a root with these sources, by file name, and no others.
+
+    :arg preferences: which versions are to be preferred, as apt_preferences(5) has it.
+    """
     for name in ("state/lists/partial", "cache/archives/partial", "sources"):
         os.makedirs(os.path.join(root, name), exist_ok=True)
     # apt's own unprivileged user fetches the lists.
     os.chmod(root, 0o755)
+    with open(os.path.join(root, "preferences"), "w", encoding="utf-8") as stream:
+        stream.write(preferences)
     place = os.path.join(root, "sources")
     for name in os.listdir(place):
         if name not in sources:

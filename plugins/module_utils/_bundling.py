@@ -23,6 +23,7 @@ from ansible_collections.onprem.llm.plugins.module_utils import (
     _digest,
     _mirror,
     _mirror_place,
+    _nvidia_driver,
     _registry,
     _repository,
     _transfer,
@@ -232,7 +233,11 @@ class Looker:
         :raises AptError: apt cannot find or read them.
         """
         release, architecture = want["release"], want["architecture"]
-        for path in re.findall(r"(?m)^Signed-By: (/\S+)$", "\n".join(want["sources"].values())):
+        root = os.path.join(self._staging, f"apt-{release}-{architecture}-{number}")
+        sources = dict(want["sources"])
+        for repository in want.get("repositories") or []:
+            sources[repository["name"] + ".sources"] = self._source(repository, release, root)
+        for path in re.findall(r"(?m)^Signed-By: (/\S+)$", "\n".join(sources.values())):
             if not os.path.isfile(path):
                 # Ubuntu's package has another name than its file; Debian, from release 13 on, has it by both.
                 package = os.path.basename(path).replace(".gpg", "").replace("ubuntu-archive-", "ubuntu-")
@@ -240,8 +245,7 @@ class Looker:
                     f"{path} is not on this host, so nothing from the archives of {release} can be trusted; install "
                     f"the package {package}"
                 )
-        root = os.path.join(self._staging, f"apt-{release}-{architecture}-{number}")
-        _apt.prepare(root, want["sources"])
+        _apt.prepare(root, sources, want.get("preferences") or "")
         options = _apt.options(root, architecture)
         self._said(["apt-get", *options, "-qq", "-o", "APT::Update::Error-Mode=any", "update"], release)
         names = [f"{name}={start}*" if start else name for name, start in sorted(want["packages"].items())]
@@ -255,6 +259,23 @@ class Looker:
             path, digest = f"{place}/{package.file_name}", f"sha256:{package.sha256}"
             self.plan.add(Piece(path, digest, package.size, f"package for {release}", {"url": package.url}))
             self._described.setdefault((release, architecture), {})[package.file_name] = package
+
+    def _source(self, repository: t.Mapping[str, str], release: str, root: str) -> str:
+        """The source entry of a repository whose key lies in it, and is believed by its fingerprint.
+
+        :raises AptError: the key cannot be had, or is another.
+        """
+        key = repository["key"]
+        if not key:
+            os.makedirs(root, exist_ok=True)
+            place = os.path.join(root, repository["name"] + ".key")
+            self._said(["/usr/lib/apt/apt-helper", "download-file", repository["key_url"], place], release)
+            with open(place, encoding="utf-8", errors="replace") as stream:
+                key = stream.read()
+        try:
+            return _nvidia_driver.trusted_source(repository["url"], key, repository["fingerprint"])
+        except ValueError as error:
+            raise _apt.AptError(str(error)) from error
 
     def _repositories(self) -> None:
         for (release, architecture), packages in sorted(self._described.items()):

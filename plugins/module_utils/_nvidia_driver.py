@@ -175,6 +175,30 @@ def packages(info: Data, wish: Data, system: Data) -> Set:
     return Set(driver, headers, pinning, rivals, filled(names.get(opposite, []), opposite))
 
 
+def bundled(wish: Data, system: Data) -> list[dict[str, str]]:
+    """What a bundle has to have for hosts of the release whose GPUs nobody has seen yet: name → start of the version,
+    once for each kind of kernel modules that may be theirs. With NVIDIA's own packages, Fabric Manager too.
+
+    The headers are those of the release's newest kernel; ``generic`` is what Ubuntu's servers run.
+    """
+    kind, branch, exact = source_kind(wish["source"]), wish["branch"], wish.get("version") or ""
+    names = dict(system.get(kind) or {})
+    if not names:
+        return []
+    if kind == NVIDIA:
+        names["tools"] = [*names["tools"], *names.get("fabric", [])]
+    system = {**system, kind: names, "headers": [name for name in system["headers"] if "{kernel}" not in name]}
+    wished = wish.get("kernel_modules") or "auto"
+    older = number(branch)[:1] <= (LAST_PROPRIETARY_BRANCH,)
+    flavours = [wished] if wished != "auto" else ["open", "proprietary"] if older else ["open"]
+    found = []
+    for flavour in flavours:
+        wanted = packages({"kernel": {"running": "generic"}}, {**wish, "kernel_modules": flavour}, system)
+        start = exact or f"{branch}."
+        found.append(dict.fromkeys(wanted.headers, "") | dict.fromkeys(wanted.driver, start if kind == NVIDIA else ""))
+    return found
+
+
 def fingerprint_of_key(armored: str) -> str:
     """The fingerprint of the first public key in ASCII armor: SHA-1 of its packet (RFC 4880, 12.2; version 4).
 
@@ -202,6 +226,31 @@ def fingerprint_of_key(armored: str) -> str:
     if tag != 6 or not packet or packet[0] != 4 or len(packet) != size:
         raise ValueError("there is no OpenPGP public key of version 4 in it")
     return hashlib.sha1(b"\x99" + size.to_bytes(2, "big") + packet).hexdigest().upper()
+
+
+def key_of_repository(wish: Data, system: Data, given: bool) -> tuple[str, str]:
+    """File name and fingerprint of the repository's key; no fingerprint where the key itself is ``given``."""
+    own = system.get("key") or {}
+    wished = wish.get("fingerprint") or ""
+    name = f"{wished[-8:]}.pub" if wished and wished != own.get("fingerprint") else own.get("file") or ""
+    return name, wished or ("" if given else own.get("fingerprint") or "")
+
+
+def trusted_source(url: str, armored: str, fingerprint: str) -> str:
+    """As :func:`apt_source`, for a key with this fingerprint, or with any where that is empty.
+
+    :raises ValueError: it is no key, or another.
+    """
+    try:
+        seen = fingerprint_of_key(armored)
+    except ValueError as error:
+        raise ValueError(f"The key of the repository {url} cannot be used: {error}.") from error
+    if fingerprint and seen != fingerprint:
+        raise ValueError(
+            f"The key of the repository {url} has the fingerprint {seen}; {fingerprint} is the right one, so nothing "
+            "is believed from there. See who stands between, or give another in nvidia_driver_repository_fingerprint."
+        )
+    return apt_source(url, armored)
 
 
 def apt_source(url: str, armored: str) -> str:

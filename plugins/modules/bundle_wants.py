@@ -107,7 +107,9 @@ wants:
       elements: dict
     packages:
       description:
-        - Packages by release, each with the start of its version or nothing; with O(releases) apt's sources, too.
+        - Packages by release, each with the start of its version or nothing.
+        - With O(releases) apt's sources, too; of drivers the C(repositories) whose key lies in them and the
+          C(preferences) that keep one version together. Those that exclude each other are wanted apart.
       type: list
       elements: dict
   sample:

@@ -245,19 +245,10 @@ class Apt:
                     result["error"] = _nvidia_driver.apt_failure(str(error), url + key_name)
                     return result
             try:
-                seen = _nvidia_driver.fingerprint_of_key(key)
+                result["source"] = _nvidia_driver.trusted_source(url, key, fingerprint)
             except ValueError as error:
-                result["error"] = f"The key of the repository {url} cannot be used: {error}."
+                result["error"] = str(error)
                 return result
-            if fingerprint and seen != fingerprint:
-                result["error"] = (
-                    f"The key of the repository {url} has the fingerprint {seen}; {fingerprint} is the right one, "
-                    f"so nothing "
-                    "is believed from there. See who stands between, or give another in "
-                    "nvidia_driver_repository_fingerprint."
-                )
-                return result
-            result["source"] = _nvidia_driver.apt_source(url, key)
             _apt.prepare(directory, {"nvidia.sources": result["source"]})
             _code, architecture = self.run("dpkg", "--print-architecture")
             # A signature's age is no fault of a repository that stays as it is; its key's end is told by the signature.
@@ -324,10 +315,7 @@ def installation(module: AnsibleModule, info: dict[str, t.Any]) -> dict[str, t.A
     result["locked_by"] = apt.locked_by()
     if url and not wish.get("one_repository"):
         result["other_sources"] = apt.other_sources(url, own)
-        key = system.get("key") or {}
-        given = wish.get("fingerprint") or ""
-        fingerprint = given or ("" if module.params["key"] else key.get("fingerprint") or "")
-        key_name = f"{given[-8:]}.pub" if given and given != key.get("fingerprint") else key.get("file") or ""
+        key_name, fingerprint = _nvidia_driver.key_of_repository(wish, system, bool(module.params["key"]))
         result["repository"] = apt.tried(url, module.params["key"], key_name, fingerprint, asked)
     else:
         result["repository"] = {"url": "", "source": "", "versions": apt.known(asked), "error": ""}
