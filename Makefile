@@ -43,7 +43,7 @@ lint unit gateway sanity engine molecule: venv ## One part of `make test`
 	@$(PYTHON) -m tests.run $@
 
 .PHONY: test-long
-test-long: venv docker ## What takes long: kills, mirrors, the edge, every fault and what tells of it, runbooks, the collection as installed, NVIDIA's packages, fuzzing, slow transfers; PARTS="edge mirror" for some, WRITE=1 keeps the results
+test-long: venv docker ## What takes long: kills, mirrors, the edge, every attack and a soak, every fault and what tells of it, runbooks, the collection as installed, NVIDIA's packages, fuzzing, slow transfers; PARTS="edge mirror" for some, WRITE=1 keeps the results
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check --requirement tests/requirements-fuzz.txt || true
 	@$(PYTHON) -m tests.long $(if $(WRITE),--write) $(PARTS)
 

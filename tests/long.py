@@ -38,6 +38,7 @@ def parts() -> list[Check]:
         run.pytest("slow-units", "-m", "long", "tests/unit", "tests/gates"),
         ours("installed", "tests.installed", "--importer"),
         ours("edge", "tests.edge"),
+        ours("siege", "tests.siege"),
         ours("kills", "tests.kills"),
         Check(
             "nvidia", ["molecule", "test", "--scenario-name", "nvidia"],

@@ -130,8 +130,11 @@ def test_a_derived_model_may_come_from_what_another_node_has_or_chose() -> None:
     chosen = {"plan": {"instances": [{"models": [{"name": "bge-m3:567m"}]}]}}
     others = {"gpu2": {"models_workloads": [{"models": ["phi4:14b"]}, "broken"], "models_selection": chosen}}
     own = [{"models": None, "preferred": ["qwen3:8b"]}]
-    found = served(models_workloads=own, groups={"llm_nodes": ["gpu2"]}, hostvars=others)
+    given = {"models_workloads": own, "groups": {"llm_nodes": ["gpu2"]}, "hostvars": others}
+    found = served(models_derived=[{"name": "clerk"}], **given)
     assert found == ["qwen3:8b", "phi4:14b", "bge-m3:567m"]
+    # Without one nobody asks hundreds of hosts.
+    assert served(models_derived=[], **given) == ["qwen3:8b"]
 
 
 def test_a_modelfile_is_read_on_the_controller(tmp_path: Path) -> None:
