@@ -8,7 +8,8 @@ A gateway and a node are real: two hosts of the test fleet, on which site.yml ha
 it is. Meanwhile every module keeps what it returned. The growing fleet is stubbed: each further node is a name of its
 own, with a connection of its own to the same host, where each module is brought, imported and given its arguments as
 ever, and then returns what was kept instead of working. So the controller does all that it does for as many real hosts;
-what the hosts themselves would need of time is not in the seconds. All share one machine, so ``wall_s`` has the hosts'
+what the hosts themselves would need of time is not in the seconds. Beside it run as many tasks as site.yml has, none
+of which does anything (floor.yml): what Ansible itself takes. All share one machine, so ``wall_s`` has the hosts'
 work in it, and CPU seconds are what is extrapolated.
 """
 
@@ -34,6 +35,7 @@ from tests.scale import meter
 INVENTORY = ROOT / "tests" / "scale" / "inventory"
 STATE = ROOT / "build" / "scale"
 MITOGEN = STATE / "mitogen"
+FLOOR = Path(__file__).with_name("floor.yml")
 RESULT = ROOT / "build" / "bench" / "scale.json"
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 NODE, GATEWAY = "scale-gpu1", "scale-gw1"
@@ -209,6 +211,7 @@ class Bench:
                 self.measure("stubbed", "site", "site.yml", hosts, strategy)
             for name in ("preflight", "verify"):
                 self.measure("stubbed", name, f"playbooks/{name}.yml", hosts, "linear")
+            self.measure("stubbed", "floor", str(FLOOR), hosts, "linear")
 
 
 def summary(result: dict[str, Any]) -> dict[str, Any]:
@@ -227,6 +230,9 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         "seconds": {},
         "at_500": {},
     }
+    floor = [row["cpu_s_per_task_host"] for row in result["stubbed"].get("floor", [])]
+    if floor and "linear" in by_strategy:
+        found["times_the_floor"] = round(by_strategy["linear"] / floor[-1], 2)
     for name, all_rows in result["stubbed"].items():
         for strategy in dict.fromkeys(row["strategy"] for row in all_rows):
             mine = [row for row in all_rows if row["strategy"] == strategy]

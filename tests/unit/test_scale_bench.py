@@ -103,11 +103,13 @@ def test_goals() -> None:
         "stubbed": {
             "site": [row(4, 30), row(8, 60), row(4, 35, "mitogen_linear"), row(8, 70, "mitogen_linear")],
             "preflight": [row(4, 40, tasks=20), row(8, 80, tasks=20)],
+            "floor": [row(4, 14), row(8, 30)],
         },
     }  # fmt: skip
     found = scale.summary(result)
     assert found["tasks_per_node"] == 91
     assert found["cpu_s_per_task_host"] == {"linear": 0.0904, "mitogen_linear": 0.1054}
+    assert found["times_the_floor"] == pytest.approx(2.0)
     missed = list(scale.goals(found))
     assert [sentence.split(",")[0] for sentence in missed] == [
         "91 tasks a node", "preflight over 500 hosts would take 625 s",
