@@ -100,6 +100,10 @@ class Site(steps.Site):
         said = self.inside(GATEWAY, "/usr/bin/python3 -I /usr/local/lib/onprem-llm/balancer.py status")
         return {server["status"] for server in json.loads(said)["servers"] if server["node"] == node}
 
+    def up(self) -> bool:
+        """Whether the gateway sends requests to the node."""
+        return "UP" in self.serving()
+
     def serves(self) -> None:
         back = self.within(120, lambda: self.serving() <= {"UP", "no check"})
         self.check("the gateway sends requests to the node again", self.serving(), back is not None)
@@ -271,5 +275,26 @@ def gate(site: Site) -> None:
     site.serves()
 
 
+def lost(site: Site) -> None:
+    """A host that does not come back from its restart: the other node answers, and a run afterwards goes on."""
+    version = NEXT if site.driver()["loaded"] != NEXT else SECOND
+    site.inside(GPU, "systemd-run --unit=somebody --setenv=SIMULATED_GPU_0=somebody /bin/sleep infinity")
+    container = site.client.containers.get(GPU)
+    container.update(restart_policy={"Name": "no"})
+    wished = wish(version, "allow", site.packages()[TOOLKIT].split("-")[0])
+    said = site.under_load(lambda: site.play(DRIVER, fails=True, target=GPU, nvidia_driver_reboot_timeout=30, **wished))
+    why = f"{GPU} was restarted for its driver, and was not back within 30 s"
+    site.check("the operator is told", why, why in " ".join(said.split()))
+    container.reload()
+    site.check("it is gone, and gets nothing", container.status, container.status != "running" and not site.up())
+    container.update(restart_policy={"Name": "always"})
+    container.start()
+    ready = site.within(120, lambda: site.inside(GPU, "systemctl is-active ssh") == "active")
+    site.check("somebody brings it back, and it still gets nothing", ready, ready is not None and not site.up())
+    site.under_load(lambda: site.play(DRIVER, target=GPU, **wished))
+    site.agree(version)
+    site.serves()
+
+
 if __name__ == "__main__":
-    sys.exit(steps.run("driver", Site, (whole, undecided, reloaded, held, upgraded, gate)))
+    sys.exit(steps.run("driver", Site, (whole, undecided, reloaded, held, upgraded, gate, lost)))
