@@ -81,7 +81,10 @@ class Host:
             return {}
         nvidia = _nvidia_driver.source_kind(wish["source"]) == _nvidia_driver.NVIDIA
         start = (wish["version"] or wish["branch"] + ".") if nvidia else ""
-        return dict.fromkeys(found["packages"]["headers"], "") | dict.fromkeys(found["packages"]["driver"], start)
+        # Headers of a kernel that came with the host's image may be there already.
+        there = (self.variables["nvidia_driver_gpu_info"].get("installation") or {}).get("packages") or {}
+        headers = [name for name in found["packages"]["headers"] if name not in there]
+        return dict.fromkeys(headers, "") | dict.fromkeys(found["packages"]["driver"], start)
 
     def drivers(self) -> list[dict[str, t.Any]]:
         """What a driver may need on a host whose GPUs nobody has seen, beside the release's archive."""

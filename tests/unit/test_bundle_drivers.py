@@ -39,11 +39,12 @@ HOSTS: dict[str, tuple[str, dict[str, Any]]] = {
     "image": ("trixie", {"nvidia_driver_source": "none", "nvidia_container_toolkit_source": "none"}),
     "volta": ("", seen("0x1db6")),
     "hopper": ("", seen("0x2330")),
+    "headers": ("", seen("0x2330", *HEADERS)),
     "there": ("", seen("0x2330", *INSTALLED, *HEADERS)),
 }
 PLAY = [
     {
-        "hosts": "volta:hopper:there",
+        "hosts": "volta:hopper:headers:there",
         "gather_facts": False,
         "tasks": [{"ansible.builtin.set_fact": {**SITE, "cacheable": True}}],
     },
@@ -153,6 +154,12 @@ def test_at_the_site_the_gpus_that_were_seen_say_which_driver(wants: dict[str, A
     assert {name for name in names if "dkms" in name} == {modules}
     assert "linux-headers-6.12.57-amd64" in names
     assert names["nvidia-container-toolkit-base"] == "1.20.0-"
+
+
+def test_headers_that_came_with_the_host_s_image_need_no_bundle(wants: dict[str, Any]) -> None:
+    (names,) = [want["packages"] for want in wants["headers"]]
+    assert "nvidia-kernel-open-dkms" in names
+    assert [name for name in names if "headers" in name] == []
 
 
 def test_a_driver_that_is_there_needs_no_bundle(wants: dict[str, Any]) -> None:
