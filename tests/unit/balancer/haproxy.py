@@ -208,6 +208,18 @@ class Balancer:
             assert time.monotonic() < deadline, f"{message}; {(self.directory / 'log').read_text(encoding='utf-8')}"
             time.sleep(0.05)
 
+    def reset(self) -> None:
+        """As at the beginning, whatever a test has left that failed."""
+        for node in self.fleet.values():
+            node.reset()
+        left = list(self.drained.iterdir())
+        for mark in left:
+            mark.unlink()
+        if self._process is None:
+            self.start()
+        elif left:
+            self.helper("apply")
+
     def stop(self) -> None:
         if self._process:
             self._process.terminate()
