@@ -20,8 +20,9 @@ import docker
 import yaml
 
 from tests import steps
-from tests.engine import models
+from tests.engine import image, models
 from tests.fleet.hosts import ROOT, Fleet, write_if_changed
+from tests.fleet.supplies import CACHE
 from tests.mirror.upstream import Upstream
 
 INVENTORY = ROOT / "tests" / "mirror" / "inventory"
@@ -30,6 +31,8 @@ HUB, TWO = "mirror-hub", "mirror-two"
 NODES = ("mirror-cpu1", "mirror-cpu2")
 ADDRESS = {HUB: "10.78.6.12", TWO: "10.78.6.14"}
 BIG = "big-chat:1"
+# The engine's next release.
+NEXT = "0.32.16"
 BLOBS = "/var/lib/onprem-llm/mirror/registry/docker/registry/v2/blobs/sha256"
 LOG = "/var/log/nginx/onprem-llm-mirror.log"
 # Slow enough that a transfer can be watched and broken off: 50 MB by four connections in 6 s.
@@ -128,6 +131,15 @@ except urllib.error.HTTPError as error:
     def image(self, node: str) -> str:
         return self.inside(node, "docker container inspect --format '{{.Config.Image}}' onprem-llm-ollama")
 
+    def versions(self) -> dict[str, str]:
+        """What the nodes' own records say of the engine that runs."""
+        records = {node: json.loads(self.inside(node, "cat /etc/onprem-llm/release.json")) for node in NODES}
+        return {node: record["engine"]["version"] for node, record in records.items()}
+
+    def untouched(self, said: str) -> bool:
+        """Whether a run ended before any node's turn came."""
+        return "Keep others from upgrading meanwhile" not in said
+
     def share(self, count: float) -> float:
         """Of the large model's bytes."""
         return round(count / self.big["size_bytes"], 3)
@@ -162,6 +174,40 @@ def again(site: Site) -> None:
     site.check("and asks nothing upstream", site.upstream.requests() - before, site.upstream.requests() == before)
     output = site.play("playbooks/verify.yml")
     site.check("verify.yml passes", re.findall(r"The (?:mirror|node) \S+ may read", output), True)
+
+
+def upgraded(site: Site) -> None:
+    """The engine's next release by the mirrors, refused where nobody gives it; and back with no mirror left."""
+    upgrade, nodes = "playbooks/upgrade.yml", ("--limit", ",".join(NODES))
+    before, images = site.versions(), {node: site.image(node) for node in NODES}
+    nobodys = {"ollama_version": NEXT, "ollama_image_digest": f"sha256:{'0' * 64}"}
+    said = " ".join(site.play(upgrade, fails=True, **nobodys).split())
+    told = re.search(r"sha256:0{64}.{0,300}", said)
+    site.check("a digest that nobody has is told", told and told[0], bool(told))
+    site.check("and no node is asked to change", site.untouched(said), site.untouched(said))
+    path, image_id = image.archive(site.client, image.build(site.client), NEXT, CACHE)
+    digest = site.upstream.push_image(site.client, path, image_id, NEXT)
+    wanted = {"ollama_version": NEXT, "ollama_image_digest": digest}
+    with site.down(HUB, TWO):
+        said = " ".join(site.play(*nodes, upgrade, fails=True, **wanted).split())
+        told = re.search(r"the image cannot be had: .{0,600}site\.yml --limit model_mirrors fills it", said)
+        site.check("with no mirror left each is named, and what is to be done", told and told[0],
+                   bool(told) and all(address in told[0] for address in ADDRESS.values()))  # fmt: skip
+        site.check("and no node is asked to change", site.untouched(said), site.untouched(said))
+    found = {node: site.image(node) for node in NODES}
+    site.check("the engines run as before", site.versions(), (site.versions(), found) == (before, images))
+    site.forget()
+    site.play(upgrade, **wanted)
+    site.check("with the mirrors both nodes have it", site.versions(), set(site.versions().values()) == {NEXT})
+    site.check("by its digest from one", [site.image(node) for node in NODES],
+               all(site.image(node).startswith(tuple(ADDRESS.values())) and site.image(node).endswith(digest)
+                   for node in NODES))  # fmt: skip
+    site.check("nobody but the first mirror asks upstream", site.upstream.clients(),
+               site.upstream.clients() == {ADDRESS[HUB]})  # fmt: skip
+    with site.down(HUB, TWO):
+        site.play(*nodes, "playbooks/rollback.yml")
+        found = {node: site.image(node) for node in NODES}
+        site.check("and go back with what lies on them", found, (site.versions(), found) == (before, images))
 
 
 def waves(site: Site) -> None:
@@ -293,7 +339,7 @@ def taken_out(site: Site) -> None:
         site.check("every node runs its image", names, all(name.startswith(ADDRESS[TWO]) for name in names))
 
 
-STEPS = (once, again, fallback, broken_off, waves, images, prune, taken_out)
+STEPS = (once, again, upgraded, fallback, broken_off, waves, images, prune, taken_out)
 
 
 if __name__ == "__main__":
