@@ -96,11 +96,13 @@ def core_tests() -> list[str]:
 
 
 def unit() -> Iterator[Check]:
-    # The longest first, since two run at once.
-    yield pytest("unit", "tests/unit", "--ignore", "tests/unit/plugins")
+    # The longest first, since two run at once. The balancer's waits for its checks would make it longer than all others.
+    apart = [f"--ignore=tests/unit/{part}" for part in ("plugins", "balancer")]
+    yield pytest("unit", "tests/unit", *apart)
     yield pytest("unit of plugins", "tests/unit/plugins")
     yield from sanity.newest_core(lambda python: pytest("unit on the newest core", *core_tests(), python=python))
     yield pytest("gates and alerts", "tests/gates", "tests/alerts")
+    yield pytest("unit of the balancer", "tests/unit/balancer")
 
 
 def gateway() -> Iterator[Check]:
