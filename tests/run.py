@@ -96,7 +96,7 @@ def core_tests() -> list[str]:
 
 
 def unit() -> Iterator[Check]:
-    # The longest first, since two run at once. The balancer's waits for its checks would make it longer than all others.
+    # The longest first, since two run at once; with the balancer's, the first would be longer than all others.
     apart = [f"--ignore=tests/unit/{part}" for part in ("plugins", "balancer")]
     yield pytest("unit", "tests/unit", *apart)
     yield pytest("unit of plugins", "tests/unit/plugins")
