@@ -111,6 +111,7 @@ class Machine:
             "ollama/tasks/gather.yml": NOTHING,
             "ollama/tasks/prefetch.yml": NOTHING,
             "ollama/tasks/hold.yml": NOTHING,
+            "ollama/tasks/stop.yml": NOTHING,
             "models/tasks/prefetch.yml": NOTHING,
             "models/tasks/main.yml": NOTHING,
             "docker/vars/main.yml": DOCKER_VARIABLES,
@@ -261,7 +262,7 @@ def test_upgrades_and_the_way_back(machine: Machine) -> None:
 
 
 @pytest.mark.contract(10)
-@pytest.mark.parametrize("task", ["Tell the balancers", "Hold its version against the plan's", "Count until here"])
+@pytest.mark.parametrize("task", ["Tell the balancer", "Hold its version against the plan's", "Count until here"])
 def test_a_run_that_is_killed_is_taken_up_again(machine: Machine, task: str) -> None:
     status, _told = machine.play("upgrade.yml", GOOD, killed_at=task)
     assert status not in (0, 1, 2)
