@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -105,6 +106,11 @@ class Site:
     def inside(self, host: str, command: str) -> str:
         done = self.run(host, "sh", "-c", command)
         return (done.stdout + done.stderr).strip()
+
+    def engines(self, nodes: Sequence[str]) -> dict[str, str]:
+        """What the nodes' own records say of the version of the engine that runs."""
+        records = {node: json.loads(self.inside(node, "cat /etc/onprem-llm/release.json")) for node in nodes}
+        return {node: record["engine"]["version"] for node, record in records.items()}
 
     def within(self, seconds: float, holds: Callable[[], bool], every: float = 0.25) -> float | None:
         """Seconds until something holds; None where it does not within ``seconds``."""

@@ -131,14 +131,9 @@ except urllib.error.HTTPError as error:
     def image(self, node: str) -> str:
         return self.inside(node, "docker container inspect --format '{{.Config.Image}}' onprem-llm-ollama")
 
-    def versions(self) -> dict[str, str]:
-        """What the nodes' own records say of the engine that runs."""
-        records = {node: json.loads(self.inside(node, "cat /etc/onprem-llm/release.json")) for node in NODES}
-        return {node: record["engine"]["version"] for node, record in records.items()}
-
-    def untouched(self, said: str) -> bool:
-        """Whether a run ended before any node's turn came."""
-        return "Keep others from upgrading meanwhile" not in said
+    def engines_and_images(self) -> dict[str, tuple[str, str]]:
+        """By node, the version of the engine and the name of its image."""
+        return {node: (version, self.image(node)) for node, version in self.engines(NODES).items()}
 
     def share(self, count: float) -> float:
         """Of the large model's bytes."""
@@ -177,37 +172,37 @@ def again(site: Site) -> None:
 
 
 def upgraded(site: Site) -> None:
-    """The engine's next release by the mirrors, refused where nobody gives it; and back with no mirror left."""
-    upgrade, nodes = "playbooks/upgrade.yml", ("--limit", ",".join(NODES))
-    before, images = site.versions(), {node: site.image(node) for node in NODES}
-    nobodys = {"ollama_version": NEXT, "ollama_image_digest": f"sha256:{'0' * 64}"}
-    said = " ".join(site.play(upgrade, fails=True, **nobodys).split())
+    """The engine's next release by the mirrors, refused where nobody gives it; and back with no mirror left.
+
+    Needs nodes that have never had that release: who keeps its image needs no mirror for it.
+    """
+    upgrade, nodes, before = "playbooks/upgrade.yml", ("--limit", ",".join(NODES)), site.engines_and_images()
+    changes_nothing = "and nothing is changed on any host"
+    wanted = {"ollama_version": NEXT, "ollama_image_digest": f"sha256:{'0' * 64}"}
+    said = " ".join(site.unchanged(upgrade, what=changes_nothing, fails=True, **wanted).split())
     told = re.search(r"nobody gives \S+: .{0,300}sha256:0{64}: the registry \S+ has none", said)
     site.check("a digest that nobody has is told", told and told[0], bool(told))
-    site.check("and no node is asked to change", site.untouched(said), site.untouched(said))
     path, image_id = image.archive(site.client, image.build(site.client), NEXT, CACHE)
-    digest = site.upstream.push_image(site.client, path, image_id, NEXT)
-    wanted = {"ollama_version": NEXT, "ollama_image_digest": digest}
+    wanted["ollama_image_digest"] = digest = site.upstream.push_image(site.client, path, image_id, NEXT)
     with site.down(HUB, TWO):
-        said = " ".join(site.play(*nodes, upgrade, fails=True, **wanted).split())
+        said = " ".join(site.unchanged(*nodes, upgrade, what=changes_nothing, fails=True, **wanted).split())
         told = re.search(r"the image cannot be had: .{0,600}site\.yml --limit model_mirrors fills it", said)
         site.check("with no mirror left each is named, and what is to be done", told and told[0],
                    bool(told) and all(address in told[0] for address in ADDRESS.values()))  # fmt: skip
-        site.check("and no node is asked to change", site.untouched(said), site.untouched(said))
-    found = {node: site.image(node) for node in NODES}
-    site.check("the engines run as before", site.versions(), (site.versions(), found) == (before, images))
+    found = site.engines_and_images()
+    site.check("the engines run as before", found, found == before)
     site.forget()
     site.play(upgrade, **wanted)
-    site.check("with the mirrors both nodes have it", site.versions(), set(site.versions().values()) == {NEXT})
-    site.check("by its digest from one", [site.image(node) for node in NODES],
-               all(site.image(node).startswith(tuple(ADDRESS.values())) and site.image(node).endswith(digest)
-                   for node in NODES))  # fmt: skip
-    site.check("nobody but the first mirror asks upstream", site.upstream.clients(),
-               site.upstream.clients() == {ADDRESS[HUB]})  # fmt: skip
+    found, mirrors = site.engines_and_images(), tuple(ADDRESS.values())
+    site.check("with the mirrors both nodes have it, by its digest from one", found,
+               all(version == NEXT and name.startswith(mirrors) and name.endswith(digest)
+                   for version, name in found.values()))  # fmt: skip
+    clients = site.upstream.clients()
+    site.check("nobody but the first mirror asks upstream", clients, clients == {ADDRESS[HUB]})
     with site.down(HUB, TWO):
         site.play(*nodes, "playbooks/rollback.yml")
-        found = {node: site.image(node) for node in NODES}
-        site.check("and go back with what lies on them", found, (site.versions(), found) == (before, images))
+        found = site.engines_and_images()
+        site.check("and go back with what lies on them", found, found == before)
 
 
 def waves(site: Site) -> None:

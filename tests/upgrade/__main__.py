@@ -94,11 +94,7 @@ class Site(steps.Site):
         return Load(self.url, str(self.fleet.state / "pki" / "ca.crt"), self.key, MODEL, **more)
 
     def versions(self) -> dict[str, str]:
-        """What the nodes' own records say of the engine that runs."""
-        found = {}
-        for node in NODES:
-            found[node] = json.loads(self.inside(node, "cat /etc/onprem-llm/release.json"))["engine"]["version"]
-        return found
+        return self.engines(NODES)
 
     def out_seconds(self) -> dict[str, float]:
         """By node, how long the last change took it out of service, by its newest record."""
