@@ -103,3 +103,72 @@ def test_what_is_given_more_outweighs_the_roles_variables(make: Make) -> None:
 def test_a_result_is_no_template(make: Make) -> None:
     view = make("__a: \"{{ '{' ~ '{ 1 + 1 }' ~ '}' }}\"\n__b: '{{ __a }}'").view("disk")
     assert view.value("__b") == "{{ 1 + 1 }}"
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, set[str]]]:
+    """Each template that Ansible is given, with the names of the variables that it is given with it."""
+    seen: list[tuple[str, set[str]]] = []
+    template = Templar.template
+
+    def noting(self: Templar, raw: object, *arguments: object, **named: object) -> object:
+        seen.append((str(raw), set(self.available_variables)))
+        return template(self, raw, *arguments, **named)
+
+    monkeypatch.setattr(Templar, "template", noting)
+    return seen
+
+
+def test_what_holds_in_every_view_is_evaluated_once(make: Make, evaluated: list[tuple[str, set[str]]]) -> None:
+    own = "__a: '{{ disk_size + 1 }}'\n__b: '{{ __a ~ role_name }}'\n__c: '{{ __a ~ (__seen | default(0)) }}'\n"
+    own += "__d: '{{ __b }} {{ __c }}'"
+    statements = make(own, "disk_size: 1")
+    views = [statements.view("disk"), statements.view("other"), statements.view("disk", __seen=5)]
+    assert [view.value("__d") for view in views] == ["2disk 20", "2other 20", "2disk 25"]
+    # `role_name` is each view's own; what nobody has given is the same in all of those.
+    times = [sum(raw == text for raw, _names in evaluated) for text in ("{{ disk_size + 1 }}", "{{ __a ~ role_name }}")]
+    assert times == [1, 3]
+    assert sum("default(0)" in raw for raw, _names in evaluated) == 2
+
+
+def test_what_is_made_of_something_that_a_view_has_alone_stays_there(make: Make) -> None:
+    own = "__a: '{{ __seen | default(1) }}'\n__b: '{{ __a }}'\n__c: '{{ __b }}'"
+    statements = make(own)
+    assert [statements.view("disk").value("__c"), statements.view("disk", __seen=2).value("__c")] == [1, 2]
+    assert [statements.view("disk", __seen=3).value("__c"), statements.view("disk").value("__c")] == [3, 1]
+
+
+def test_a_file_is_looked_for_by_the_role_that_asks(make: Make, tmp_path: Path) -> None:
+    for role in ("disk", "other"):
+        (tmp_path / role / "files").mkdir(parents=True)
+        (tmp_path / role / "files" / "name").write_text(role)
+    statements = make("__a: \"{{ lookup('file', 'name') }}\"\n__b: '{{ __a }}'")
+    assert [statements.view(role).value("__b") for role in ("disk", "other", "disk")] == ["disk", "other", "disk"]
+
+
+def test_a_template_is_given_what_it_mentions(make: Make, evaluated: list[tuple[str, set[str]]]) -> None:
+    own, site = "__a: '{{ disk_size + site_more }}'\n__b: 1", {"site_more": "{{ site_most }}", "site_most": "{{ 5 }}"}
+    view = make(own, "disk_size: 1", **site).view("disk")
+    assert view.value("__a") == 6
+    assert evaluated[-1] == ("{{ disk_size + site_more }}", {"disk_size", "site_more", "site_most"})
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        "{{ lookup('vars', 'disk_' ~ 'size') }}",
+        "{{ q('vars', 'disk_' ~ 'size')[0] }}",
+        "{{ query('vars', 'disk_' ~ 'size') | first }}",
+        "{{ site_asks }}",
+        "{{ site_text }}",
+    ],
+)
+def test_a_variable_that_no_template_names(make: Make, asks: str) -> None:
+    """By a lookup, by way of the inventory, by one with delimiters of its own."""
+    view = make(
+        f'__a: "{asks}"',
+        "disk_size: 4",
+        site_asks="{{ lookup('vars', 'disk_' ~ 'size') }}",
+        site_text="#jinja2: variable_start_string: '[[', variable_end_string: ']]'\n[[ disk_size ]]",
+    ).view("disk")
+    assert str(view.value("__a")) == "4"
