@@ -210,10 +210,19 @@ def test_the_kernel_takes_the_rules_and_gives_them_back_as_configure_looks_for_t
     assert loaded[0].startswith("-A ONPREM-LLM ")
 
 
+def test_the_lines_that_the_kernel_is_held_to_are_those_of_the_files() -> None:
+    known = variables()
+    rules, files = (evaluated(f"__firewall_{name}", known) for name in ("container_rules", "files"))
+    lines = [line for file in files[2:] for line in file["block"].splitlines() if line.startswith(("-A", "-I"))]
+    assert rules["lines"] == lines
+    assert len(lines) > 20
+    assert all(f' {rules["edition"]}" -j ' in line for line in lines)
+
+
 def test_any_variable_makes_another_edition() -> None:
     def edition(**values: Any) -> str:
         known = variables(**values)
-        return str(evaluated("__firewall_edition", known))
+        return str(evaluated("__firewall_container_rules", known)["edition"])
 
     editions = [
         edition(),
