@@ -17,8 +17,14 @@ from ansible_collections.onprem.llm.plugins.plugin_utils._roles import ROLES
 _WORD = re.compile(r"\w+")
 # What Ansible takes for a template, the header that changes its delimiters included.
 _TEMPLATE = re.compile(r"\{[{%]|#jinja2:")
-# What may ask for variables that a template's own text does not name, or for files by the role that asks.
+# What may ask for variables that a template's own text does not name.
 _ANY = frozenset({"lookup", "query", "q", "vars", "include", "import", "extends"})
+# What a role alone knows, and looks for its files by.
+_OF_ROLE = frozenset({"role_path", "role_name", "ansible_search_path"})
+# Lookups that ask for no more than a file's place, and the role's templates, whose text tells what they ask for.
+_FILE_LOOKUP = re.compile(r"\b(?:lookup|query|q)\('(?:ansible\.builtin\.)?(?:file|fileglob)'")
+_TEMPLATE_LOOKUP = re.compile(r"\blookup\('onprem\.llm\.template', '([\w.-]+)'")
+_TEXT_OF = "the text of "
 
 
 def innermost(error: BaseException) -> str:
@@ -29,10 +35,13 @@ def innermost(error: BaseException) -> str:
 
 
 def _words(value: t.Any) -> t.Iterator[str]:
-    """Each name that a value's templates may have, and many that are none."""
+    """Each name that a value's templates may have, and many that are none; a role's templates after ``_TEXT_OF``."""
     if isinstance(value, str):
         if _TEMPLATE.search(value):
-            yield from _WORD.findall(value)
+            text = _FILE_LOOKUP.sub("(ansible_search_path", value)
+            for name in _TEMPLATE_LOOKUP.findall(text):
+                yield _TEXT_OF + name
+            yield from _WORD.findall(_TEMPLATE_LOOKUP.sub("(ansible_search_path", text))
     elif isinstance(value, dict):
         for item in value.values():
             yield from _words(item)
@@ -66,7 +75,8 @@ class View:
         place = os.path.join(ROLES, role)
         alone = {**more, "role_path": place, "role_name": role, "ansible_search_path": [place]}
         self._variables = host.variables | alone
-        self._alone = _ANY | alone.keys()
+        # What is made of these is no other view's.
+        self._alone = _ANY | more.keys()
         self._templar = host.templar.copy_with_new_env(available_variables=self._variables)
         self._open = host.own - alone.keys()
         # The words of what is no template any more.
@@ -89,9 +99,9 @@ class View:
 
         :raises Exception: of any kind, where it is not there or cannot be rendered.
         """
-        path = os.path.join(ROLES, self.role, "templates", name)
-        with open(path, encoding="utf-8") as stream:
-            self._settle(stream.read())
+        path = self._place(name)
+        with open(path, encoding="utf-8"):
+            self._settle(self._text(name))
         self._templar.available_variables = self._variables
         lookup = template.LookupModule(loader=self._host.loader, templar=self._templar)
         return str(lookup.run([path], self._variables)[0])
@@ -154,22 +164,31 @@ class View:
     def _settle(self, value: t.Any) -> None:
         """Evaluate the roles' variables that a value may mention, those that they mention first."""
         for name in _words(value):
-            if name not in self._open:
-                continue
-            # Two that mention each other are left to Ansible's own error.
-            self._open.discard(name)
-            found = self._host.shared.get(name)
-            if found is None or not found.words.isdisjoint(self._alone):
-                raw = self._variables[name]
-                self._settle(raw)
-                reached = self._reached(raw)
-                try:
-                    found = Known(self._templated(raw, reached), self._made_of(reached))
-                except Exception:
-                    continue
-                if found.words.isdisjoint(self._alone):
-                    self._host.shared[name] = found
-            self._variables[name], self._known[name] = found.value, found.words
+            if name.startswith(_TEXT_OF):
+                self._settle(self._text(name.removeprefix(_TEXT_OF)))
+            elif name in self._open:
+                # Two that mention each other are left to Ansible's own error.
+                self._open.discard(name)
+                found = self._shared(name) or self._found(name)
+                if found:
+                    self._variables[name], self._known[name] = found.value, found.words
+
+    def _found(self, name: str) -> Known | None:
+        raw = self._variables[name]
+        self._settle(raw)
+        reached = self._reached(raw)
+        try:
+            found = Known(self._templated(raw, reached), self._made_of(reached))
+        except Exception:
+            return None
+        if found.words.isdisjoint(self._alone):
+            self._host.shared[name if found.words.isdisjoint(_OF_ROLE) else (self.role, name)] = found
+        return found
+
+    def _shared(self, name: str) -> Known | None:
+        """What another view found, unless it is made of what this one alone has."""
+        found = self._host.shared.get(name) or self._host.shared.get((self.role, name))
+        return found if found and found.words.isdisjoint(self._alone) else None
 
     def _templated(self, raw: t.Any, words: t.Collection[str]) -> t.Any:
         variables = self._variables
@@ -184,17 +203,29 @@ class View:
         new = set(_words(value))
         while new:
             reached |= new
-            templates = [name for name in new if name in self._variables and name not in self._known]
-            new = {word for name in templates for word in self._words(name)} - reached
+            new = {word for name in new for word in self._words(name)} - reached
         return reached
 
     def _words(self, name: str) -> frozenset[str]:
-        if name not in self._host.mentions:
-            self._host.mentions[name] = frozenset(_words(self._variables[name]))
-        return self._host.mentions[name]
+        if name.startswith(_TEXT_OF):
+            return self._host.words((self.role, name), self._text(name.removeprefix(_TEXT_OF)))
+        if name in self._variables and name not in self._known:
+            return self._host.words(name, self._variables[name])
+        return frozenset()
 
     def _made_of(self, words: set[str]) -> frozenset[str]:
         return frozenset(words).union(*(self._known[word] for word in words if word in self._known))
+
+    def _place(self, name: str) -> str:
+        return os.path.join(ROLES, self.role, "templates", name)
+
+    def _text(self, name: str) -> str:
+        """One of the role's templates, nothing where another role has it."""
+        try:
+            with open(self._place(name), encoding="utf-8") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return ""
 
 
 class Statements:
@@ -204,8 +235,7 @@ class Statements:
     :arg roles: those whose options may be evaluated, since the host has them.
     :ivar variables: the roles' with them.
     :ivar own: the names of those that belong to roles. Others may ask a vault: they are evaluated where used.
-    :ivar shared: what became of variables in one view, for others.
-    :ivar mentions: the words of variables that stay templates.
+    :ivar shared: what became of variables in one view, for others: by name, or role and name.
     """
 
     def __init__(
@@ -225,12 +255,18 @@ class Statements:
         self.own = {name for found in own.values() for name in found} | {
             name for role in roles for name in defaults[role]
         }
-        self.shared: dict[str, Known] = {}
-        self.mentions: dict[str, frozenset[str]] = {}
+        self.shared: dict[str | tuple[str, str], Known] = {}
+        self._words: dict[str | tuple[str, str], frozenset[str]] = {}
 
     def view(self, role: str, **more: t.Any) -> View:
         """The variables as a role sees them, with more at hand."""
         return View(role, self, more)
+
+    def words(self, key: str | tuple[str, str], value: t.Any) -> frozenset[str]:
+        """Those of a value that stays a template, read once."""
+        if key not in self._words:
+            self._words[key] = frozenset(_words(value))
+        return self._words[key]
 
     def _load(self, role: str, kind: str) -> dict[str, t.Any]:
         path = os.path.join(ROLES, role, kind, "main.yml")

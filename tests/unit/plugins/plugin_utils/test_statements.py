@@ -12,7 +12,9 @@ from types import SimpleNamespace
 import pytest
 from ansible._internal._datatag._tags import TrustedAsTemplate
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
+from ansible_collections.onprem.llm.plugins.lookup.template import LookupModule
 from ansible_collections.onprem.llm.plugins.plugin_utils import _statements
 
 Make = Callable[..., _statements.Statements]
@@ -125,9 +127,9 @@ def test_what_holds_in_every_view_is_evaluated_once(make: Make, evaluated: list[
     statements = make(own, "disk_size: 1")
     views = [statements.view("disk"), statements.view("other"), statements.view("disk", __seen=5)]
     assert [view.value("__d") for view in views] == ["2disk 20", "2other 20", "2disk 25"]
-    # `role_name` is each view's own; what nobody has given is the same in all of those.
+    # `role_name` is each role's own; what nobody has given is the same in all of those.
     times = [sum(raw == text for raw, _names in evaluated) for text in ("{{ disk_size + 1 }}", "{{ __a ~ role_name }}")]
-    assert times == [1, 3]
+    assert times == [1, 2]
     assert sum("default(0)" in raw for raw, _names in evaluated) == 2
 
 
@@ -153,6 +155,45 @@ def test_a_template_is_given_what_it_mentions(make: Make, evaluated: list[tuple[
     assert evaluated[-1] == ("{{ disk_size + site_more }}", {"disk_size", "site_more", "site_most"})
 
 
+@pytest.fixture
+def template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collection's lookup by its name, which a unit test's Ansible does not find."""
+    get = lookup_loader.get
+    monkeypatch.setattr(
+        lookup_loader,
+        "get",
+        lambda name, *arguments, **named: (
+            LookupModule(**named) if name == "onprem.llm.template" else get(name, *arguments, **named)
+        ),
+    )
+
+
+@pytest.mark.usefixtures("template")
+def test_what_a_roles_template_mentions_is_evaluated_before_it(
+    make: Make, evaluated: list[tuple[str, set[str]]]
+) -> None:
+    """And what it is made of decides who shares it, as if its text stood where it is asked for."""
+    own = "__a: '{{ disk_size + 1 }}'\n__b: '{{ __a ~ (__seen | default(0)) }}'\n"
+    own += "__c: \"{{ lookup('onprem.llm.template', 'disk.conf.j2') }}\"\n__d: '{{ __c }}'"
+    statements = make(
+        own, "disk_size: 1", "{{ __a }} {{ __a }} {{ __b }} {{ site_more }}", site_more="{{ site_most }}", site_most="9"
+    )
+    views = [statements.view("disk"), statements.view("disk"), statements.view("disk", __seen=5)]
+    assert [view.value("__d") for view in views] == ["2 2 20 9", "2 2 20 9", "2 2 25 9"]
+    asked = [names for raw, names in evaluated if "onprem.llm.template" in raw]
+    expected = {"__a", "__b", "site_more", "site_most", "ansible_search_path"}
+    assert [names - {"__seen"} for names in asked] == [expected, expected]
+    assert sum(raw == "{{ disk_size + 1 }}" for raw, _names in evaluated) == 1
+
+
+@pytest.mark.usefixtures("template")
+def test_another_roles_template_is_not_rendered(make: Make) -> None:
+    statements = make("__a: \"{{ lookup('onprem.llm.template', 'disk.conf.j2') }}\"\n__b: '{{ __a }}'", text="here")
+    with pytest.raises(Exception, match=r"disk\.conf\.j2"):
+        statements.view("other").value("__b")
+    assert statements.view("disk").value("__b") == "here"
+
+
 @pytest.mark.parametrize(
     "asks",
     [
@@ -172,3 +213,25 @@ def test_a_variable_that_no_template_names(make: Make, asks: str) -> None:
         site_text="#jinja2: variable_start_string: '[[', variable_end_string: ']]'\n[[ disk_size ]]",
     ).view("disk")
     assert str(view.value("__a")) == "4"
+
+
+@pytest.mark.usefixtures("template")
+def test_a_template_is_that_of_the_role_that_asks(make: Make, tmp_path: Path) -> None:
+    own = "__a: \"{{ lookup('onprem.llm.template', 'disk.conf.j2') }}\"\n__b: '{{ __a }}'"
+    statements = make(own, "disk_size: 4", "{{ disk_size }}")
+    (tmp_path / "other/templates").mkdir()
+    (tmp_path / "other/templates/disk.conf.j2").write_text("{{ other_size }}")
+    # As text: each asks for what the other has no need of.
+    raw = TrustedAsTemplate().tag("{{ lookup('onprem.llm.template', 'disk.conf.j2') }}{{ nowhere | default('') }}")
+    assert [statements.view(role).evaluated(raw) for role in ("disk", "other", "disk")] == ["4", "1", "4"]
+    assert [statements.view(role).value("__b") for role in ("other", "disk")] == [1, 4]
+
+
+def test_a_file_is_all_that_some_lookups_ask_for(
+    make: Make, tmp_path: Path, evaluated: list[tuple[str, set[str]]]
+) -> None:
+    (tmp_path / "disk" / "files").mkdir(parents=True)
+    (tmp_path / "disk" / "files" / "name").write_text("8")
+    view = make("__a: \"{{ lookup('file', 'name') | int + disk_size }}\"", "disk_size: 1").view("disk")
+    assert view.value("__a") == 9
+    assert evaluated[-1][1] == {"disk_size", "ansible_search_path"}
