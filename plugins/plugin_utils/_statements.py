@@ -23,7 +23,7 @@ _ANY = frozenset({"lookup", "query", "q", "vars", "include", "import", "extends"
 _OF_ROLE = frozenset({"role_path", "role_name", "ansible_search_path"})
 # Lookups that ask for no more than a file's place, and the role's templates, whose text tells what they ask for.
 _FILE_LOOKUP = re.compile(r"\b(?:lookup|query|q)\('(?:ansible\.builtin\.)?(?:file|fileglob)'")
-_TEMPLATE_LOOKUP = re.compile(r"\blookup\('onprem\.llm\.template', '([\w.-]+)'")
+_TEMPLATE_LOOKUP = re.compile(r"\blookup\('onprem\.llm\.template', '([\w.-]+)'(?=[,)])")
 _TEXT_OF = "the text of "
 
 
@@ -99,12 +99,10 @@ class View:
 
         :raises Exception: of any kind, where it is not there or cannot be rendered.
         """
-        path = self._place(name)
-        with open(path, encoding="utf-8"):
-            self._settle(self._text(name))
+        self._settle(self._text(name))
         self._templar.available_variables = self._variables
         lookup = template.LookupModule(loader=self._host.loader, templar=self._templar)
-        return str(lookup.run([path], self._variables)[0])
+        return str(lookup.run([self._place(name)], self._variables)[0])
 
     def faults(self) -> list[str]:
         """What the role cannot work with.
@@ -220,7 +218,7 @@ class View:
         return os.path.join(ROLES, self.role, "templates", name)
 
     def _text(self, name: str) -> str:
-        """One of the role's templates, nothing where another role has it."""
+        """One of the role's templates; nothing where it has none of that name, which is the lookup's error to tell."""
         try:
             with open(self._place(name), encoding="utf-8") as stream:
                 return stream.read()

@@ -227,6 +227,14 @@ def test_a_template_is_that_of_the_role_that_asks(make: Make, tmp_path: Path) ->
     assert [statements.view(role).value("__b") for role in ("other", "disk")] == [1, 4]
 
 
+@pytest.mark.usefixtures("template")
+@pytest.mark.parametrize("name", ["'disk' ~ '.conf.j2'", "'disk.conf.j2' if disk_size else 'none'", "site_file"])
+def test_a_template_by_a_name_that_is_put_together(make: Make, name: str) -> None:
+    own = f'__a: "{{{{ lookup(\'onprem.llm.template\', {name}) }}}}"\n__b: "{{{{ __a }}}}"'
+    view = make(own, "disk_size: 4", "{{ site_more }}", site_more="{{ 7 }}", site_file="disk.conf.j2").view("disk")
+    assert view.value("__b") == 7
+
+
 def test_a_file_is_all_that_some_lookups_ask_for(
     make: Make, tmp_path: Path, evaluated: list[tuple[str, set[str]]]
 ) -> None:
