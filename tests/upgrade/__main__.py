@@ -1,5 +1,5 @@
-"""``python -m tests.upgrade [STEP...]``: a good upgrade, two bad releases, a killed node and another
-Docker, all under load.
+"""``python -m tests.upgrade [STEP...]``: a release without room, a good upgrade, two bad releases, a killed node and
+another Docker, all under load.
 
 The steps are in order; each leaves the fleet as the next needs it. ``KEEP=1`` leaves the fleet up, and steps that are
 named run on it. What the requests came to is written to ``build/bench/upgrade.json`` after each step.
@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
 import sys
 import time
 
@@ -96,6 +98,11 @@ class Site(steps.Site):
     def versions(self) -> dict[str, str]:
         return self.engines(NODES)
 
+    def starts(self) -> dict[str, str]:
+        """By node, since when its engine runs."""
+        inspect = "docker inspect --format {{.State.StartedAt}} onprem-llm-ollama"
+        return {node: self.inside(node, inspect) for node in NODES}
+
     def out_seconds(self) -> dict[str, float]:
         """By node, how long the last change took it out of service, by its newest record."""
         script = "ls -d /etc/onprem-llm/releases/2* 2>/dev/null | tail -1 | xargs -I{} cat {}/record.json"
@@ -171,6 +178,31 @@ def shown(site: Site) -> None:
         f"{ENGINE_VERSION} -> {GOOD}" in shown,
     )
     site.check("and changes nothing", site.versions(), set(site.versions().values()) == {ENGINE_VERSION})
+
+
+def full(site: Site) -> None:
+    """No room for another image beside the one that runs, under load: nobody's turn comes."""
+    release = site.release(GOOD)
+    # A tar ends where zeros begin, and these are on no disk. Docker would load it, if it could be there.
+    wide = site.fleet.state / "wide.tar"
+    shutil.copyfile(str(release["ollama_image_archive"]), wide)
+    free = int(site.inside(NODES[0], "df --output=avail --block-size=1 /var/lib/docker | tail -1"))
+    os.truncate(wide, free // 2 + 2**30)
+    starts, before = site.starts(), site.versions()
+    with site.load(short=2, long=1) as load:
+        enough(load, time.monotonic(), least=20, seconds=0)
+        said = site.play(UPGRADE, fails=True, **release | {"ollama_image_archive": str(wide)})
+        enough(load, time.monotonic(), least=1)
+        load.stop()
+    wide.unlink()
+    told = [node for node in NODES if re.search(rf"{node}: /var/lib/docker has .* free, and an image beside", said)]
+    site.check("both nodes are told, with what they have and need", told, told == list(NODES))
+    site.check("nobody's turn came", (before, site.versions()), before == site.versions())
+    site.check("and no engine was started", (starts, site.starts()), starts == site.starts())
+    found = figures(load.requests)
+    site.check("no request failed", (found["sent"], found["failed"], found["errors"]), found["failed"] == 0)
+    again = site.play(UPGRADE)
+    site.check("what runs is what is wanted", "Nothing to do" in again, "Nothing to do" in again)
 
 
 def good(site: Site) -> None:
@@ -357,6 +389,6 @@ def enough_in_all(site: Site) -> None:
 
 
 if __name__ == "__main__":
-    before = (whole, shown, good, silent, nonsense, back, killed)
+    before = (whole, shown, full, good, silent, nonsense, back, killed)
     packages = (docker_back, docker_moved, gateway_back, gateway_moved)
     sys.exit(steps.run("upgrade", Site, (*before, *packages, enough_in_all)))
